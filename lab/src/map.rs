@@ -1,0 +1,2 @@
+//! Shows what Quarry would make of a firmware memory map (`scripts/map`).
+fn main() {}

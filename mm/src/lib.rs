@@ -1,0 +1,7 @@
+//! Quarry's physical memory manager.
+#![no_std]
+#[cfg(test)]
+extern crate std;
+
+pub mod platform;
+pub mod types;

@@ -1,0 +1,121 @@
+//! What the manager asks of the system it runs in: frame contents, CPUs and
+//! their interrupt masking, time, the caller's context, workers and a log.
+//! The kernel implements it over real hardware, `mm::host` over a simulated
+//! machine. Calls nothing above `types`.
+
+use crate::types::{CpuId, NodeId, Pfn};
+use core::fmt;
+
+/// What the calling task may claim (Linux `current->flags`, `in_interrupt()`).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Context {
+    /// `PF_MEMALLOC`: the task frees memory and may use the reserves to do so.
+    pub memalloc: bool,
+    /// The OOM killer chose this task.
+    pub oom_victim: bool,
+    /// Hard interrupt context: no task's rights count.
+    pub in_irq: bool,
+    /// A real-time task.
+    pub rt: bool,
+}
+
+/// Work that `mm` wants done soon by a thread it does not own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Worker {
+    /// Background reclaim of a node.
+    Kswapd(NodeId),
+    /// Background compaction of a node.
+    Kcompactd(NodeId),
+    /// Free page reporting.
+    Reporting,
+}
+
+/// How urgent a log line is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LogLevel {
+    /// Something is broken: a caller's bug, or the manager's.
+    Error,
+    /// Odd but survivable.
+    Warn,
+    /// Worth knowing.
+    Info,
+}
+
+/// Interrupt state to be given back, opaque to `mm`.
+#[derive(Clone, Copy, Debug)]
+pub struct IrqState(pub u64);
+
+/// The system around the manager.
+///
+/// # Safety
+///
+/// `mm` builds memory safety on these answers:
+/// - [`frame`](Self::frame) is stable, distinct frames do not overlap, and the
+///   bytes of every frame given to the manager are readable and writable for
+///   as long as the manager lives, contiguous for contiguous frames, and
+///   touched by nobody else while the manager holds them;
+/// - between [`irq_save`](Self::irq_save) and [`irq_restore`](Self::irq_restore)
+///   no other code of the same CPU enters the manager, and the CPU returned is
+///   held by this caller alone;
+/// - [`on_cpus`](Self::on_cpus) runs its closure holding that CPU in this sense;
+/// - [`memmap_base`](Self::memmap_base) and
+///   [`memmap_commit`](Self::memmap_commit) hand out zeroed memory that nobody
+///   else uses.
+pub unsafe trait Platform: Sized + Sync {
+    /// Address of the first byte of frame `pfn` (direct map). Valid for frames
+    /// of RAM that the machine was built with.
+    fn frame(&self, pfn: Pfn) -> *mut u8;
+
+    /// The frame that `ptr` points into, if it is in the direct map.
+    fn pfn_of(&self, ptr: *const u8) -> Option<Pfn>;
+
+    /// Base of a virtual array large enough for `bytes` bytes, page-aligned,
+    /// not yet backed. Called a fixed few times, while the manager is built,
+    /// with distinct `slot` numbers.
+    fn memmap_base(&self, slot: usize, bytes: usize) -> Option<*mut u8>;
+
+    /// Backs `bytes` from `ptr` (inside an array from
+    /// [`memmap_base`](Self::memmap_base), page-aligned) with zeroed memory,
+    /// taking frames from `source` as needed. What is backed already stays as
+    /// it is. Returns false when `source` ran dry.
+    fn memmap_commit(
+        &self,
+        ptr: *mut u8,
+        bytes: usize,
+        source: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool;
+
+    /// Number of CPUs that may ever run, at least 1.
+    fn cpus(&self) -> u16 {
+        1
+    }
+
+    /// The node a CPU belongs to.
+    fn node_of_cpu(&self, _cpu: CpuId) -> NodeId {
+        NodeId(0)
+    }
+
+    /// Masks interrupts and takes this CPU's token.
+    fn irq_save(&self) -> (CpuId, IrqState);
+
+    /// Serves the CPU's mailbox, gives up its token and restores interrupts.
+    fn irq_restore(&self, cpu: CpuId, state: IrqState);
+
+    /// Runs `f` for every CPU in turn, each time holding that CPU's token, and
+    /// returns when all are done. Called with interrupts on and no lock held.
+    fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync));
+
+    /// The caller's rights.
+    fn context(&self) -> Context {
+        Context::default()
+    }
+
+    /// Milliseconds since some fixed moment.
+    fn now_ms(&self) -> u64;
+
+    /// Asks for a worker's next round; must not block or allocate.
+    fn wake(&self, _worker: Worker) {}
+
+    /// Writes one line to the log; must not allocate from the manager.
+    fn log(&self, level: LogLevel, line: fmt::Arguments<'_>);
+}
