@@ -43,7 +43,7 @@ pub enum Stop {
         /// Its line.
         line: u32,
         /// What was expected and what was found.
-        message: Text<184>,
+        message: Text<100>,
     },
     /// The case cannot be tried on this machine.
     Skip(Text<96>),

@@ -16,7 +16,7 @@ impl Rng {
     /// in the whole run.
     pub fn derive(seed: u64, suite: &str, case: &str) -> u64 {
         // FNV-1a over the name, mixed once with the seed of the run.
-        let name = suite.bytes().chain([b'.']).chain(case.bytes());
+        let name = suite.bytes().chain(*b".").chain(case.bytes());
         let hash = name.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });

@@ -2,19 +2,20 @@
 
 use core::fmt;
 
-/// At most `N` bytes of text on one line; what does not fit is cut off at a
-/// character border and marked with `~`. Line ends become spaces, so that a
+/// At most `N` bytes of text on one line (`N` at most 255); what does not fit
+/// is cut off at a character border and marked with `~`. Line ends become spaces, so that a
 /// message can never be taken for a line of the report.
 #[derive(Clone, Copy)]
 pub struct Text<const N: usize> {
     bytes: [u8; N],
-    len: usize,
+    len: u8,
     cut: bool,
 }
 
 impl<const N: usize> Text<N> {
     /// No text.
     pub const fn new() -> Self {
+        const { assert!(N <= u8::MAX as usize) };
         Self { bytes: [0; N], len: 0, cut: false }
     }
 
@@ -29,7 +30,7 @@ impl<const N: usize> Text<N> {
     /// The text so far, without the mark of a cut.
     pub fn as_str(&self) -> &str {
         // Only whole characters are ever stored.
-        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or("")
+        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("")
     }
 }
 
@@ -37,12 +38,12 @@ impl<const N: usize> fmt::Write for Text<N> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
         for c in s.chars() {
             let c = if c.is_control() { ' ' } else { c };
-            if self.cut || self.len + c.len_utf8() > N {
+            let len = usize::from(self.len);
+            if self.cut || len + c.len_utf8() > N {
                 self.cut = true;
                 break;
             }
-            c.encode_utf8(&mut self.bytes[self.len..]);
-            self.len += c.len_utf8();
+            self.len += c.encode_utf8(&mut self.bytes[len..]).len() as u8;
         }
         Ok(())
     }
