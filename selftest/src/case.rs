@@ -43,7 +43,7 @@ pub enum Stop {
         /// Its line.
         line: u32,
         /// What was expected and what was found.
-        message: Text<100>,
+        message: Text<96>,
     },
     /// The case cannot be tried on this machine.
     Skip(Text<96>),

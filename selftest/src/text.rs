@@ -3,8 +3,8 @@
 use core::fmt;
 
 /// At most `N` bytes of text on one line (`N` at most 255); what does not fit
-/// is cut off at a character border and marked with `~`. Line ends become spaces, so that a
-/// message can never be taken for a line of the report.
+/// is cut off at a character border and marked with `~`. Line ends become
+/// spaces, so that a message can never be taken for a line of the report.
 #[derive(Clone, Copy)]
 pub struct Text<const N: usize> {
     bytes: [u8; N],
