@@ -1,2 +1,90 @@
-//! Builds the boot images and runs them under QEMU.
-fn main() {}
+//! `quarry`: builds the boot images and runs them under QEMU.
+
+use anyhow::{Result, bail};
+use boot::cargo::Workspace;
+use boot::image;
+use boot::options::{Cli, Command, Firmware, ImageOptions, RunOptions};
+use boot::outcome::Outcome;
+use boot::qemu::{self, Ovmf};
+use boot::run;
+use clap::Parser;
+use std::fs::File;
+use std::process::ExitCode;
+
+/// Wrong usage, as clap has it too.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Some(Command::Image(options)) => make_images(options),
+        Some(Command::Run(options)) => boot(options),
+        None => boot(&cli.run),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("quarry: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes the images to keep.
+fn make_images(options: &ImageOptions) -> Result<u8> {
+    let workspace = Workspace::find()?;
+    let dir = options.out.clone().unwrap_or_else(|| workspace.target().join("images"));
+    let cmdline = options.append.as_ref().map_or("", |line| &line.0);
+    for path in image::make(&workspace, &dir, &[Firmware::Bios, Firmware::Uefi], cmdline)? {
+        println!("{}  {}", image::write_sha256(&path)?, path.display());
+    }
+    Ok(0)
+}
+
+/// Boots, and tells how it went by the exit status.
+fn boot(options: &RunOptions) -> Result<u8> {
+    let workspace = Workspace::find()?;
+    // Apart from the images to keep: those may have a command line built in.
+    let dir = workspace.target().join("run");
+    let disk = image::image_path(&dir, options.firmware);
+    let ovmf = match options.firmware {
+        Firmware::Bios => None,
+        Firmware::Uefi => match Ovmf::find() {
+            Some(ovmf) => Some(ovmf),
+            None => bail!("no OVMF firmware found (on Debian and Ubuntu the package `ovmf`)"),
+        },
+    };
+    let args = qemu::arguments(options, &disk, ovmf.as_ref());
+    if options.dry_run {
+        if !disk.exists() {
+            eprintln!("quarry: the image is not built yet; a run without --dry-run does that");
+        }
+        println!("{}", qemu::line(&args));
+        return Ok(0);
+    }
+    let log = match &options.log {
+        None => None,
+        Some(path) => match File::create(path) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                eprintln!("quarry: cannot write the log {}: {error}", path.display());
+                return Ok(USAGE);
+            }
+        },
+    };
+
+    image::make(&workspace, &dir, &[options.firmware], "")?;
+    if !options.exit {
+        eprintln!("quarry: booting; Ctrl-A X leaves QEMU");
+    }
+    let ran = run::run(qemu::QEMU, &args, !options.exit, options.time_limit(), log)?;
+    let outcome = Outcome::judge(ran.end, ran.seen.report);
+    eprintln!("\nquarry: {outcome}");
+    if let Some(time) = ran.seen.first_ktap {
+        eprintln!("quarry: first KTAP line after {:.1} s", time.as_secs_f32());
+    }
+    if outcome.status() != 0 && !ran.seen.last_line.is_empty() {
+        eprintln!("quarry: the last line was: {}", ran.seen.last_line);
+    }
+    Ok(outcome.status())
+}

@@ -1,0 +1,15 @@
+//! Builds the kernel and its disk images, and runs them under QEMU.
+//!
+//! The pure parts live here, where they can be tested: what the options mean
+//! ([`options`]), the QEMU command line ([`qemu`]), what a run's end means
+//! ([`outcome`]), the ramdisk ([`archive`], [`symbols`]). The programs are
+//! `quarry` and `quarry-image`; only the latter needs the boot loader.
+
+pub mod archive;
+pub mod cargo;
+pub mod image;
+pub mod options;
+pub mod outcome;
+pub mod qemu;
+pub mod run;
+pub mod symbols;

@@ -1,0 +1,257 @@
+//! The options of `quarry` and what values they take. Pure.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Build Quarry and boot it in QEMU, the serial line on this terminal.
+///
+/// Exit status: 0 all self-tests passed; 1 one failed, the kernel crashed or
+/// never finished its report; 2 wrong usage; 124 timed out.
+#[derive(Parser, Debug)]
+#[command(name = "quarry", version, args_override_self = true)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; running is the default.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `run`, which may be left out.
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+/// What `quarry` can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Boot in QEMU (the default).
+    Run(RunOptions),
+    /// Write quarry-bios.img, quarry-uefi.img and their sha256.
+    Image(ImageOptions),
+}
+
+/// Options of `quarry run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// Firmware to boot with.
+    #[arg(long, value_enum, default_value_t = Firmware::Bios)]
+    pub firmware: Firmware,
+    /// RAM of the machine, such as 32M or 6G.
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
+    pub memory: Memory,
+    /// Processors.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub cpus: u16,
+    /// Kernel command line, such as "selftest=full cma=32M".
+    #[arg(long, value_name = "K=V ...", allow_hyphen_values = true, value_parser = parse_cmdline)]
+    pub append: Option<CmdLine>,
+    /// Leave after the self-tests (adds `exit` to the kernel command line).
+    #[arg(long)]
+    pub exit: bool,
+    /// Give up after so many seconds in QEMU, with status 124.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+    /// Write what the serial line says to this file as well.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// More arguments for QEMU, split as a shell would.
+    #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true, value_parser = parse_words)]
+    pub qemu: Words,
+    /// What executes the guest's instructions.
+    #[arg(long, value_enum, default_value_t = Accel::Tcg)]
+    pub accel: Accel,
+    /// Print the plain QEMU line; build and run nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl RunOptions {
+    /// The kernel command line, `None` when there is nothing to say.
+    pub fn cmdline(&self) -> Option<String> {
+        let append = self.append.iter().map(|line| line.0.as_str());
+        let words: Vec<&str> = append.chain(self.exit.then_some("exit")).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
+
+    /// How long QEMU may run.
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.timeout.map(Duration::from_secs)
+    }
+}
+
+/// Options of `quarry image`.
+#[derive(Args, Clone, Debug)]
+pub struct ImageOptions {
+    /// Kernel command line to build in, used where the firmware brings none.
+    #[arg(long, value_name = "K=V ...", allow_hyphen_values = true, value_parser = parse_cmdline)]
+    pub append: Option<CmdLine>,
+    /// Directory for the images [default: `images` in cargo's target directory].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// The firmware of the machine.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Firmware {
+    /// PC BIOS (`SeaBIOS`).
+    Bios,
+    /// UEFI (OVMF).
+    Uefi,
+}
+
+impl Firmware {
+    /// As in file names and options.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
+    }
+}
+
+/// QEMU's accelerators.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accel {
+    /// Translated by QEMU.
+    Tcg,
+    /// Run by the processor, through Linux's KVM.
+    Kvm,
+}
+
+impl Accel {
+    /// As QEMU calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+/// An amount of RAM as QEMU's `-m` takes it: digits and a unit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Memory(pub String);
+
+fn parse_memory(text: &str) -> Result<Memory, String> {
+    let (digits, unit) = match text.chars().last() {
+        Some(unit) if unit.is_ascii_alphabetic() => (&text[..text.len() - 1], unit),
+        _ => (text, 'M'),
+    };
+    let unit = unit.to_ascii_uppercase();
+    let bytes = match digits.parse::<u64>() {
+        Ok(number) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+            "KMGT".find(unit).and_then(|at| number.checked_mul(1 << (10 * (at + 1))))
+        }
+        _ => None,
+    };
+    match bytes {
+        Some(bytes) if bytes > 0 => Ok(Memory(format!("{digits}{unit}"))),
+        _ => Err("want a number and K, M, G or T".into()),
+    }
+}
+
+/// A kernel command line: one line of text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CmdLine(pub String);
+
+fn parse_cmdline(text: &str) -> Result<CmdLine, String> {
+    if text.contains(char::is_control) {
+        return Err("the kernel command line is one line without control characters".into());
+    }
+    Ok(CmdLine(text.trim().to_owned()))
+}
+
+/// Arguments to hand on.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Words(pub Vec<String>);
+
+fn parse_words(text: &str) -> Result<Words, String> {
+    shlex::split(text).map(Words).ok_or_else(|| "a quote is not closed".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, error::ErrorKind};
+
+    fn run(args: &[&str]) -> RunOptions {
+        Cli::try_parse_from([&["quarry"], args].concat()).unwrap().run
+    }
+
+    fn refused(args: &[&str]) -> clap::Error {
+        Cli::try_parse_from([&["quarry"], args].concat()).unwrap_err()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults() {
+        let options = run(&[]);
+        assert_eq!(options.firmware, Firmware::Bios);
+        assert_eq!(options.memory, Memory("512M".into()));
+        assert_eq!(options.cpus, 1);
+        assert_eq!(options.accel, Accel::Tcg);
+        assert_eq!(options.cmdline(), None);
+        assert_eq!(options.time_limit(), None);
+        assert!(options.qemu.0.is_empty() && !options.exit && !options.dry_run);
+    }
+
+    #[test]
+    fn exit_joins_the_command_line() {
+        assert_eq!(run(&["--exit"]).cmdline().unwrap(), "exit");
+        assert_eq!(run(&["--append", " a=1 b "]).cmdline().unwrap(), "a=1 b");
+        assert_eq!(run(&["--append", "a=1,2", "--exit"]).cmdline().unwrap(), "a=1,2 exit");
+        assert_eq!(run(&["--append", "-x"]).cmdline().unwrap(), "-x");
+    }
+
+    #[test]
+    fn memory_sizes() {
+        for (text, want) in [("32M", "32M"), ("6g", "6G"), ("48", "48M"), ("1T", "1T")] {
+            assert_eq!(run(&["--memory", text]).memory, Memory(want.into()), "{text}");
+        }
+        for text in ["", "M", "0", "0G", "-1M", "+1M", "1.5G", "12Q", "99999999999999999999", "é"]
+        {
+            let error = refused(&["--memory", text]);
+            assert_eq!(error.exit_code(), 2, "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_status_2() {
+        for args in [
+            &["--firmware", "coreboot"][..],
+            &["--cpus", "0"],
+            &["--cpus", "x"],
+            &["--timeout", "0"],
+            &["--timeout", "-1"],
+            &["--append", "a\nb"],
+            &["--qemu", "'open"],
+            &["--accel", "hvf"],
+            &["--log"],
+            &["--bogus"],
+            &["bogus"],
+        ] {
+            assert_eq!(refused(args).exit_code(), 2, "{args:?}");
+        }
+        assert_eq!(refused(&["--help"]).kind(), ErrorKind::DisplayHelp);
+    }
+
+    #[test]
+    fn more_qemu_arguments_are_split_like_a_shells() {
+        let options = run(&["--qemu", "-cpu max -name 'two words'"]);
+        assert_eq!(options.qemu.0, ["-cpu", "max", "-name", "two words"]);
+    }
+
+    #[test]
+    fn the_last_of_an_option_counts() {
+        assert_eq!(run(&["--memory", "1G", "--memory", "2G"]).memory, Memory("2G".into()));
+    }
+
+    #[test]
+    fn run_can_be_said() {
+        let cli = Cli::try_parse_from(["quarry", "run", "--cpus", "2"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Run(options)) if options.cpus == 2));
+    }
+}

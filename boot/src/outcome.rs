@@ -1,0 +1,163 @@
+//! What a run's end means: QEMU's status and the serial log, judged. Pure.
+
+use std::fmt;
+
+/// QEMU's status after the kernel wrote "passed" to the exit device.
+const QEMU_PASSED: i32 = 33;
+/// QEMU's status after the kernel wrote "failed".
+const QEMU_FAILED: i32 = 35;
+
+/// How QEMU ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By a signal that was not ours.
+    Killed,
+    /// By our hand: time was up.
+    TimedOut,
+}
+
+/// The numbers of a `QUARRY-END` line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Tests that passed.
+    pub pass: u64,
+    /// Tests that failed.
+    pub fail: u64,
+    /// Tests that were skipped.
+    pub skip: u64,
+}
+
+impl Report {
+    /// Reads `QUARRY-END pass=N fail=N skip=N`, after a time stamp or none.
+    pub fn parse(line: &str) -> Option<Self> {
+        let line = match line.strip_prefix('[') {
+            Some(rest) => rest.split_once("] ")?.1,
+            None => line,
+        };
+        let mut words = line.trim_end().strip_prefix("QUARRY-END ")?.split(' ');
+        let mut number =
+            |key: &str| words.next()?.strip_prefix(key)?.strip_prefix('=')?.parse::<u64>().ok();
+        let report = Self { pass: number("pass")?, fail: number("fail")?, skip: number("skip")? };
+        words.next().is_none().then_some(report)
+    }
+}
+
+/// The verdict over a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// All self-tests passed and the kernel said so by the exit device.
+    Passed(Report),
+    /// One failed, or the kernel crashed or never finished its report.
+    Failed(Reason),
+    /// Time was up.
+    TimedOut,
+}
+
+/// Why a run failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// The kernel reported these failures.
+    Tests(Report),
+    /// The kernel reported no failed test, yet left as failed: a crash.
+    Crashed,
+    /// The kernel left as passed without a complete report.
+    NoReport,
+    /// QEMU ended in another way: reset, halt, quit, or an error of its own.
+    Left(End),
+}
+
+impl Outcome {
+    /// Judges how QEMU ended and the last report on the serial line.
+    pub fn judge(end: End, report: Option<Report>) -> Self {
+        match (end, report) {
+            (End::TimedOut, _) => Self::TimedOut,
+            (End::Exited(QEMU_PASSED), Some(report)) if report.fail == 0 => Self::Passed(report),
+            (End::Exited(QEMU_PASSED | QEMU_FAILED), Some(report)) if report.fail > 0 => {
+                Self::Failed(Reason::Tests(report))
+            }
+            (End::Exited(QEMU_PASSED), _) => Self::Failed(Reason::NoReport),
+            (End::Exited(QEMU_FAILED), _) => Self::Failed(Reason::Crashed),
+            _ => Self::Failed(Reason::Left(end)),
+        }
+    }
+
+    /// The exit status for it.
+    pub const fn status(&self) -> u8 {
+        match self {
+            Self::Passed(_) => 0,
+            Self::Failed(_) => 1,
+            Self::TimedOut => 124,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed(report) => {
+                write!(f, "all self-tests passed ({}, {} skipped)", report.pass, report.skip)
+            }
+            Self::Failed(Reason::Tests(report)) => {
+                write!(f, "{} self-tests failed, {} passed", report.fail, report.pass)
+            }
+            Self::Failed(Reason::Crashed) => write!(f, "the kernel crashed"),
+            Self::Failed(Reason::NoReport) => {
+                write!(f, "the kernel left without a complete report (no QUARRY-END line)")
+            }
+            Self::Failed(Reason::Left(End::Exited(status))) => {
+                write!(f, "QEMU ended with status {status}, not by the kernel's verdict")
+            }
+            Self::Failed(Reason::Left(_)) => write!(f, "QEMU was killed"),
+            Self::TimedOut => write!(f, "timed out"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Report = Report { pass: 40, fail: 0, skip: 2 };
+    const BAD: Report = Report { pass: 40, fail: 1, skip: 2 };
+
+    #[test]
+    fn only_33_with_a_clean_report_is_0() {
+        assert_eq!(Outcome::judge(End::Exited(33), Some(GOOD)).status(), 0);
+        for end in (0..=255).filter(|&s| s != 33).map(End::Exited).chain([End::Killed]) {
+            for report in [None, Some(GOOD), Some(BAD)] {
+                assert_eq!(Outcome::judge(end, report).status(), 1, "{end:?} {report:?}");
+            }
+        }
+        assert_eq!(Outcome::judge(End::Exited(33), None), Outcome::Failed(Reason::NoReport));
+        assert_eq!(Outcome::judge(End::Exited(33), Some(BAD)).status(), 1);
+        assert_eq!(Outcome::judge(End::Exited(35), Some(GOOD)), Outcome::Failed(Reason::Crashed));
+        assert_eq!(Outcome::judge(End::Exited(35), Some(BAD)), Outcome::Failed(Reason::Tests(BAD)));
+    }
+
+    #[test]
+    fn time_up_is_124_whatever_was_reported() {
+        for report in [None, Some(GOOD), Some(BAD)] {
+            assert_eq!(Outcome::judge(End::TimedOut, report).status(), 124);
+        }
+    }
+
+    #[test]
+    fn reports_are_read() {
+        assert_eq!(Report::parse("QUARRY-END pass=40 fail=0 skip=2"), Some(GOOD));
+        assert_eq!(Report::parse("QUARRY-END pass=40 fail=1 skip=2\r"), Some(BAD));
+        assert_eq!(Report::parse("[    1.250000] QUARRY-END pass=40 fail=0 skip=2"), Some(GOOD));
+        for line in [
+            "",
+            "QUARRY-END",
+            "QUARRY-END pass=40 fail=0",
+            "QUARRY-END pass=40 fail= skip=2",
+            "QUARRY-END pass=40 fail=0 skip=2 more",
+            "QUARRY-END fail=0 pass=40 skip=2",
+            "# would print QUARRY-END pass=40 fail=0 skip=2",
+        ] {
+            assert_eq!(Report::parse(line), None, "{line}");
+        }
+    }
+}
