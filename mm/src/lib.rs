@@ -3,5 +3,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod early;
 pub mod platform;
+mod table;
 pub mod types;
