@@ -1,36 +1,39 @@
-//! The Quarry kernel.
-#![no_std]
-#![no_main]
+//! The Quarry kernel: takes a bare x86_64 machine over from the boot loader,
+//! hands its memory to `mm`, and proves on the serial line that `mm` works.
+//! This file is the boot itself: its stages in order, each announced before it
+//! begins. May call everything.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+// Until the memory manager is wired in.
+#![allow(dead_code)]
 
-use bootloader_api::{BootInfo, entry_point};
-use core::panic::PanicInfo;
-use x86_64::instructions::{hlt, port::Port};
+#[cfg(target_os = "none")]
+mod arch;
+#[cfg(target_os = "none")]
+mod backtrace;
+#[cfg(target_os = "none")]
+mod boot;
+#[cfg(target_os = "none")]
+mod cmdline;
+#[cfg(target_os = "none")]
+mod console;
+#[cfg(target_os = "none")]
+mod crash;
+#[cfg(target_os = "none")]
+mod fw_cfg;
+#[cfg(target_os = "none")]
+mod image;
+#[cfg(target_os = "none")]
+mod ramdisk;
+#[cfg(target_os = "none")]
+mod selftests;
+#[cfg(target_os = "none")]
+mod stage;
+#[cfg(target_os = "none")]
+mod vm;
 
-entry_point!(kernel_main);
-
-/// COM1's transmit register.
-const COM1: u16 = 0x3f8;
-/// QEMU's isa-debug-exit device: leaves with status `value << 1 | 1`.
-const DEBUG_EXIT: u16 = 0xf4;
-
-fn kernel_main(_info: &'static mut BootInfo) -> ! {
-    for byte in b"quarry: kernel entered\r\n" {
-        // SAFETY: writing COM1's data register sends a byte, or nothing where there is no UART.
-        unsafe { Port::new(COM1).write(*byte) };
-    }
-    exit(0x10)
-}
-
-/// Leaves QEMU, or stops where there is none.
-fn exit(status: u32) -> ! {
-    // SAFETY: port 0xf4 is QEMU's exit device; elsewhere nothing listens.
-    unsafe { Port::new(DEBUG_EXIT).write(status) };
-    loop {
-        hlt();
-    }
-}
-
-#[panic_handler]
-fn panic(_: &PanicInfo<'_>) -> ! {
-    exit(0x11)
+/// On an operating system there is nothing for a kernel to do.
+#[cfg(not(target_os = "none"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("kernel: runs on bare metal only; `cargo run` at the top boots it in QEMU");
+    std::process::ExitCode::from(2)
 }

@@ -1,0 +1,58 @@
+//! What each CPU has for itself, reached through GS. There is one CPU now; a
+//! second one needs an area of its own and its GS base, nothing else here.
+//! Calls nothing.
+
+use crate::arch::gdt::CpuTables;
+use core::arch::asm;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
+use mm::types::CpuId;
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::GsBase;
+
+/// One CPU's own area.
+#[repr(C)]
+pub(crate) struct PerCpu {
+    id: CpuId,
+    /// Nesting depth of hardware interrupt handlers.
+    irq_depth: AtomicU32,
+    /// Descriptor tables and the task state segment.
+    pub(crate) tables: CpuTables,
+}
+
+static BOOT_CPU: PerCpu =
+    PerCpu { id: CpuId(0), irq_depth: AtomicU32::new(0), tables: CpuTables::new() };
+
+/// Gives the boot CPU its area. Called once, before anything asks for
+/// [`cpu_id`].
+pub(crate) fn init_boot_cpu() -> &'static PerCpu {
+    GsBase::write(VirtAddr::from_ptr(&raw const BOOT_CPU));
+    &BOOT_CPU
+}
+
+/// The CPU this runs on; it may change as soon as interrupts are on.
+#[inline]
+pub(crate) fn cpu_id() -> CpuId {
+    let id: u16;
+    // SAFETY: GS points to this CPU's area since `init_boot_cpu`.
+    unsafe {
+        asm!("mov {:x}, gs:[{}]", out(reg) id, const offset_of!(PerCpu, id),
+             options(nostack, readonly, preserves_flags));
+    }
+    CpuId(id)
+}
+
+/// Notes that a hardware interrupt handler begins.
+pub(crate) fn enter_irq() {
+    BOOT_CPU.irq_depth.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Notes that a hardware interrupt handler ends.
+pub(crate) fn leave_irq() {
+    BOOT_CPU.irq_depth.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Whether this runs in a hardware interrupt handler.
+pub(crate) fn in_irq() -> bool {
+    BOOT_CPU.irq_depth.load(Ordering::Relaxed) != 0
+}

@@ -1,0 +1,148 @@
+//! The end of a kernel that cannot go on: says what happened, where and in
+//! which test, then leaves QEMU as failed or stays halted. A crash in here is
+//! reported in one line, a second one not at all. Calls `console`,
+//! `backtrace`.
+
+use crate::arch::exit::{Verdict, exit};
+use crate::arch::trap::{self, TrapFrame};
+use crate::backtrace::Backtrace;
+use crate::vm::stacks;
+use crate::{console, selftests, stage};
+use core::arch::asm;
+use core::fmt::{self, Write};
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, Ordering};
+use x86_64::instructions::interrupts;
+use x86_64::registers::control::{Cr2, Cr3};
+use x86_64::structures::idt::PageFaultErrorCode;
+
+/// Which build this is: `git describe` where there is a repository, else a hash
+/// of the sources.
+pub(crate) const BUILD_ID: &str = env!("QUARRY_BUILD_ID");
+
+/// How many reports have begun.
+static REPORTS: AtomicU32 = AtomicU32::new(0);
+
+/// Reports an exception that has no handler, and ends.
+pub(crate) fn exception(frame: &TrapFrame) -> ! {
+    report(&Exception(frame), Some(frame), Backtrace { rip: frame.rip, rbp: frame.rbp })
+}
+
+/// Reports that the test that runs, or the code that `frame` interrupted,
+/// takes too long, and ends.
+pub(crate) fn hang(frame: &TrapFrame, what: fmt::Arguments<'_>) -> ! {
+    report(&what, Some(frame), Backtrace { rip: frame.rip, rbp: frame.rbp })
+}
+
+/// Ends the boot for a reason that is the machine's, not a bug: one clear line,
+/// no report.
+pub(crate) fn give_up(why: fmt::Arguments<'_>) -> ! {
+    log::error!("{why}");
+    exit(Verdict::Failed)
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let (rip, rbp): (u64, u64);
+    // SAFETY: reads two registers.
+    unsafe {
+        asm!("lea {}, [rip]", "mov {}, rbp", out(reg) rip, out(reg) rbp,
+             options(nomem, nostack, preserves_flags));
+    }
+    report(&Panic(info), None, Backtrace { rip, rbp })
+}
+
+/// Prints the report. Interrupts stay off for good.
+fn report(cause: &dyn fmt::Display, frame: Option<&TrapFrame>, trace: Backtrace) -> ! {
+    interrupts::disable();
+    match REPORTS.fetch_add(1, Ordering::Relaxed) {
+        0 => {}
+        1 => {
+            // SAFETY: the first report does not run on: this one ended it.
+            let mut console = unsafe { console::seize() };
+            let _ = writeln!(console, "CRASH while reporting a crash: {cause}");
+            exit(Verdict::Failed)
+        }
+        _ => exit(Verdict::Failed),
+    }
+    // SAFETY: interrupts are off and there is one CPU: nothing else runs on.
+    let mut console = unsafe { console::seize() };
+    // Writing to the console cannot fail.
+    let _ = write_report(&mut *console, cause, frame, &trace);
+    exit(Verdict::Failed)
+}
+
+fn write_report(
+    out: &mut impl Write,
+    cause: &dyn fmt::Display,
+    frame: Option<&TrapFrame>,
+    trace: &Backtrace,
+) -> fmt::Result {
+    writeln!(out, "CRASH: {cause}")?;
+    writeln!(out, "build: {BUILD_ID}")?;
+    writeln!(out, "stage: {}", stage::current())?;
+    writeln!(out, "test:  {}", selftests::current())?;
+    if let Some(frame) = frame {
+        write!(out, "{frame}")?;
+        let (table, _) = Cr3::read();
+        writeln!(out, "cr2 {:016x} cr3 {:016x}", Cr2::read_raw(), table.start_address())?;
+    }
+    writeln!(out, "backtrace:")?;
+    write!(out, "{trace}")?;
+    writeln!(out, "end of crash report")
+}
+
+/// An exception in words.
+struct Exception<'a>(&'a TrapFrame);
+
+impl fmt::Display for Exception<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (vector, addr) = (self.0.vector, Cr2::read_raw());
+        let overflow = stacks::guard_below(addr);
+        match (vector, overflow) {
+            // Pushing the frame of the page fault failed on the same page.
+            (8 | 14, Some(stack)) => {
+                write!(f, "stack overflow: {} ran into its guard page at {addr:#x}", stack)
+            }
+            (14, None) => write!(f, "page fault: {} {addr:#x}", Access(self.0.error)),
+            _ => f.write_str(trap::name(vector)),
+        }
+    }
+}
+
+/// A page fault's error code in words.
+struct Access(u64);
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = PageFaultErrorCode::from_bits_truncate(self.0);
+        let act = if code.contains(PageFaultErrorCode::INSTRUCTION_FETCH) {
+            "executing"
+        } else if code.contains(PageFaultErrorCode::CAUSED_BY_WRITE) {
+            "writing"
+        } else {
+            "reading"
+        };
+        let why = if code.contains(PageFaultErrorCode::MALFORMED_TABLE) {
+            "a malformed mapping of"
+        } else if code.contains(PageFaultErrorCode::PROTECTION_VIOLATION) {
+            "against the rights of"
+        } else {
+            "with nothing mapped at"
+        };
+        write!(f, "{act} {why}")
+    }
+}
+
+/// A panic in words.
+struct Panic<'a>(&'a PanicInfo<'a>);
+
+impl fmt::Display for Panic<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "panic: {}", self.0.message())?;
+        match self.0.location() {
+            Some(at) => write!(f, ", at {at}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The kernel's parts that need no hardware, so that host tests reach them:
+//! the boot image's text archive, symbol lookup, the fw_cfg directory, the
+//! kernel's own command line options, the layout of a direct map and memory
+//! test patterns. Calls `mm`'s pure parts only.
+#![cfg_attr(not(test), no_std)]
+
+pub mod archive;
+pub mod fw_cfg_dir;
+pub mod options;
+pub mod symbols;

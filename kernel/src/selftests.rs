@@ -1,0 +1,121 @@
+//! Runs the self-tests at boot: where their report goes, which test is running
+//! (for the crash report), and a watchdog that ends one that hangs. Calls
+//! `selftest`, `console`, `arch::time`.
+
+mod kernel_suites;
+mod provoke;
+
+use crate::arch::irq::IrqMutex;
+use crate::arch::time;
+use crate::arch::trap::TrapFrame;
+use crate::{console, crash};
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use quarry_kernel::options::{Crash, Options};
+use selftest::{Config, Counts, Filter, Harness, Subject, Suite};
+
+/// A test that has begun and not ended.
+#[derive(Clone, Copy)]
+struct Running {
+    suite: &'static str,
+    case: &'static str,
+    since_ms: u64,
+}
+
+impl fmt::Display for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.suite, self.case)
+    }
+}
+
+static RUNNING: IrqMutex<Option<Running>> = IrqMutex::new(None);
+
+/// Milliseconds after which a test counts as hanging; 0: never.
+static LIMIT_MS: AtomicU64 = AtomicU64::new(0);
+
+/// Words lent to each test for its own records.
+const SCRATCH: usize = 16 * 1024;
+static SCRATCH_AREA: ScratchArea = ScratchArea(UnsafeCell::new([0; SCRATCH]));
+
+struct ScratchArea(UnsafeCell<[u64; SCRATCH]>);
+
+// SAFETY: only `run` uses it, once.
+unsafe impl Sync for ScratchArea {}
+
+/// The test that is running, for the crash report.
+pub(crate) fn current() -> impl fmt::Display {
+    struct Current(Option<Running>);
+    impl fmt::Display for Current {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match &self.0 {
+                Some(running) => running.fmt(f),
+                None => f.write_str("none"),
+            }
+        }
+    }
+    // Who holds it is not in the middle of much.
+    Current(RUNNING.try_lock().and_then(|running| *running))
+}
+
+/// Ends the kernel if the running test has had its time. Called by the timer's
+/// interrupt, which came at `frame`.
+pub(crate) fn watchdog(frame: &TrapFrame) {
+    let limit_ms = LIMIT_MS.load(Ordering::Relaxed);
+    let Some(running) = RUNNING.try_lock().and_then(|running| *running) else { return };
+    let ran_ms = time::now_ms().saturating_sub(running.since_ms);
+    if limit_ms != 0 && ran_ms > limit_ms {
+        crash::hang(frame, format_args!("test {running} hangs: no end after {} s", ran_ms / 1000));
+    }
+}
+
+/// Runs what the command line asks for. Returns how it went.
+pub(crate) fn run(options: &Options<'_>) -> Counts {
+    LIMIT_MS.store(u64::from(options.test_timeout) * 1000, Ordering::Relaxed);
+    let config = Config {
+        level: options.selftest,
+        seed: options.seed.unwrap_or_else(time::counter),
+        filter: Filter::new(options.filter_glob.unwrap_or_default()),
+    };
+    let on = Machine { crash: options.crash };
+    let crash: &[Suite<Machine>] = if options.crash.is_some() { &provoke::SUITES } else { &[] };
+    let groups = [crash, &kernel_suites::SUITES];
+    // SAFETY: the only reference there ever is, for this function runs once.
+    let scratch = unsafe { &mut *SCRATCH_AREA.0.get() };
+    selftest::run(&on, &groups, &config, scratch, &mut ToConsole)
+}
+
+/// What the tests run on.
+pub(crate) struct Machine {
+    /// How to crash on purpose.
+    crash: Option<Crash>,
+}
+
+impl Subject for Machine {
+    type Tally = u32;
+
+    fn tally(&self) -> u32 {
+        0
+    }
+}
+
+/// The report goes to the console, in whole lines without time stamps.
+struct ToConsole;
+
+impl Harness for ToConsole {
+    fn line(&mut self, line: fmt::Arguments<'_>) {
+        console::line(line);
+    }
+
+    fn case_begins(&mut self, suite: &'static str, case: &'static str) {
+        *RUNNING.lock() = Some(Running { suite, case, since_ms: time::now_ms() });
+    }
+
+    fn case_ended(&mut self) {
+        *RUNNING.lock() = None;
+    }
+
+    fn now_ms(&self) -> u64 {
+        time::now_ms()
+    }
+}

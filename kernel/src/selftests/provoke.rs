@@ -1,0 +1,73 @@
+//! Crashes on purpose (`crash=` on the command line), as a test of their own:
+//! so that a person, or a test of the whole system, sees what a crash report
+//! looks like. Calls nothing.
+
+use crate::arch::irq;
+use crate::selftests::Machine;
+use core::arch::asm;
+use core::hint::black_box;
+use quarry_kernel::options::Crash;
+use selftest::{Case, CaseResult, Suite, Test, skip};
+
+/// The suite; part of a run only if the command line asks for a crash.
+pub(super) const SUITES: [Suite<Machine>; 1] =
+    [Suite { name: "crash", cases: &[Case::quick("on_purpose", on_purpose)] }];
+
+/// An address of the lower half, where nothing is mapped.
+const NOWHERE: u64 = 0xdead_b000;
+
+fn on_purpose(test: &mut Test<'_, Machine>) -> CaseResult {
+    let Some(kind) = test.on.crash else { skip!("not asked for") };
+    // SAFETY: none of these leaves anything but a crash report behind.
+    match kind {
+        Crash::PageFault => unsafe { (NOWHERE as *mut u64).write_volatile(1) },
+        Crash::DoubleFault => unsafe { fault_without_stack() },
+        Crash::UndefinedInstruction => unsafe { asm!("ud2") },
+        Crash::StackOverflow => {
+            black_box(recurse(1));
+        }
+        Crash::Panic => panic_on_purpose(),
+        Crash::Hang => hang(),
+        Crash::Lockup => {
+            irq::save();
+            hang();
+        }
+        Crash::WriteCode => {
+            let code = on_purpose as fn(&mut Test<'_, Machine>) -> CaseResult as *mut u8;
+            unsafe { code.write_volatile(0xcc) };
+        }
+        Crash::ExecuteData => {
+            static RETURN: u8 = 0xc3;
+            unsafe { asm!("call {}", in(reg) &raw const RETURN) };
+        }
+    }
+    skip!("the machine survived {kind:?}")
+}
+
+/// Makes the processor fault while it cannot push the fault's frame.
+///
+/// # Safety
+///
+/// Does not return.
+unsafe fn fault_without_stack() {
+    // SAFETY: as the caller wants it.
+    unsafe { asm!("mov rsp, {}", "push rax", in(reg) NOWHERE, options(noreturn)) }
+}
+
+#[allow(unconditional_recursion, reason = "it is the point")]
+#[inline(never)]
+fn recurse(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    recurse(depth + 1) + frame[1]
+}
+
+#[allow(clippy::panic, reason = "it is the point")]
+fn panic_on_purpose() {
+    panic!("on purpose");
+}
+
+fn hang() {
+    while black_box(true) {
+        core::hint::spin_loop();
+    }
+}

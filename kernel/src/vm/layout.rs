@@ -1,0 +1,26 @@
+//! Where things lie in the upper half of the address space. Calls nothing.
+
+/// Where the boot loader may map what it passes on; ours only until the kernel
+/// has tables of its own.
+pub(crate) const LOADER_START: u64 = 0xffff_8000_0000_0000;
+/// Last page that the loader may use.
+pub(crate) const LOADER_LAST: u64 = 0xffff_87ff_ffff_f000;
+/// RAM and ACPI tables, at their physical address plus this (as Linux's
+/// direct map without randomisation).
+pub(crate) const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
+/// Bytes of the direct map: 64 TiB.
+pub(crate) const DIRECT_MAP_LEN: u64 = 1 << 46;
+/// Device registers, uncached.
+pub(crate) const MMIO: u64 = 0xffff_c900_0000_0000;
+/// Bytes of the device area: 512 GiB.
+pub(crate) const MMIO_LEN: u64 = 1 << 39;
+/// The manager's virtual arrays.
+pub(crate) const MEMMAP: u64 = 0xffff_ea00_0000_0000;
+/// Bytes between two arrays' bases: the descriptors of 16 TiB take 128 GiB.
+pub(crate) const MEMMAP_SLOT: u64 = 1 << 38;
+/// Arrays that there is room for.
+pub(crate) const MEMMAP_SLOTS: usize = 16;
+/// Kernel stacks with their guard pages.
+pub(crate) const STACKS: u64 = 0xffff_fe00_0000_0000;
+/// The kernel image.
+pub(crate) const KERNEL: u64 = 0xffff_ffff_8000_0000;
