@@ -50,12 +50,11 @@ pub(crate) fn tsc_khz() -> Option<u64> {
 /// The processor's name for itself; what is not ASCII is left out.
 pub(crate) fn brand() -> Brand {
     let mut text = [0; 48];
-    for (i, chunk) in text.chunks_exact_mut(16).enumerate() {
-        let Some(found) = leaf(0x8000_0002 + i as u32) else { break };
-        let words = [found.eax, found.ebx, found.ecx, found.edx];
-        for (bytes, word) in chunk.chunks_exact_mut(4).zip(words) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
+    let (words, _) = text.as_chunks_mut::<4>();
+    let leaves = (0x8000_0002..=0x8000_0004).map_while(leaf);
+    let found = leaves.flat_map(|found| [found.eax, found.ebx, found.ecx, found.edx]);
+    for (bytes, word) in words.iter_mut().zip(found) {
+        *bytes = word.to_le_bytes();
     }
     Brand(text)
 }
