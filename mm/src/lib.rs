@@ -1,9 +1,38 @@
-//! Quarry's physical memory manager.
+#![doc = include_str!("../README.md")]
 #![no_std]
-#[cfg(test)]
+#[cfg(any(test, feature = "host"))]
 extern crate std;
 
+mod alloc;
+pub mod audit;
+mod boot_slice;
+mod buddy;
+mod compact_state;
+mod dump;
 pub mod early;
+mod fallback;
+mod free;
+pub mod gfp;
+#[cfg(feature = "host")]
+pub mod host;
+pub mod list;
+pub mod memmap;
+mod mm;
+pub mod owner;
+pub mod page;
+mod pcp;
 pub mod platform;
+pub mod pressure;
+mod room;
+pub mod setup;
+mod slow;
+pub mod stats;
+pub mod sync;
 mod table;
 pub mod types;
+pub mod watermark;
+pub mod zone;
+
+pub use crate::gfp::{AllocError, FreeError, Gfp, Page, Request};
+pub use crate::mm::Mm;
+pub use crate::setup::{Config, SetupError};

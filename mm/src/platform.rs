@@ -116,6 +116,12 @@ pub unsafe trait Platform: Sized + Sync {
     /// Asks for a worker's next round; must not block or allocate.
     fn wake(&self, _worker: Worker) {}
 
+    /// Called each time an allocation that may not fail has found nothing and
+    /// is about to try again: sleeps or yields where that is possible.
+    fn stall(&self) {
+        core::hint::spin_loop();
+    }
+
     /// Writes one line to the log; must not allocate from the manager.
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>);
 }

@@ -279,7 +279,8 @@ mod tests {
 
     #[test]
     fn order_for_pages_rounds_up() {
-        for (pages, order) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (1024, 10), (1025, 11)]
+        for (pages, order) in
+            [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (1024, 10), (1025, 11)]
         {
             assert_eq!(Order::for_pages(pages), Order(order), "{pages} pages");
         }

@@ -1,0 +1,384 @@
+//! The page allocator's front: who may take what from where. The walk over the
+//! zonelist, the per-CPU fast path, bulk requests. What has to wait is in
+//! `slow`. May call: `pcp`, `fallback`, `buddy`, `zone`.
+
+use crate::buddy::Buddy;
+use crate::fallback::Source;
+use crate::gfp::{AllocError, AllocFlags, Gfp, Page, Request};
+use crate::mm::Mm;
+use crate::page::{HeadWord, PageFlags, PageType};
+use crate::pcp::list_index;
+use crate::platform::{LogLevel, Platform, Worker};
+use crate::pressure::Attempt;
+use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
+use crate::types::{MAX_ORDER, MigrateType, NodeId, Order, Pfn, ZoneKind};
+use crate::zone::{Mark, Zone};
+use core::panic::Location;
+
+/// What page poisoning fills free pages with.
+const POISON: u8 = 0xaa;
+
+/// Rights beyond the ordinary ones that an attempt may fall back on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reserves {
+    /// None.
+    No,
+    /// A victim's: half of what is left, and HighAtomic blocks.
+    Oom,
+    /// All there is.
+    All,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Allocates a block as `req` says. Its content is whatever was there,
+    /// unless ZERO was asked for.
+    ///
+    /// May wait (reclaim, compact) if the gfp has DIRECT_RECLAIM: then it is to
+    /// be called with interrupts on and no lock held; without, from anywhere.
+    ///
+    /// # Errors
+    /// [`AllocError::Invalid`] for an order above 10 or flags that contradict
+    /// each other; [`AllocError::NoMemory`] when nothing may be taken.
+    #[track_caller]
+    #[inline]
+    pub fn alloc_pages(&self, req: Request) -> Result<Page, AllocError> {
+        let at = Location::caller();
+        if req.order > MAX_ORDER {
+            return Err(AllocError::Invalid("order above 10"));
+        }
+        let attempt = self.attempt(req)?;
+        let taken = match self.walk(&attempt, Some(Mark::Low), Reserves::No) {
+            Some(taken) => taken,
+            None => self.alloc_slow(&attempt)?,
+        };
+        Ok(self.hand_out(&attempt.request, taken, at))
+    }
+
+    /// The rights of a first attempt at `req`.
+    #[inline]
+    pub(crate) fn attempt(&self, req: Request) -> Result<Attempt, AllocError> {
+        let class = req.gfp.zone()?;
+        let migratetype = req.gfp.migratetype()?;
+        let mut flags = AllocFlags::empty();
+        if req.gfp.contains(Gfp::KSWAPD_RECLAIM) {
+            flags |= AllocFlags::KSWAPD;
+        }
+        if migratetype == MigrateType::Movable && !req.gfp.contains(Gfp::PINNED) {
+            flags |= AllocFlags::CMA;
+        }
+        let mut request = req;
+        let node = self.node_for(req);
+        request.node = Some(node);
+        flags |= self.nofragment(node, class);
+        Ok(Attempt { request, class, migratetype, flags })
+    }
+
+    /// The node a request starts from.
+    #[inline]
+    fn node_for(&self, req: Request) -> NodeId {
+        match req.node {
+            Some(node) if (node.0 as usize) < self.nodes() => node,
+            _ if self.nodes() == 1 => NodeId(0),
+            _ => {
+                let cpu = self.enter();
+                let node = self.platform.node_of_cpu(cpu.id());
+                if (node.0 as usize) < self.nodes() { node } else { NodeId(0) }
+            }
+        }
+    }
+
+    /// Types are kept apart at first where another zone can still help: that
+    /// is, when Normal is preferred and there is a DMA32 to fall to.
+    #[inline]
+    fn nofragment(&self, node: NodeId, class: ZoneKind) -> AllocFlags {
+        let first = self.zonelist(node, class).find(|z| z.managed() > 0);
+        let dma32 = crate::memmap::zone_index(node, ZoneKind::Dma32);
+        match first {
+            Some(zone)
+                if zone.kind == ZoneKind::Normal
+                    && self.zones.get(dma32).is_some_and(|z| z.managed() > 0) =>
+            {
+                AllocFlags::NOFRAGMENT
+            }
+            _ => AllocFlags::empty(),
+        }
+    }
+
+    /// One walk over the zonelist (Linux `get_page_from_freelist`): the first
+    /// zone that stays above `mark` (None: whatever it has) gives the block.
+    /// Returned with it: whether only `reserves` made it possible.
+    pub(crate) fn walk(
+        &self,
+        attempt: &Attempt,
+        mark: Option<Mark>,
+        reserves: Reserves,
+    ) -> Option<(Pfn, bool)> {
+        let mut flags = attempt.flags;
+        loop {
+            if let Some(found) = self.walk_with(attempt, flags, mark, reserves) {
+                return Some(found);
+            }
+            // Better to mix types than to go without.
+            if !flags.contains(AllocFlags::NOFRAGMENT) {
+                return None;
+            }
+            flags -= AllocFlags::NOFRAGMENT;
+        }
+    }
+
+    #[inline]
+    fn walk_with(
+        &self,
+        attempt: &Attempt,
+        flags: AllocFlags,
+        mark: Option<Mark>,
+        reserves: Reserves,
+    ) -> Option<(Pfn, bool)> {
+        let Request { order, gfp, node } = attempt.request;
+        let node = node.unwrap_or_default();
+        let mark = mark.unwrap_or(Mark::Min);
+        for zone in self.zonelist(node, attempt.class) {
+            if zone.node != node {
+                if gfp.contains(Gfp::THISNODE) {
+                    break;
+                }
+                // A local block of mixed types beats a remote one.
+                if flags.contains(AllocFlags::NOFRAGMENT) {
+                    return None;
+                }
+            }
+            if zone.managed() == 0 {
+                continue;
+            }
+            let mut rights = flags;
+            let mut from_reserves = false;
+            if !zone.watermark_fast(order, mark, attempt.class, flags) {
+                match reserves {
+                    Reserves::No => continue,
+                    Reserves::Oom => {
+                        rights |= AllocFlags::OOM;
+                        if !zone.watermark_fast(order, mark, attempt.class, rights) {
+                            continue;
+                        }
+                    }
+                    Reserves::All => rights |= AllocFlags::NO_WATERMARKS,
+                }
+                from_reserves = true;
+            }
+            if let Some(pfn) = self.rmqueue(zone, order, attempt.migratetype, rights) {
+                return Some((pfn, from_reserves));
+            }
+        }
+        None
+    }
+
+    /// Takes a block out of one zone: from this CPU's list if it keeps such,
+    /// else from the buddy.
+    #[inline]
+    fn rmqueue(
+        &self,
+        zone: &Zone,
+        order: Order,
+        ty: MigrateType,
+        flags: AllocFlags,
+    ) -> Option<Pfn> {
+        let cpu = self.enter();
+        // The movable list holds CMA pages too, which not everyone may have.
+        let from_pcp = ty != MigrateType::Movable || flags.contains(AllocFlags::CMA);
+        let cell = self.pcp(cpu.id(), zone);
+        let mut found = None;
+        if let Some(index) = list_index(order, ty).filter(|_| from_pcp) {
+            // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
+            // cell again.
+            found = unsafe {
+                cell.with(|pcp| {
+                    if pcp.lists[index].is_empty() {
+                        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+                        let boost = self.tunables.boost_factor.load(Relaxed);
+                        pcp.refill(&mut buddy, index, ty, flags, boost);
+                    }
+                    let pfn = pcp.pop(&self.map, index)?;
+                    pcp.allocated += order.pages();
+                    Some(pfn)
+                })
+            };
+        }
+        if found.is_none() {
+            found = self.rmqueue_buddy(zone, order, ty, flags, &cpu);
+        }
+        drop(cpu);
+        if zone.boosted.load(Relaxed) && zone.boosted.swap(false, Relaxed) {
+            self.platform.wake(Worker::Kswapd(zone.node));
+        }
+        found
+    }
+
+    #[cold]
+    fn count_allocated(&self, zone: &Zone, pages: u64, cpu: &crate::sync::Cpu<'_, P>) {
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.allocated += pages) };
+    }
+
+    fn rmqueue_buddy(
+        &self,
+        zone: &Zone,
+        order: Order,
+        ty: MigrateType,
+        flags: AllocFlags,
+        cpu: &crate::sync::Cpu<'_, P>,
+    ) -> Option<Pfn> {
+        let mut buddy = Buddy::lock(&self.map, zone, cpu);
+        let mut pfn = None;
+        if flags.contains(AllocFlags::HIGHATOMIC) {
+            pfn = buddy.take_smallest(order, MigrateType::HighAtomic);
+        }
+        if pfn.is_none() {
+            let boost = self.tunables.boost_factor.load(Relaxed);
+            pfn = buddy.rmqueue(order, ty, flags, boost, &mut Source::default());
+        }
+        if pfn.is_none() && flags.intersects(AllocFlags::OOM | AllocFlags::NON_BLOCK) {
+            // Better the reserve than a failure that cannot wait.
+            pfn = buddy.take_smallest(order, MigrateType::HighAtomic);
+        }
+        let pfn = pfn?;
+        // Off the lists and not handed out yet: no free may merge with it.
+        self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
+        if flags.contains(AllocFlags::HIGHATOMIC) {
+            buddy.reserve_highatomic(pfn);
+        }
+        drop(buddy);
+        self.count_allocated(zone, order.pages(), cpu);
+        Some(pfn)
+    }
+
+    /// Makes a block that is off the lists the caller's.
+    #[inline]
+    pub(crate) fn hand_out(
+        &self,
+        req: &Request,
+        (pfn, from_reserves): (Pfn, bool),
+        at: &'static Location<'static>,
+    ) -> Page {
+        let page = self.map.page(pfn);
+        let mut word = HeadWord::new(PageType::Kernel, req.order);
+        if from_reserves {
+            word = word.with(PageFlags::PFMEMALLOC);
+            self.stats.count(Event::Pfmemalloc);
+        }
+        page.set_head(word);
+        let t = &self.tunables;
+        if t.page_poison.load(Relaxed) {
+            self.check_poison(pfn, req.order);
+        }
+        if req.gfp.contains(Gfp::ZERO) || t.init_on_alloc.load(Relaxed) {
+            self.fill(pfn, req.order, 0);
+        }
+        if self.owners.is_on() {
+            page.set_owner(self.owners.intern(at).0);
+        }
+        Page { pfn, order: req.order }
+    }
+
+    /// Allocates up to `out.len()` single pages at once, all into `out` from
+    /// its start; returns how many. Fewer than asked for is not an error; with
+    /// none to be had in bulk, one is allocated as usual. Context as for
+    /// [`alloc_pages`](Self::alloc_pages).
+    ///
+    /// # Errors
+    /// When not even one page could be had.
+    #[track_caller]
+    pub fn alloc_bulk(
+        &self,
+        gfp: Gfp,
+        node: Option<NodeId>,
+        out: &mut [Pfn],
+    ) -> Result<usize, AllocError> {
+        let at = Location::caller();
+        let attempt = self.attempt(Request { order: Order(0), gfp, node })?;
+        let mut got = self.bulk_from_pcp(&attempt, out);
+        for &pfn in &out[..got] {
+            self.hand_out(&attempt.request, (pfn, false), at);
+        }
+        if got == 0 && !out.is_empty() {
+            out[0] = self.alloc_pages(attempt.request)?.pfn;
+            got = 1;
+        }
+        Ok(got)
+    }
+
+    /// Takes pages from the first zone that can spare all of them.
+    fn bulk_from_pcp(&self, attempt: &Attempt, out: &mut [Pfn]) -> usize {
+        let Request { gfp, node, .. } = attempt.request;
+        let node = node.unwrap_or_default();
+        let ty = attempt.migratetype;
+        let Some(index) = list_index(Order(0), ty) else { return 0 };
+        if ty == MigrateType::Movable && !attempt.flags.contains(AllocFlags::CMA) {
+            return 0;
+        }
+        for zone in self.zonelist(node, attempt.class) {
+            if zone.node != node && gfp.contains(Gfp::THISNODE) {
+                break;
+            }
+            let mark = zone.mark(Mark::Low) + out.len() as u64;
+            if zone.managed() == 0
+                || !zone.watermark_ok(Order(0), mark, attempt.class, attempt.flags)
+            {
+                continue;
+            }
+            let cpu = self.enter();
+            // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+            let got = unsafe {
+                self.pcp(cpu.id(), zone).with(|pcp| {
+                    let mut got = 0;
+                    while got < out.len() {
+                        if pcp.lists[index].is_empty() {
+                            let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+                            let boost = self.tunables.boost_factor.load(Relaxed);
+                            if pcp.refill(&mut buddy, index, ty, attempt.flags, boost) == 0 {
+                                break;
+                            }
+                        }
+                        let Some(pfn) = pcp.pop(&self.map, index) else { break };
+                        out[got] = pfn;
+                        got += 1;
+                    }
+                    pcp.allocated += got as u64;
+                    got
+                })
+            };
+            if got > 0 {
+                return got;
+            }
+        }
+        0
+    }
+
+    /// Fills a block that the caller owns with one byte.
+    pub(crate) fn fill(&self, pfn: Pfn, order: Order, byte: u8) {
+        // SAFETY: the frames are contiguous and the caller's alone.
+        unsafe { self.platform.frame(pfn).write_bytes(byte, order.bytes()) };
+    }
+
+    /// Poisons a block that is being freed.
+    pub(crate) fn poison(&self, pfn: Pfn, order: Order) {
+        self.fill(pfn, order, POISON);
+    }
+
+    /// Reports if somebody wrote to a block while it was free.
+    #[cold]
+    fn check_poison(&self, pfn: Pfn, order: Order) {
+        // SAFETY: the frames are contiguous and the caller's alone.
+        let bytes = unsafe { core::slice::from_raw_parts(self.platform.frame(pfn), order.bytes()) };
+        if let Some(at) = bytes.iter().position(|&b| b != POISON) {
+            self.stats.count(Event::PoisonOverwritten);
+            self.platform.log(
+                LogLevel::Error,
+                format_args!(
+                    "page poison: {pfn:?} was written to while free: byte {at:#x} of order {order} is {:#04x}",
+                    bytes[at]
+                ),
+            );
+        }
+    }
+}

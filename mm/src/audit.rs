@@ -1,0 +1,405 @@
+//! The whole truth, checked: every page is in exactly one state, every list is
+//! well formed and agrees with the pageblocks, every counter equals what it
+//! counts. For a stopped machine: nobody else may be allocating meanwhile. May
+//! call: everything.
+
+use crate::buddy::Buddy;
+use crate::memmap::MemMap;
+use crate::mm::Mm;
+use crate::page::{NIL, PageFlags, PageType, link};
+use crate::pcp::{NR_PCP_LISTS, list_order};
+use crate::platform::Platform;
+use crate::sync::{Cpu, Lock};
+use crate::types::{
+    CpuId, MAX_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, Order, PAGEBLOCK_PAGES, Pfn,
+};
+use crate::zone::{FreeLists, Zone};
+use core::fmt;
+
+/// What an audit that found nothing wrong looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Audit {
+    /// Pages present.
+    pub pages: u64,
+    /// Single facts that were checked.
+    pub checks: u64,
+    /// Pages free on the buddy's lists, isolated ones included.
+    pub free: u64,
+    /// Pages on per-CPU lists.
+    pub pcp: u64,
+    /// Pages allocated to somebody.
+    pub allocated: u64,
+    /// Pages reserved since boot.
+    pub reserved: u64,
+}
+
+/// The first thing that an audit found wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AuditError {
+    /// What is wrong.
+    pub what: &'static str,
+    /// Where, if it is about a page.
+    pub pfn: Option<Pfn>,
+    /// What it should be.
+    pub expected: u64,
+    /// What it is.
+    pub found: u64,
+}
+
+impl fmt::Display for AuditError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)?;
+        if let Some(pfn) = self.pfn {
+            write!(f, " at {pfn:?}")?;
+        }
+        write!(f, ": expected {:#x}, found {:#x}", self.expected, self.found)
+    }
+}
+
+impl core::error::Error for AuditError {}
+
+/// Counts checks and turns the first that fails into an error.
+pub(crate) struct Auditor {
+    pub(crate) report: Audit,
+}
+
+impl Auditor {
+    pub(crate) fn equal(
+        &mut self,
+        what: &'static str,
+        pfn: Option<Pfn>,
+        expected: u64,
+        found: u64,
+    ) -> Result<(), AuditError> {
+        self.report.checks += 1;
+        if expected == found { Ok(()) } else { Err(AuditError { what, pfn, expected, found }) }
+    }
+
+    pub(crate) fn holds(
+        &mut self,
+        what: &'static str,
+        pfn: Pfn,
+        truth: bool,
+    ) -> Result<(), AuditError> {
+        self.equal(what, Some(pfn), 1, u64::from(truth))
+    }
+}
+
+/// What a walk over a zone's descriptors counted.
+#[derive(Default)]
+struct ZoneCount {
+    present: u64,
+    managed: u64,
+    free: u64,
+    free_cma: u64,
+    free_highatomic: u64,
+    isolated_blocks: u64,
+    cma_pages: u64,
+    highatomic_pages: u64,
+    heads: [[u64; NR_MIGRATETYPES]; NR_ORDERS],
+    pcp_pages: u64,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Checks everything. Only on a machine where nobody else allocates, with
+    /// interrupts on and no lock held: it takes each zone's lock for the whole
+    /// walk over the zone.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn audit(&self) -> Result<Audit, AuditError> {
+        let mut auditor = Auditor { report: Audit::default() };
+        for zone in self.zones.iter() {
+            let mut count = ZoneCount::default();
+            let cpu = self.enter();
+            let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+            audit_pages(&mut auditor, &buddy, &mut count)?;
+            audit_lists(&mut auditor, &mut buddy, &count)?;
+            audit_counters(&mut auditor, zone, &count)?;
+            drop(buddy);
+            drop(cpu);
+            self.audit_pcps(&mut auditor, zone, count.pcp_pages)?;
+            auditor.report.pages += count.present;
+        }
+        Ok(auditor.report)
+    }
+
+    /// The per-CPU lists of `zone` hold exactly the pages that say so.
+    fn audit_pcps(
+        &self,
+        auditor: &mut Auditor,
+        zone: &Zone,
+        expected: u64,
+    ) -> Result<(), AuditError> {
+        // A verdict per CPU, brought out of the closure through a lock.
+        let state = Lock::new((core::mem::take(&mut auditor.report), 0, Ok(())));
+        self.platform.on_cpus(&|id: CpuId| {
+            // SAFETY: `on_cpus` runs this holding the CPU.
+            let cpu = unsafe { Cpu::held(&self.platform, id) };
+            let mut state = state.lock();
+            if state.2.is_err() {
+                return;
+            }
+            let mut inner = Auditor { report: state.0 };
+            let result = self.audit_pcp(&mut inner, zone, &cpu);
+            state.0 = inner.report;
+            match result {
+                Ok(pages) => state.1 += pages,
+                Err(e) => state.2 = Err(e),
+            }
+        });
+        let (report, pages, result) = *state.lock();
+        auditor.report = report;
+        result?;
+        auditor.equal("pages on per-CPU lists", None, expected, pages)
+    }
+
+    fn audit_pcp(
+        &self,
+        auditor: &mut Auditor,
+        zone: &Zone,
+        cpu: &Cpu<'_, P>,
+    ) -> Result<u64, AuditError> {
+        // SAFETY: `cpu` is that CPU's token; the closure does not nest.
+        unsafe {
+            self.pcp(cpu.id(), zone).with(|pcp| {
+                let mut pages = 0;
+                for index in 0..NR_PCP_LISTS {
+                    let order = list_order(index);
+                    let mut prev = NIL;
+                    for pfn in pcp.lists[index].iter(&self.map) {
+                        let page = self.map.page(pfn);
+                        auditor.holds(
+                            "type of a page on a per-CPU list",
+                            pfn,
+                            page.head().is(PageType::Pcp, order),
+                        )?;
+                        auditor.holds(
+                            "zone of a page on a per-CPU list",
+                            pfn,
+                            zone.owns(&self.map, pfn),
+                        )?;
+                        auditor.equal(
+                            "back link",
+                            Some(pfn),
+                            u64::from(prev),
+                            u64::from(page.prev()),
+                        )?;
+                        prev = link(pfn);
+                        pages += order.pages();
+                    }
+                }
+                auditor.equal("count of a per-CPU list", None, pages, u64::from(pcp.count))?;
+                Ok(pages)
+            })
+        }
+    }
+}
+
+/// Walks all heads of a zone.
+fn audit_pages(
+    auditor: &mut Auditor,
+    buddy: &Buddy<'_>,
+    count: &mut ZoneCount,
+) -> Result<(), AuditError> {
+    let (map, zone) = (buddy.map, buddy.zone);
+    let span = zone.span();
+    let mut pfn = span.start.pageblock();
+    while pfn < span.end {
+        if !zone.owns(map, pfn) {
+            pfn = pfn.pageblock().add(PAGEBLOCK_PAGES);
+            continue;
+        }
+        if pfn.pageblock() == pfn {
+            audit_block(auditor, map, pfn, count)?;
+        }
+        pfn = audit_head(auditor, map, pfn, count)?;
+    }
+    Ok(())
+}
+
+fn audit_block(
+    auditor: &mut Auditor,
+    map: &MemMap,
+    pfn: Pfn,
+    count: &mut ZoneCount,
+) -> Result<(), AuditError> {
+    let block = map.block(pfn);
+    match block.migratetype() {
+        MigrateType::Isolate => {
+            count.isolated_blocks += 1;
+            auditor.holds(
+                "type to restore after isolation",
+                pfn,
+                block.restore_type() != MigrateType::Isolate,
+            )?;
+            if block.restore_type() == MigrateType::Cma {
+                count.cma_pages += PAGEBLOCK_PAGES;
+            }
+            if block.restore_type() == MigrateType::HighAtomic {
+                count.highatomic_pages += PAGEBLOCK_PAGES;
+            }
+        }
+        MigrateType::Cma => count.cma_pages += PAGEBLOCK_PAGES,
+        MigrateType::HighAtomic => count.highatomic_pages += PAGEBLOCK_PAGES,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Checks one head and its tails; returns the frame after the block.
+fn audit_head(
+    auditor: &mut Auditor,
+    map: &MemMap,
+    pfn: Pfn,
+    count: &mut ZoneCount,
+) -> Result<Pfn, AuditError> {
+    let page = map.page(pfn);
+    let word = page.head();
+    let (order, pages) = (word.order(), word.order().pages());
+    auditor.holds("a frame that no block covers", pfn, word.ty() != PageType::Tail)?;
+    auditor.holds("alignment of a block", pfn, order <= MAX_ORDER && pfn.is_aligned(order))?;
+    for i in 1..pages {
+        let tail = pfn.add(i);
+        auditor.holds("a tail that is not clear", tail, map.page(tail).is_clear())?;
+    }
+    let pfmemalloc = word.flags().contains(PageFlags::PFMEMALLOC);
+    auditor.holds(
+        "mark of the reserves on a page that is not allocated",
+        pfn,
+        !pfmemalloc || word.ty().is_allocated(),
+    )?;
+    let ty = map.block(pfn).migratetype();
+    match word.ty() {
+        PageType::Buddy => {
+            count.heads[order.index()][ty.index()] += 1;
+            for i in (0..pages).step_by(PAGEBLOCK_PAGES as usize) {
+                let other = map.block(pfn.add(i)).migratetype();
+                auditor.equal(
+                    "types of the blocks under a free block",
+                    Some(pfn),
+                    ty as u64,
+                    other as u64,
+                )?;
+            }
+            auditor.report.free += pages;
+            if ty != MigrateType::Isolate {
+                count.free += pages;
+            }
+            match ty {
+                MigrateType::Cma => count.free_cma += pages,
+                MigrateType::HighAtomic => count.free_highatomic += pages,
+                _ => {}
+            }
+            auditor.equal("references to a free page", Some(pfn), 0, u64::from(page.count()))?;
+            audit_merged(auditor, map, pfn, order, ty)?;
+        }
+        PageType::Pcp => {
+            count.pcp_pages += pages;
+            auditor.report.pcp += pages;
+        }
+        PageType::Lru | PageType::Movable => {
+            auditor.holds("a counted page without references", pfn, page.count() > 0)?;
+            auditor.report.allocated += pages;
+        }
+        PageType::Reserved => auditor.report.reserved += pages,
+        PageType::Hole => {}
+        _ => {
+            auditor.equal("references to a frozen page", Some(pfn), 0, u64::from(page.count()))?;
+            auditor.report.allocated += pages;
+        }
+    }
+    if word.ty() != PageType::Hole {
+        count.present += pages;
+        if word.ty() != PageType::Reserved {
+            count.managed += pages;
+        }
+    }
+    Ok(pfn.add(pages))
+}
+
+/// Two free buddies that may merge must have merged.
+fn audit_merged(
+    auditor: &mut Auditor,
+    map: &MemMap,
+    pfn: Pfn,
+    order: Order,
+    ty: MigrateType,
+) -> Result<(), AuditError> {
+    if order == MAX_ORDER {
+        return Ok(());
+    }
+    let buddy = pfn.buddy(order);
+    let Some(block) = map.try_block(buddy) else { return Ok(()) };
+    let other = block.migratetype();
+    let mergeable = block.zone_index() == map.block(pfn).zone_index()
+        && other == ty
+        && map.page(buddy).head().is(PageType::Buddy, order);
+    auditor.holds("two buddies free and not merged", pfn, !mergeable)
+}
+
+/// The lists hold exactly the free heads that the walk has seen.
+fn audit_lists(
+    auditor: &mut Auditor,
+    buddy: &mut Buddy<'_>,
+    count: &ZoneCount,
+) -> Result<(), AuditError> {
+    let map = buddy.map;
+    for order in (0..NR_ORDERS as u8).map(Order) {
+        for ty in MigrateType::ALL {
+            let list = *buddy.list(order, ty);
+            let (mut prev, mut seen) = (NIL, 0u64);
+            for pfn in list.iter(map) {
+                let page = map.page(pfn);
+                auditor.holds(
+                    "state of a page on a free list",
+                    pfn,
+                    page.head().is(PageType::Buddy, order),
+                )?;
+                auditor.equal(
+                    "type of the block of a listed page",
+                    Some(pfn),
+                    ty as u64,
+                    map.block(pfn).migratetype() as u64,
+                )?;
+                auditor.holds("zone of a listed page", pfn, buddy.zone.owns(map, pfn))?;
+                auditor.equal("back link", Some(pfn), u64::from(prev), u64::from(page.prev()))?;
+                prev = link(pfn);
+                seen += 1;
+                // A loop would never end.
+                auditor.holds("length of a free list", pfn, seen <= u64::from(list.len()))?;
+            }
+            auditor.equal("length of a free list", None, u64::from(list.len()), seen)?;
+            let heads = count.heads[order.index()][ty.index()];
+            auditor.equal("free blocks on their list", list.first(), heads, seen)?;
+            let bit =
+                buddy.zone.avail[ty.index()].load(crate::sync::Ordering::Relaxed) >> order.0 & 1;
+            auditor.equal(
+                "hint of a list that is not empty",
+                None,
+                u64::from(seen > 0),
+                u64::from(bit),
+            )?;
+        }
+    }
+    let FreeLists { capture, .. } = &*buddy.inner;
+    auditor.equal("a capture that nobody waits for", None, 0, u64::from(capture.is_some()))
+}
+
+fn audit_counters(auditor: &mut Auditor, zone: &Zone, count: &ZoneCount) -> Result<(), AuditError> {
+    let load = |n: &crate::sync::AtomicI64| n.load(crate::sync::Ordering::Relaxed) as u64;
+    auditor.equal("present pages", None, count.present, zone.present())?;
+    auditor.equal("managed pages", None, count.managed, zone.managed())?;
+    auditor.equal("free pages", None, count.free, load(&zone.free))?;
+    auditor.equal("free CMA pages", None, count.free_cma, load(&zone.free_cma))?;
+    auditor.equal(
+        "free HighAtomic pages",
+        None,
+        count.free_highatomic,
+        load(&zone.free_highatomic),
+    )?;
+    auditor.equal("HighAtomic pages", None, count.highatomic_pages, zone.reserved_highatomic())?;
+    auditor.equal("CMA pages", None, count.cma_pages, zone.cma_pages())?;
+    let isolated = zone.isolated_blocks.load(crate::sync::Ordering::Relaxed);
+    auditor.equal("isolated blocks", None, count.isolated_blocks, u64::from(isolated))
+}

@@ -1,0 +1,54 @@
+//! Tables that the manager needs as long as it lives and whose size is known at
+//! boot only: carved from early memory, never given back. May call: `early`,
+//! `platform`.
+
+use crate::early::EarlyMem;
+use crate::platform::Platform;
+use crate::types::{Order, PAGE_SIZE};
+use core::ops::Deref;
+
+/// A slice in frames of its own.
+pub(crate) struct BootSlice<T: 'static> {
+    ptr: *const T,
+    len: usize,
+}
+
+// SAFETY: the slice is owned by its manager and hands out shared references
+// only; what may be shared between threads is T's to say.
+unsafe impl<T: Sync> Sync for BootSlice<T> {}
+// SAFETY: as above; moving the owner moves no element.
+unsafe impl<T: Send> Send for BootSlice<T> {}
+
+impl<T> BootSlice<T> {
+    /// `len` elements made by `make`, in frames reserved as `name`. None when
+    /// early memory has no such range.
+    pub(crate) fn new<P: Platform>(
+        platform: &P,
+        early: &mut EarlyMem<'_>,
+        name: &'static str,
+        len: usize,
+        mut make: impl FnMut(usize) -> T,
+    ) -> Option<Self> {
+        const { assert!(align_of::<T>() <= PAGE_SIZE && !core::mem::needs_drop::<T>()) };
+        let pages = (len * size_of::<T>()).div_ceil(PAGE_SIZE).max(1) as u64;
+        let pfn = early.alloc(pages, Order(0), None, name)?;
+        let ptr: *mut T = platform.frame(pfn).cast();
+        for i in 0..len {
+            // SAFETY: the frames are contiguous, large enough, page-aligned and
+            // nobody else's.
+            unsafe { ptr.add(i).write(make(i)) };
+        }
+        Some(Self { ptr, len })
+    }
+}
+
+impl<T> Deref for BootSlice<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: all `len` elements were written, and the frames are kept for
+        // as long as the manager (and its platform) lives.
+        unsafe { core::slice::from_raw_parts(self.ptr, self.len) }
+    }
+}

@@ -1,0 +1,218 @@
+//! The buddy: free blocks of orders 0 to 10 on lists by order and migratetype,
+//! split and merged in constant time. Everything here happens under the zone
+//! lock, which [`Buddy`] holds. A free block's list always agrees with the type
+//! of its pageblock (Linux 6.12). May call: `zone`, `list`, `memmap`, `page`.
+
+use crate::list::PageList;
+use crate::memmap::MemMap;
+use crate::page::{HeadWord, PageType};
+use crate::platform::Platform;
+use crate::sync::{AtomicI64, Cpu, LockGuard, Ordering::Relaxed};
+use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, Pfn};
+use crate::zone::{FreeLists, Zone};
+
+/// Where a block goes on its list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Placement {
+    /// The head, or the tail where it will likely merge soon.
+    Auto,
+    /// The tail: to be used late.
+    Tail,
+}
+
+/// A zone's free lists, locked.
+pub(crate) struct Buddy<'a> {
+    pub(crate) map: &'a MemMap,
+    pub(crate) zone: &'a Zone,
+    pub(crate) inner: LockGuard<'a, FreeLists>,
+}
+
+/// Counters are written by the lock's holder only: no read-modify-write needed.
+#[inline]
+fn bump(counter: &AtomicI64, by: i64) {
+    counter.store(counter.load(Relaxed) + by, Relaxed);
+}
+
+impl<'a> Buddy<'a> {
+    /// Takes the lock of `zone`. The token shows that interrupts are masked.
+    #[inline]
+    pub(crate) fn lock<P: Platform>(map: &'a MemMap, zone: &'a Zone, _cpu: &Cpu<'_, P>) -> Self {
+        Self { map, zone, inner: zone.lock.lock() }
+    }
+
+    #[inline]
+    pub(crate) fn list(&mut self, order: Order, ty: MigrateType) -> &mut PageList {
+        &mut self.inner.lists[order.index()][ty.index()]
+    }
+
+    /// Counts `pages` more (or fewer) free pages of type `ty`.
+    #[inline]
+    pub(crate) fn account(&self, pages: i64, ty: MigrateType) {
+        // What is isolated is on its way out and nobody may count on it.
+        if ty == MigrateType::Isolate {
+            return;
+        }
+        bump(&self.zone.free, pages);
+        match ty {
+            MigrateType::Cma => bump(&self.zone.free_cma, pages),
+            MigrateType::HighAtomic => bump(&self.zone.free_highatomic, pages),
+            _ => {}
+        }
+    }
+
+    /// Lists a block that is free already; counts nothing.
+    #[inline]
+    pub(crate) fn link(&mut self, pfn: Pfn, order: Order, ty: MigrateType, tail: bool) {
+        self.map.page(pfn).set_head(HeadWord::new(PageType::Buddy, order));
+        let map = self.map;
+        let list = self.list(order, ty);
+        if tail {
+            list.push_back(map, pfn);
+        } else {
+            list.push_front(map, pfn);
+        }
+        if list.len() == 1 {
+            let avail = &self.zone.avail[ty.index()];
+            avail.store(avail.load(Relaxed) | 1 << order.0, Relaxed);
+        }
+    }
+
+    /// Takes a block off its list; counts nothing. Its head word is the
+    /// caller's to write next.
+    #[inline]
+    pub(crate) fn unlink(&mut self, pfn: Pfn, order: Order, ty: MigrateType) {
+        let map = self.map;
+        let list = self.list(order, ty);
+        list.remove(map, pfn);
+        if list.is_empty() {
+            let avail = &self.zone.avail[ty.index()];
+            avail.store(avail.load(Relaxed) & !(1 << order.0), Relaxed);
+        }
+    }
+
+    /// The buddy of a block if it is free, whole, and may merge with a block of
+    /// type `ty`; with its type.
+    #[inline]
+    fn mergeable_buddy(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        ty: MigrateType,
+    ) -> Option<(Pfn, MigrateType)> {
+        let buddy = pfn.buddy(order);
+        let mut buddy_ty = ty;
+        // Below a pageblock, zone and type are the same by construction.
+        if order >= PAGEBLOCK_ORDER {
+            let block = self.map.try_block(buddy)?;
+            buddy_ty = block.migratetype();
+            let same_zone = block.zone_index() == self.zone.index();
+            let types_agree = buddy_ty == ty || buddy_ty.is_mergeable() && ty.is_mergeable();
+            if !same_zone || !types_agree {
+                return None;
+            }
+        }
+        self.map.page(buddy).head().is(PageType::Buddy, order).then_some((buddy, buddy_ty))
+    }
+
+    /// Frees a block: merges it as far as it goes, lists the result under the
+    /// type its pageblock has now, and counts it. The block's descriptor must
+    /// be clear but for the head word.
+    pub(crate) fn free(&mut self, pfn: Pfn, order: Order, placement: Placement) {
+        let ty = self.map.block(pfn).migratetype();
+        self.account(order.pages() as i64, ty);
+        let (mut head, mut at) = (pfn, order);
+        while at < MAX_ORDER {
+            if self.capture(head, at, ty) {
+                return;
+            }
+            let Some((buddy, buddy_ty)) = self.mergeable_buddy(head, at, ty) else { break };
+            self.unlink(buddy, at, buddy_ty);
+            if buddy_ty != ty {
+                // Both halves get the freed page's type, so that a later split
+                // finds blocks and lists agreeing.
+                self.map.block(buddy).set_migratetype(ty);
+            }
+            let (low, high) = if buddy < head { (buddy, head) } else { (head, buddy) };
+            self.map.page(high).set_head(HeadWord::TAIL);
+            head = low;
+            at = Order(at.0 + 1);
+        }
+        if self.capture(head, at, ty) {
+            return;
+        }
+        let tail = placement == Placement::Tail || self.merge_likely(head, at, ty);
+        self.link(head, at, ty, tail);
+    }
+
+    /// Whether the block above this one's pair is free: then this one is best
+    /// kept for last, so that its buddy has time to come back.
+    #[inline]
+    fn merge_likely(&self, pfn: Pfn, order: Order, ty: MigrateType) -> bool {
+        if order.0 + 1 >= MAX_ORDER.0 {
+            return false;
+        }
+        let up = Order(order.0 + 1);
+        self.mergeable_buddy(pfn.align_down(up), up, ty).is_some()
+    }
+
+    /// Hands a block that a free has made to the compactor that waits for one.
+    #[inline]
+    fn capture(&mut self, pfn: Pfn, order: Order, ty: MigrateType) -> bool {
+        let Some(wish) = &mut self.inner.capture else { return false };
+        if wish.taken.is_some() || wish.order != order {
+            return false;
+        }
+        if matches!(ty, MigrateType::Cma | MigrateType::Isolate) {
+            return false;
+        }
+        // A small unmovable request would pollute a movable block.
+        if order < PAGEBLOCK_ORDER && ty == MigrateType::Movable && wish.migratetype != ty {
+            return false;
+        }
+        wish.taken = Some(pfn);
+        self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
+        self.account(-(order.pages() as i64), ty);
+        true
+    }
+
+    /// Takes the first block of the smallest sufficient order from the lists of
+    /// `ty`, splits it, and counts it gone. The head word is the caller's to
+    /// write.
+    #[inline]
+    pub(crate) fn take_smallest(&mut self, order: Order, ty: MigrateType) -> Option<Pfn> {
+        let orders = self.zone.avail[ty.index()].load(Relaxed) >> order.0;
+        if orders == 0 {
+            return None;
+        }
+        let found = Order(order.0 + orders.trailing_zeros() as u8);
+        let pfn = self.list(found, ty).first()?;
+        self.unlink(pfn, found, ty);
+        self.split(pfn, found, order, ty);
+        self.account(-(order.pages() as i64), ty);
+        Some(pfn)
+    }
+
+    /// Keeps the lowest `to` of a block of order `from` that is off the lists,
+    /// and lists the rest under `ty`. Counts nothing.
+    #[inline]
+    pub(crate) fn split(&mut self, pfn: Pfn, from: Order, to: Order, ty: MigrateType) {
+        let mut at = from;
+        while at > to {
+            at = Order(at.0 - 1);
+            self.link(pfn.add(at.pages()), at, ty, false);
+        }
+    }
+
+    /// Takes the free block `pfn` of `order`, which is on the lists, off them
+    /// and counts it gone.
+    pub(crate) fn take_block(&mut self, pfn: Pfn, order: Order) {
+        let ty = self.map.block(pfn).migratetype();
+        self.unlink(pfn, order, ty);
+        self.account(-(order.pages() as i64), ty);
+    }
+
+    /// Free blocks of `order`, of all types.
+    pub(crate) fn blocks_of(&self, order: Order) -> u64 {
+        self.inner.lists[order.index()].iter().map(|l| u64::from(l.len())).sum()
+    }
+}

@@ -1,0 +1,125 @@
+//! What is said when an allocation fails: who asked for what, and what each
+//! zone had, in the manner of Linux's failure report (mm/show_mem.c). May call:
+//! everything `mm` holds.
+
+use crate::buddy::Buddy;
+use crate::mm::Mm;
+use crate::platform::{LogLevel, Platform};
+use crate::pressure::Attempt;
+use crate::types::{MigrateType, NR_ORDERS, Order, PAGE_SIZE};
+use crate::zone::{Mark, Zone};
+use core::fmt;
+
+const KIB_PER_PAGE: u64 = (PAGE_SIZE / 1024) as u64;
+
+/// Pages, printed in kB as Linux does.
+struct Kb(u64);
+
+impl fmt::Display for Kb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}kB", self.0 * KIB_PER_PAGE)
+    }
+}
+
+/// A zone's free blocks: `12*4kB (UM) 3*8kB (E) ... = 100kB`.
+struct Blocks([[u32; 6]; NR_ORDERS]);
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut total = 0;
+        for (order, types) in self.0.iter().enumerate() {
+            let count: u64 = types.iter().map(|&n| u64::from(n)).sum();
+            let kb = KIB_PER_PAGE << order;
+            total += count * kb;
+            write!(f, "{count}*{kb}kB")?;
+            if count > 0 {
+                f.write_str(" (")?;
+                for (n, letter) in types.iter().zip(['U', 'M', 'E', 'H', 'C', 'I']) {
+                    if *n > 0 {
+                        write!(f, "{letter}")?;
+                    }
+                }
+                f.write_str(")")?;
+            }
+            f.write_str(" ")?;
+        }
+        write!(f, "= {total}kB")
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// Reports a request that failed and the state of the zones it could use.
+    #[cold]
+    pub(crate) fn dump_failure(&self, attempt: &Attempt) {
+        let request = attempt.request;
+        self.platform.log(
+            LogLevel::Warn,
+            format_args!(
+                "page allocation failure: order:{}, mode:{:#x}({:?}), class {}, type {}",
+                request.order,
+                request.gfp.bits(),
+                request.gfp.iter_names().map(|(name, _)| name).fold(Names::default(), Names::add),
+                attempt.class.name(),
+                attempt.migratetype.name(),
+            ),
+        );
+        for zone in self.zones.iter().filter(|z| z.managed() > 0) {
+            self.dump_zone(zone);
+        }
+    }
+
+    /// Logs the state of one zone. Takes its lock for a moment.
+    pub fn dump_zone(&self, zone: &Zone) {
+        let log = |line: fmt::Arguments<'_>| self.platform.log(LogLevel::Info, line);
+        let (node, name) = (zone.node.0, zone.kind.name());
+        log(format_args!(
+            "Node {node} {name} free:{} boost:{} min:{} low:{} high:{} reserved_highatomic:{} present:{} managed:{} free_cma:{}",
+            Kb(zone.free_pages()),
+            Kb(zone.boost()),
+            Kb(zone.mark(Mark::Min)),
+            Kb(zone.mark(Mark::Low)),
+            Kb(zone.mark(Mark::High)),
+            Kb(zone.reserved_highatomic()),
+            Kb(zone.present()),
+            Kb(zone.managed()),
+            Kb(zone.free_cma_pages()),
+        ));
+        let reserve = crate::types::ZoneKind::ALL.map(|class| zone.lowmem_reserve(class));
+        log(format_args!(
+            "lowmem_reserve[]: {} {} {} {}",
+            reserve[0], reserve[1], reserve[2], reserve[3]
+        ));
+        log(format_args!("Node {node} {name}: {}", Blocks(self.free_blocks(zone))));
+    }
+
+    /// Free blocks of a zone by order and migratetype. Takes its lock.
+    pub fn free_blocks(&self, zone: &Zone) -> [[u32; 6]; NR_ORDERS] {
+        let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+        core::array::from_fn(|order| {
+            MigrateType::ALL.map(|ty| buddy.list(Order(order as u8), ty).len())
+        })
+    }
+}
+
+/// Names of flags, joined as Linux prints them.
+#[derive(Default)]
+struct Names([Option<&'static str>; 24]);
+
+impl Names {
+    fn add(mut self, name: &'static str) -> Self {
+        if let Some(slot) = self.0.iter_mut().find(|s| s.is_none()) {
+            *slot = Some(name);
+        }
+        self
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, name) in self.0.iter().flatten().enumerate() {
+            write!(f, "{}{name}", if i > 0 { "|" } else { "" })?;
+        }
+        Ok(())
+    }
+}

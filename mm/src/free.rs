@@ -1,0 +1,176 @@
+//! Giving pages back: the checks, the per-CPU lists, draining them. May call:
+//! `pcp`, `buddy`, `zone`.
+
+use crate::buddy::{Buddy, Placement};
+use crate::gfp::{FreeError, Page};
+use crate::mm::Mm;
+use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
+use crate::pcp::list_index;
+use crate::platform::{LogLevel, Platform};
+use crate::stats::Event;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::types::{CpuId, MigrateType, Order, Pfn};
+use crate::zone::Zone;
+
+impl<P: Platform> Mm<P> {
+    /// Frees a block from [`alloc_pages`](Self::alloc_pages), from any context.
+    ///
+    /// # Errors
+    /// A block that is not allocated, or not in this way, or not of this order:
+    /// nothing has changed then but a counter and a line in the log.
+    pub fn free_pages(&self, page: Page) -> Result<(), FreeError> {
+        self.free_as(page, PageType::Kernel)
+    }
+
+    /// Frees single pages in bulk; stops at the first that may not be freed.
+    ///
+    /// # Errors
+    /// As [`free_pages`](Self::free_pages), with the index of the culprit.
+    pub fn free_bulk(&self, pages: &[Pfn]) -> Result<(), (usize, FreeError)> {
+        for (i, &pfn) in pages.iter().enumerate() {
+            self.free_pages(Page { pfn, order: Order(0) }).map_err(|e| (i, e))?;
+        }
+        Ok(())
+    }
+
+    /// Frees a block whose owner marked it as of type `ty`.
+    #[inline]
+    pub(crate) fn free_as(&self, page: Page, ty: PageType) -> Result<(), FreeError> {
+        let Page { pfn, order } = page;
+        let Some(desc) = self.map.try_page(pfn) else {
+            return Err(self.refuse(page, FreeError::NotManaged));
+        };
+        if !desc.head().is(ty, order) {
+            return Err(self.refuse(page, self.why_not(pfn, desc, order)));
+        }
+        self.free_owned(pfn, order, desc);
+        Ok(())
+    }
+
+    /// What is wrong with freeing `pfn` at `order`.
+    #[cold]
+    fn why_not(&self, pfn: Pfn, desc: &PageDesc, order: Order) -> FreeError {
+        let word = desc.head();
+        match word.ty() {
+            PageType::Buddy | PageType::Pcp | PageType::Held => FreeError::DoubleFree,
+            PageType::Tail => match self.map.head_of(pfn) {
+                Some((_, head)) if head.ty().is_allocated() => FreeError::NotHead,
+                Some((_, head)) if matches!(head.ty(), PageType::Buddy | PageType::Pcp) => {
+                    FreeError::DoubleFree
+                }
+                _ => FreeError::NotManaged,
+            },
+            PageType::Kernel if word.order() != order => FreeError::WrongOrder { is: word.order() },
+            PageType::Reserved | PageType::Hole | PageType::Offline | PageType::Poisoned => {
+                FreeError::NotManaged
+            }
+            _ => FreeError::WrongOwner,
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, page: Page, why: FreeError) -> FreeError {
+        self.stats.count(Event::BadFree);
+        let state = self.map.try_page(page.pfn).map(PageDesc::head);
+        self.platform.log(
+            LogLevel::Error,
+            format_args!("free of {:?} order {} refused: {why} ({state:?})", page.pfn, page.order),
+        );
+        why
+    }
+
+    /// Frees a block that is the caller's alone: to this CPU's list, or to the
+    /// buddy where lists keep no such block.
+    #[inline]
+    pub(crate) fn free_owned(&self, pfn: Pfn, order: Order, desc: &PageDesc) {
+        let t = &self.tunables;
+        if t.init_on_free.load(Relaxed) {
+            self.fill(pfn, order, 0);
+        }
+        if t.page_poison.load(Relaxed) {
+            self.poison(pfn, order);
+        }
+        desc.clear();
+        // Until it is on a list: a free of the same block now is caught.
+        desc.set_head(HeadWord::new(PageType::Held, order));
+        let block = self.map.block(pfn);
+        let zone = &self.zones[block.zone_index()];
+        let ty = block.migratetype();
+        let index = match ty {
+            // Nothing of a block that is being emptied may be handed out again,
+            // and what was kept for emergencies is kept for them still.
+            MigrateType::Isolate | MigrateType::HighAtomic => None,
+            MigrateType::Cma => list_index(order, MigrateType::Movable),
+            _ => list_index(order, ty),
+        };
+        let cpu = self.enter();
+        let cell = self.pcp(cpu.id(), zone);
+        // SAFETY: `cpu` is this CPU's token, and nothing below reaches the cell
+        // again.
+        unsafe {
+            cell.with(|pcp| {
+                pcp.freed += order.pages();
+                let Some(index) = index else {
+                    let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+                    buddy.free(pfn, order, Placement::Auto);
+                    return;
+                };
+                pcp.push(&self.map, index, pfn);
+                let high = zone.pcp_high();
+                if pcp.count >= high {
+                    let pages = pcp.surplus(zone.pcp_batch(), high);
+                    let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+                    pcp.drain(&mut buddy, pages);
+                }
+            });
+        }
+    }
+
+    /// Gives a block that the manager itself took off the lists (Held) back to
+    /// the buddy, without a stop on a per-CPU list.
+    pub(crate) fn put_back(&self, pfn: Pfn, order: Order, placement: Placement) {
+        let zone = self.zone_at(pfn);
+        let cpu = self.enter();
+        self.map.page(pfn).clear();
+        Buddy::lock(&self.map, zone, &cpu).free(pfn, order, placement);
+    }
+
+    /// Whether a page, or the block it belongs to, came from below the
+    /// watermarks by right of the reserves. Any context; the caller owns the
+    /// page.
+    pub fn is_pfmemalloc(&self, pfn: Pfn) -> bool {
+        self.map.head_of(pfn).is_some_and(|(_, word)| word.flags().contains(PageFlags::PFMEMALLOC))
+    }
+
+    /// Empties this CPU's lists of `zone` into the buddy; returns the pages.
+    fn drain_cpu_zone(&self, cpu: &crate::sync::Cpu<'_, P>, zone: &Zone) -> u64 {
+        // SAFETY: `cpu` is that CPU's token; the closure does not nest.
+        unsafe {
+            self.pcp(cpu.id(), zone).with(|pcp| {
+                let count = pcp.count;
+                if count > 0 {
+                    let mut buddy = Buddy::lock(&self.map, zone, cpu);
+                    pcp.drain(&mut buddy, count);
+                }
+                u64::from(count)
+            })
+        }
+    }
+
+    /// Empties the per-CPU lists of all CPUs, of one zone or of all, into the
+    /// buddy; returns how many pages came back. Waits for every CPU: called
+    /// with interrupts on and no lock held.
+    pub fn drain_all(&self, only: Option<&Zone>) -> u64 {
+        let total = AtomicU64::new(0);
+        self.platform.on_cpus(&|id: CpuId| {
+            // SAFETY: `on_cpus` runs this holding the CPU.
+            let cpu = unsafe { crate::sync::Cpu::held(&self.platform, id) };
+            for zone in self.zones.iter() {
+                if only.is_none_or(|o| core::ptr::eq(o, zone)) {
+                    total.fetch_add(self.drain_cpu_zone(&cpu, zone), Relaxed);
+                }
+            }
+        });
+        total.into_inner()
+    }
+}

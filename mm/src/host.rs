@@ -1,0 +1,327 @@
+//! A simulated machine for an ordinary host: RAM in sparsely backed memory,
+//! CPUs that threads take turns to be, a clock that the test moves. Two
+//! machines can live side by side. Needs `std` (feature `host`).
+
+use crate::early::{EarlyMem, RamRange, Reservation};
+use crate::mm::Mm;
+use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
+use crate::setup::{Config, SetupError};
+use crate::types::{CpuId, NodeId, PAGE_SIZE, Pfn, PfnRange};
+use core::cell::Cell;
+use core::fmt;
+use std::boxed::Box;
+use std::string::{String, ToString};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+/// Memory that reads as zero and is backed when it is written.
+struct Sparse {
+    ptr: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory; who may touch which part is the manager's business.
+unsafe impl Send for Sparse {}
+// SAFETY: as above.
+unsafe impl Sync for Sparse {}
+
+impl Sparse {
+    #[cfg(not(miri))]
+    fn new(bytes: usize) -> Option<Self> {
+        // SAFETY: an anonymous mapping touches nothing that exists.
+        let ptr = unsafe {
+            libc::mmap(
+                core::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        (ptr != libc::MAP_FAILED).then_some(Self { ptr: ptr.cast(), bytes })
+    }
+
+    #[cfg(miri)]
+    fn new(bytes: usize) -> Option<Self> {
+        let layout = std::alloc::Layout::from_size_align(bytes, PAGE_SIZE).ok()?;
+        // SAFETY: the layout is not empty.
+        let ptr = unsafe { std::alloc::alloc_zeroed(layout) };
+        (!ptr.is_null()).then_some(Self { ptr, bytes })
+    }
+}
+
+impl Drop for Sparse {
+    fn drop(&mut self) {
+        #[cfg(not(miri))]
+        // SAFETY: the mapping is this value's, and nothing reaches it any more.
+        unsafe {
+            libc::munmap(self.ptr.cast(), self.bytes);
+        }
+        #[cfg(miri)]
+        // SAFETY: allocated with this layout, and nothing reaches it any more.
+        unsafe {
+            std::alloc::dealloc(
+                self.ptr,
+                std::alloc::Layout::from_size_align_unchecked(self.bytes, PAGE_SIZE),
+            );
+        }
+    }
+}
+
+std::thread_local! {
+    /// The CPU that this thread is, if it holds a token, and how often.
+    static HELD: Cell<Option<(usize, CpuId, usize)>> = const { Cell::new(None) };
+    /// The CPU that this thread prefers to be.
+    static PREFERRED: Cell<CpuId> = const { Cell::new(CpuId(0)) };
+    static CONTEXT: Cell<Context> = const { Cell::new(Context {
+        memalloc: false, oom_victim: false, in_irq: false, rt: false,
+    }) };
+}
+
+/// A CPU's token: whoever has set it is that CPU.
+type Token = AtomicBool;
+
+/// What the manager said.
+pub type LogLine = (LogLevel, String);
+
+/// A machine of RAM ranges, nodes and CPUs.
+pub struct Machine {
+    ram: Sparse,
+    first: Pfn,
+    end: Pfn,
+    memmap: [Mutex<Option<Sparse>>; 4],
+    tokens: Vec<Token>,
+    nodes_of_cpus: Vec<NodeId>,
+    clock_ms: AtomicU64,
+    log: Mutex<Vec<LogLine>>,
+    echo: AtomicBool,
+    woken: Mutex<Vec<Worker>>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("cpus", &self.tokens.len()).finish_non_exhaustive()
+    }
+}
+
+/// The state of a mutex is whole even if a test died while it held it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Machine {
+    /// A machine whose RAM lies inside `[first, end)`, with `cpus` CPUs. None
+    /// if the host has no room for it.
+    pub fn new(first: Pfn, end: Pfn, cpus: u16) -> Option<Self> {
+        let bytes = (end.0.checked_sub(first.0)? as usize).checked_mul(PAGE_SIZE)?;
+        Some(Self {
+            ram: Sparse::new(bytes.max(PAGE_SIZE))?,
+            first,
+            end,
+            memmap: Default::default(),
+            tokens: (0..cpus.max(1)).map(|_| Token::default()).collect(),
+            nodes_of_cpus: std::vec![NodeId(0); usize::from(cpus.max(1))],
+            clock_ms: AtomicU64::new(0),
+            log: Mutex::default(),
+            echo: AtomicBool::new(false),
+            woken: Mutex::default(),
+        })
+    }
+
+    /// Puts a CPU on a node; before the manager is made.
+    pub fn set_node_of_cpu(&mut self, cpu: CpuId, node: NodeId) {
+        if let Some(slot) = self.nodes_of_cpus.get_mut(usize::from(cpu.0)) {
+            *slot = node;
+        }
+    }
+
+    /// Moves the clock on.
+    pub fn advance_ms(&self, ms: u64) {
+        self.clock_ms.fetch_add(ms, Relaxed);
+    }
+
+    /// Says which CPU this thread is from now on.
+    pub fn run_on(&self, cpu: CpuId) {
+        assert!(usize::from(cpu.0) < self.tokens.len(), "no such CPU");
+        PREFERRED.set(cpu);
+    }
+
+    /// Changes the rights of this thread.
+    pub fn set_context(&self, context: Context) {
+        CONTEXT.set(context);
+    }
+
+    /// Log lines also go to standard error from now on.
+    pub fn echo_log(&self) {
+        self.echo.store(true, Relaxed);
+    }
+
+    /// Takes what has been logged so far.
+    pub fn take_log(&self) -> Vec<LogLine> {
+        core::mem::take(&mut lock(&self.log))
+    }
+
+    /// Takes the wakeups that have been asked for so far.
+    pub fn take_woken(&self) -> Vec<Worker> {
+        core::mem::take(&mut lock(&self.woken))
+    }
+
+    fn id(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
+    fn hold(&self, cpu: CpuId) {
+        match HELD.get() {
+            Some((machine, held, depth)) if machine == self.id() => {
+                assert!(held == cpu, "a thread is one CPU at a time");
+                HELD.set(Some((machine, held, depth + 1)));
+            }
+            Some(_) => panic!("a thread works on one machine at a time"),
+            None => {
+                while self.tokens[usize::from(cpu.0)].swap(true, Acquire) {
+                    std::thread::yield_now();
+                }
+                HELD.set(Some((self.id(), cpu, 1)));
+            }
+        }
+    }
+
+    fn release(&self, cpu: CpuId) {
+        match HELD.get() {
+            Some((machine, held, depth)) if machine == self.id() && held == cpu => {
+                if depth > 1 {
+                    HELD.set(Some((machine, held, depth - 1)));
+                } else {
+                    HELD.set(None);
+                    self.tokens[usize::from(cpu.0)].store(false, Release);
+                }
+            }
+            _ => panic!("token given up that was not held"),
+        }
+    }
+}
+
+// SAFETY: frames are one mapping, stable and zeroed at first; a token is a lock
+// that one thread holds; the memory map's arrays are mappings of their own.
+unsafe impl Platform for Machine {
+    fn frame(&self, pfn: Pfn) -> *mut u8 {
+        debug_assert!(self.first <= pfn && pfn < self.end, "{pfn:?} is not RAM");
+        self.ram.ptr.wrapping_add((pfn.0 - self.first.0) as usize * PAGE_SIZE)
+    }
+
+    fn pfn_of(&self, ptr: *const u8) -> Option<Pfn> {
+        let offset = ptr.addr().checked_sub(self.ram.ptr.addr())?;
+        let pfn = self.first.add((offset / PAGE_SIZE) as u64);
+        (pfn < self.end).then_some(pfn)
+    }
+
+    fn memmap_base(&self, slot: usize, bytes: usize) -> Option<*mut u8> {
+        let array = Sparse::new(bytes)?;
+        let ptr = array.ptr;
+        *lock(self.memmap.get(slot)?) = Some(array);
+        Some(ptr)
+    }
+
+    fn memmap_commit(
+        &self,
+        _ptr: *mut u8,
+        bytes: usize,
+        source: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool {
+        // The host backs the array itself; frames are taken all the same, so
+        // that the machine has as much left as a real one.
+        (0..bytes / PAGE_SIZE).all(|_| source().is_some())
+    }
+
+    fn cpus(&self) -> u16 {
+        self.tokens.len() as u16
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.nodes_of_cpus.get(usize::from(cpu.0)).copied().unwrap_or_default()
+    }
+
+    fn irq_save(&self) -> (CpuId, IrqState) {
+        let cpu = match HELD.get() {
+            Some((machine, cpu, _)) if machine == self.id() => cpu,
+            _ => PREFERRED.get(),
+        };
+        self.hold(cpu);
+        (cpu, IrqState(0))
+    }
+
+    fn irq_restore(&self, cpu: CpuId, _state: IrqState) {
+        self.release(cpu);
+    }
+
+    fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
+        for cpu in (0..self.cpus()).map(CpuId) {
+            self.hold(cpu);
+            f(cpu);
+            self.release(cpu);
+        }
+    }
+
+    fn context(&self) -> Context {
+        CONTEXT.get()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock_ms.load(Relaxed)
+    }
+
+    fn wake(&self, worker: Worker) {
+        let mut woken = lock(&self.woken);
+        if !woken.contains(&worker) {
+            woken.push(worker);
+        }
+    }
+
+    fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
+        if self.echo.load(Relaxed) {
+            std::eprintln!("{level:?}: {line}");
+        }
+        lock(&self.log).push((level, line.to_string()));
+    }
+}
+
+/// A machine of one piece of RAM with everything but its own tables free:
+/// `mib` MiB from 0, frame 0 and the VGA hole taken out as on a PC.
+///
+/// # Errors
+/// When that is too little for the memory map.
+///
+/// # Panics
+/// When the host has no address space left.
+pub fn pc(mib: u64, cpus: u16, config: &Config) -> Result<Mm<Machine>, SetupError> {
+    let end = Pfn(mib << 8);
+    let Some(machine) = Machine::new(Pfn(0), end, cpus) else { panic!("no room for {mib} MiB") };
+    let ram = [
+        (PfnRange::new(Pfn(1), Pfn(0xa0).min(end)), NodeId(0)),
+        (PfnRange::new(Pfn(0x100).min(end), end), NodeId(0)),
+    ];
+    build(machine, &ram, config)
+}
+
+/// A manager over `machine`, whose RAM is `ram`; early tables of a usual size.
+///
+/// # Errors
+/// As [`Mm::new`].
+pub fn build(
+    machine: Machine,
+    ram: &[(PfnRange, NodeId)],
+    config: &Config,
+) -> Result<Mm<Machine>, SetupError> {
+    let mut ranges = Box::new([RamRange::EMPTY; 128]);
+    let mut reserved = Box::new([Reservation::EMPTY; 128]);
+    let mut early = EarlyMem::new(&mut ranges[..], &mut reserved[..]);
+    for &(range, node) in ram {
+        early.add_ram(range, node);
+    }
+    Mm::new(machine, early, config)
+}

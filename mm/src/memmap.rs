@@ -1,0 +1,306 @@
+//! The memory map: a sparse virtual array of page descriptors, and beside it a
+//! word for each pageblock. Holes cost nothing. May call: `page`, `sync`,
+//! `types`.
+
+use crate::page::{HeadWord, PageDesc, PageType};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::types::{
+    MAX_ORDER, MigrateType, NodeId, Order, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn,
+    PfnRange, ZoneKind,
+};
+
+/// Links are 32 bits wide: frames from here on (16 TiB) are not used.
+pub const PFN_LIMIT: Pfn = Pfn(u32::MAX as u64);
+
+/// Pageblocks whose words share one page of the block array.
+const BLOCKS_PER_REGION: u64 = (PAGE_SIZE / size_of::<BlockInfo>()) as u64;
+/// Pages that such a region of blocks covers: 2 GiB.
+const REGION_PAGES: u64 = BLOCKS_PER_REGION * PAGEBLOCK_PAGES;
+const REGION_WORDS: usize = (PFN_LIMIT.0 / REGION_PAGES / 64 + 1) as usize;
+
+const MT: u32 = 0b111;
+const RESTORE_SHIFT: u32 = 3;
+const SKIP: u32 = 1 << 6;
+const PRESENT: u32 = 1 << 7;
+const ZONE_SHIFT: u32 = 8;
+const NODE_SHIFT: u32 = 10;
+
+/// What is known of a pageblock: migratetype, the type to restore after
+/// isolation, compaction's skip bit, zone and node.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct BlockInfo(AtomicU32);
+
+impl BlockInfo {
+    /// Makes the block present, in that zone and node, of that type.
+    pub fn init(&self, node: NodeId, zone: ZoneKind, ty: MigrateType) {
+        let word = ty as u32
+            | (ty as u32) << RESTORE_SHIFT
+            | PRESENT
+            | (zone as u32) << ZONE_SHIFT
+            | u32::from(node.0) << NODE_SHIFT;
+        self.0.store(word, Relaxed);
+    }
+
+    /// Whether the block has descriptors.
+    #[inline]
+    pub fn is_present(&self) -> bool {
+        self.0.load(Relaxed) & PRESENT != 0
+    }
+
+    /// The migratetype now. Stable under the zone lock, a hint without.
+    #[inline]
+    pub fn migratetype(&self) -> MigrateType {
+        MigrateType::from_bits(self.0.load(Relaxed))
+    }
+
+    /// Changes the migratetype; under the zone lock.
+    pub fn set_migratetype(&self, ty: MigrateType) {
+        self.update(MT, ty as u32);
+    }
+
+    /// The type that the end of isolation brings back.
+    pub fn restore_type(&self) -> MigrateType {
+        MigrateType::from_bits(self.0.load(Relaxed) >> RESTORE_SHIFT)
+    }
+
+    /// Sets [`restore_type`](Self::restore_type); under the zone lock.
+    pub fn set_restore_type(&self, ty: MigrateType) {
+        self.update(MT << RESTORE_SHIFT, (ty as u32) << RESTORE_SHIFT);
+    }
+
+    /// Compaction found nothing here lately.
+    pub fn skip(&self) -> bool {
+        self.0.load(Relaxed) & SKIP != 0
+    }
+
+    /// Sets or clears the skip hint; needs no lock.
+    pub fn set_skip(&self, on: bool) {
+        self.update(SKIP, if on { SKIP } else { 0 });
+    }
+
+    /// Index of the zone (node and kind) in the manager's table of zones.
+    #[inline]
+    pub fn zone_index(&self) -> usize {
+        (self.0.load(Relaxed) >> ZONE_SHIFT) as usize
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        NodeId((self.0.load(Relaxed) >> NODE_SHIFT) as u8)
+    }
+
+    // Others change other bits at the same time (the skip hint has no lock).
+    fn update(&self, mask: u32, bits: u32) {
+        let mut seen = self.0.load(Relaxed);
+        while let Err(now) =
+            self.0.compare_exchange_weak(seen, seen & !mask | bits, Relaxed, Relaxed)
+        {
+            seen = now;
+        }
+    }
+}
+
+/// Index of a zone in the manager's table: four zones a node.
+pub const fn zone_index(node: NodeId, kind: ZoneKind) -> usize {
+    node.0 as usize * crate::types::NR_ZONES + kind as usize
+}
+
+/// The descriptors of all pages. Shared by reference; all state is atomic.
+pub struct MemMap {
+    pages: *const PageDesc,
+    blocks: *const BlockInfo,
+    end: Pfn,
+    /// One bit for each 2 GiB whose part of the block array is backed.
+    regions: [AtomicU64; REGION_WORDS],
+}
+
+// SAFETY: the pointers name arrays of atomics that live as long as the map.
+unsafe impl Send for MemMap {}
+// SAFETY: as above; there is nothing but atomics behind them.
+unsafe impl Sync for MemMap {}
+
+impl MemMap {
+    /// Bytes of virtual space that the descriptors of frames below `end` take.
+    pub const fn pages_bytes(end: Pfn) -> usize {
+        (end.align_up(PAGEBLOCK_ORDER).0 as usize * size_of::<PageDesc>())
+            .next_multiple_of(PAGE_SIZE)
+    }
+
+    /// Bytes of virtual space that the block words of frames below `end` take.
+    pub const fn blocks_bytes(end: Pfn) -> usize {
+        ((end.align_up(PAGEBLOCK_ORDER).0 / PAGEBLOCK_PAGES) as usize * size_of::<BlockInfo>())
+            .next_multiple_of(PAGE_SIZE)
+    }
+
+    /// A map of frames below `end` with nothing present.
+    ///
+    /// # Safety
+    /// `pages` and `blocks` are the bases of arrays of at least
+    /// [`pages_bytes`](Self::pages_bytes) and
+    /// [`blocks_bytes`](Self::blocks_bytes), used by nobody else, which live as
+    /// long as the map; each part is backed and zeroed before
+    /// [`add_block`](Self::add_block) tells of it.
+    pub unsafe fn new(pages: *mut u8, blocks: *mut u8, end: Pfn) -> Self {
+        Self {
+            pages: pages.cast(),
+            blocks: blocks.cast(),
+            end: end.align_up(PAGEBLOCK_ORDER),
+            regions: [const { AtomicU64::new(0) }; REGION_WORDS],
+        }
+    }
+
+    /// One past the last frame that the map can describe.
+    pub fn end(&self) -> Pfn {
+        self.end
+    }
+
+    /// The pieces of the two arrays that have to be backed before `block` (any
+    /// frame of it) is added, as (pointer, bytes): descriptors, block words.
+    pub fn backing(&self, block: Pfn) -> [(*mut u8, usize); 2] {
+        let first = block.pageblock();
+        let region = first.0 / REGION_PAGES;
+        [
+            (
+                self.pages.wrapping_add(first.0 as usize).cast_mut().cast(),
+                PAGEBLOCK_PAGES as usize * size_of::<PageDesc>(),
+            ),
+            (
+                self.blocks.wrapping_add((region * BLOCKS_PER_REGION) as usize).cast_mut().cast(),
+                PAGE_SIZE,
+            ),
+        ]
+    }
+
+    /// Makes the pageblock of `block` present.
+    ///
+    /// # Safety
+    /// What [`backing`](Self::backing) names for it is backed and was zeroed.
+    pub unsafe fn add_block(&self, block: Pfn, node: NodeId, zone: ZoneKind, ty: MigrateType) {
+        let region = block.0 / REGION_PAGES;
+        self.regions[(region / 64) as usize].fetch_or(1 << (region % 64), Relaxed);
+        // SAFETY: the caller says that this part of the array is backed.
+        unsafe { &*self.blocks.wrapping_add((block.0 / PAGEBLOCK_PAGES) as usize) }
+            .init(node, zone, ty);
+    }
+
+    /// The word of the pageblock that holds `pfn`, if the block is present.
+    #[inline]
+    pub fn try_block(&self, pfn: Pfn) -> Option<&BlockInfo> {
+        if pfn >= self.end {
+            return None;
+        }
+        let region = pfn.0 / REGION_PAGES;
+        if self.regions[(region / 64) as usize].load(Relaxed) >> (region % 64) & 1 == 0 {
+            return None;
+        }
+        // SAFETY: the region's bit says that this part of the array is backed.
+        let block = unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) };
+        block.is_present().then_some(block)
+    }
+
+    /// The word of the pageblock that holds `pfn`, which is present: a page
+    /// that some list or owner named.
+    #[inline]
+    pub(crate) fn block(&self, pfn: Pfn) -> &BlockInfo {
+        debug_assert!(self.try_block(pfn).is_some(), "{pfn:?} has no block");
+        // SAFETY: frames named by lists and owners lie in present blocks.
+        unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) }
+    }
+
+    /// The descriptor of `pfn`, if its pageblock is present.
+    #[inline]
+    pub fn try_page(&self, pfn: Pfn) -> Option<&PageDesc> {
+        self.try_block(pfn)?;
+        Some(self.page(pfn))
+    }
+
+    /// The descriptor of `pfn`, whose pageblock is present.
+    #[inline]
+    pub(crate) fn page(&self, pfn: Pfn) -> &PageDesc {
+        debug_assert!(self.try_block(pfn).is_some(), "{pfn:?} has no descriptor");
+        // SAFETY: a present block's descriptors are backed.
+        unsafe { &*self.pages.add(pfn.0 as usize) }
+    }
+
+    /// The head of the block that `pfn` lies in, with its word as read: `pfn`
+    /// itself or the nearest head before it that covers it. None for a frame
+    /// that nothing covers.
+    ///
+    /// Blocks are naturally aligned, so at most eleven words are read.
+    pub fn head_of(&self, pfn: Pfn) -> Option<(Pfn, HeadWord)> {
+        self.try_block(pfn)?;
+        let mut order = Order(0);
+        while order <= MAX_ORDER {
+            let head = pfn.align_down(order);
+            // An order-10 head may lie in the block before, which is present
+            // when it has such a head.
+            let word = self.try_page(head)?.head();
+            if word != HeadWord::TAIL {
+                return (word.order() >= order).then_some((head, word));
+            }
+            order = Order(order.0 + 1);
+        }
+        None
+    }
+
+    /// Describes `range`, no matter how aligned, as heads of type `ty` and of
+    /// the largest natural orders. Only while the frames belong to nobody else.
+    pub fn describe(&self, range: PfnRange, ty: PageType) {
+        for (pfn, order) in natural_blocks(range) {
+            self.page(pfn).set_head(HeadWord::new(ty, order));
+        }
+    }
+}
+
+/// Cuts a range into naturally aligned blocks of orders up to [`MAX_ORDER`],
+/// lowest first, as few as can be.
+pub fn natural_blocks(range: PfnRange) -> impl Iterator<Item = (Pfn, Order)> {
+    let mut at = range.start;
+    core::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let fit = 63 - range.end.0.saturating_sub(at.0).leading_zeros();
+        let order = Order(at.0.trailing_zeros().min(fit).min(u32::from(MAX_ORDER.0)) as u8);
+        let item = (at, order);
+        at = at.add(order.pages());
+        Some(item)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn natural_blocks_cover_exactly() {
+        let range = PfnRange::new(Pfn(3), Pfn(4097));
+        let blocks: Vec<_> = natural_blocks(range).collect();
+        let mut at = range.start;
+        for &(pfn, order) in &blocks {
+            assert_eq!(pfn, at);
+            assert!(pfn.is_aligned(order));
+            at = pfn.add(order.pages());
+        }
+        assert_eq!(at, range.end);
+        assert_eq!(blocks.first(), Some(&(Pfn(3), Order(0))));
+        assert_eq!(blocks.last(), Some(&(Pfn(4096), Order(0))));
+        assert_eq!(natural_blocks(PfnRange::new(Pfn(5), Pfn(5))).count(), 0);
+    }
+
+    #[test]
+    fn block_word_keeps_its_parts_apart() {
+        let block = BlockInfo::default();
+        assert!(!block.is_present());
+        block.init(NodeId(15), ZoneKind::Movable, MigrateType::Cma);
+        block.set_skip(true);
+        block.set_migratetype(MigrateType::Isolate);
+        assert_eq!(block.migratetype(), MigrateType::Isolate);
+        assert_eq!(block.restore_type(), MigrateType::Cma);
+        assert!(block.skip());
+        assert_eq!(block.node(), NodeId(15));
+        assert_eq!(block.zone_index(), zone_index(NodeId(15), ZoneKind::Movable));
+    }
+}

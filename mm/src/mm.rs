@@ -1,0 +1,165 @@
+//! The manager itself: one value that holds zones, memory map and per-CPU lists
+//! over a platform. The layers above add their methods in files of their own.
+//! May call: everything below `alloc`.
+
+use crate::boot_slice::BootSlice;
+use crate::memmap::MemMap;
+use crate::owner::PageOwner;
+use crate::pcp::Pcp;
+use crate::platform::Platform;
+use crate::stats::Stats;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed};
+use crate::types::{CpuId, NR_ZONES, NodeId, ZoneKind};
+use crate::watermark;
+use crate::zone::Zone;
+
+/// End of a zonelist.
+pub(crate) const NO_ZONE: u16 = u16::MAX;
+
+/// What can be tuned while the machine runs, under Linux's names.
+#[derive(Debug)]
+pub(crate) struct Tunables {
+    pub(crate) min_free_kb: AtomicU64,
+    /// What somebody set; 0 if nobody did.
+    pub(crate) user_min_free_kb: AtomicU64,
+    pub(crate) scale_factor: AtomicU32,
+    pub(crate) boost_factor: AtomicU32,
+    pub(crate) lowmem_ratio: [AtomicU32; NR_ZONES],
+    pub(crate) extfrag_threshold: AtomicU32,
+    pub(crate) init_on_alloc: AtomicBool,
+    pub(crate) init_on_free: AtomicBool,
+    pub(crate) page_poison: AtomicBool,
+}
+
+impl Tunables {
+    pub(crate) fn new() -> Self {
+        Self {
+            min_free_kb: AtomicU64::new(0),
+            user_min_free_kb: AtomicU64::new(0),
+            scale_factor: AtomicU32::new(watermark::DEFAULT_SCALE_FACTOR),
+            boost_factor: AtomicU32::new(watermark::DEFAULT_BOOST_FACTOR),
+            lowmem_ratio: watermark::DEFAULT_LOWMEM_RATIO.map(AtomicU32::new),
+            extfrag_threshold: AtomicU32::new(500),
+            init_on_alloc: AtomicBool::new(false),
+            init_on_free: AtomicBool::new(false),
+            page_poison: AtomicBool::new(false),
+        }
+    }
+}
+
+/// A physical memory manager.
+///
+/// Everything is done through a shared reference: what must not be done by two
+/// at once is locked or belongs to a CPU. It is made by [`Mm::new`].
+pub struct Mm<P: Platform> {
+    pub(crate) platform: P,
+    pub(crate) map: MemMap,
+    /// Four a node, in the order of [`crate::memmap::zone_index`].
+    pub(crate) zones: BootSlice<Zone>,
+    /// By CPU, then by zone.
+    pub(crate) pcps: BootSlice<CpuCell<Pcp>>,
+    /// By node, then by class of request: indices of zones, best first.
+    pub(crate) zonelists: BootSlice<u16>,
+    pub(crate) tunables: Tunables,
+    pub(crate) stats: Stats,
+    pub(crate) owners: PageOwner,
+}
+
+impl<P: Platform> Mm<P> {
+    /// The platform that the manager was made with.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// The page descriptors.
+    pub fn map(&self) -> &MemMap {
+        &self.map
+    }
+
+    /// Counters of events.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The record of who allocated what.
+    pub fn page_owner(&self) -> &PageOwner {
+        &self.owners
+    }
+
+    /// All zones, four for each node, populated or not.
+    pub fn zones(&self) -> &[Zone] {
+        &self.zones
+    }
+
+    /// A zone, if the node exists.
+    pub fn zone(&self, node: NodeId, kind: ZoneKind) -> Option<&Zone> {
+        self.zones.get(crate::memmap::zone_index(node, kind))
+    }
+
+    /// Number of nodes.
+    pub fn nodes(&self) -> usize {
+        self.zones.len() / NR_ZONES
+    }
+
+    /// The zones that a request of `class` from `node` may use, best first.
+    #[inline]
+    pub(crate) fn zonelist(
+        &self,
+        node: NodeId,
+        class: ZoneKind,
+    ) -> impl Iterator<Item = &Zone> + Clone {
+        let stride = self.zones.len() + 1;
+        let from = (node.0 as usize * NR_ZONES + class.index()) * stride;
+        self.zonelists[from..from + stride]
+            .iter()
+            .take_while(|&&i| i != NO_ZONE)
+            .map(|&i| &self.zones[i as usize])
+    }
+
+    /// The cell of one CPU's lists of one zone.
+    #[inline]
+    pub(crate) fn pcp(&self, cpu: CpuId, zone: &Zone) -> &CpuCell<Pcp> {
+        &self.pcps[cpu.0 as usize * self.zones.len() + zone.index()]
+    }
+
+    /// Masks interrupts and takes this CPU's token.
+    #[inline]
+    pub(crate) fn enter(&self) -> Cpu<'_, P> {
+        Cpu::enter(&self.platform)
+    }
+
+    /// Free pages of all zones, on the buddy's lists only.
+    pub fn free_pages_total(&self) -> u64 {
+        self.zones.iter().map(Zone::free_pages).sum()
+    }
+
+    /// Pages that the manager has or had to give.
+    pub fn managed_pages(&self) -> u64 {
+        self.zones.iter().map(Zone::managed).sum()
+    }
+
+    /// Pages on the per-CPU lists of `zone`, over all CPUs. Waits for each CPU;
+    /// called with interrupts on and no lock held.
+    pub fn pcp_pages(&self, zone: &Zone) -> u64 {
+        let total = AtomicU64::new(0);
+        self.platform.on_cpus(&|cpu| {
+            // SAFETY: `on_cpus` runs this holding the CPU.
+            let count = unsafe { self.pcp(cpu, zone).with(|pcp| pcp.count) };
+            total.fetch_add(u64::from(count), Relaxed);
+        });
+        total.into_inner()
+    }
+
+    /// Pages allocated and freed in `zone` so far, as `pgalloc_*` and `pgfree`
+    /// count them. Context as [`pcp_pages`](Self::pcp_pages).
+    pub fn page_events(&self, zone: &Zone) -> (u64, u64) {
+        let (allocated, freed) = (AtomicU64::new(0), AtomicU64::new(0));
+        self.platform.on_cpus(&|cpu| {
+            // SAFETY: `on_cpus` runs this holding the CPU.
+            let n = unsafe { self.pcp(cpu, zone).with(|pcp| (pcp.allocated, pcp.freed)) };
+            allocated.fetch_add(n.0, Relaxed);
+            freed.fetch_add(n.1, Relaxed);
+        });
+        (allocated.into_inner(), freed.into_inner())
+    }
+}

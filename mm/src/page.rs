@@ -1,0 +1,400 @@
+//! The page descriptor: one 32-byte record for each page frame, all of it
+//! atomics, and never a `&mut` to it. May call: `types`, `sync`.
+//!
+//! A descriptor of all zero bits is a *tail*: it belongs to the head before it
+//! (or to nothing yet). So a block of any order is described by one record, and
+//! allocating, freeing, splitting or merging it writes one or two.
+
+use crate::sync::{AtomicU32, Ordering::Relaxed};
+use crate::types::{Order, Pfn};
+use bitflags::bitflags;
+
+/// The one state a head is in. There is no second place that says so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PageType {
+    /// Not a head: a tail of the head before it, or not set up yet.
+    Tail = 0,
+    /// Free, on its zone's free list of that order.
+    Buddy = 1,
+    /// Free, on a per-CPU list.
+    Pcp = 2,
+    /// Free, taken off the lists by the manager itself for a moment: a target
+    /// of migration, a block on its way to the host.
+    Held = 3,
+    /// Allocated, frozen, one owner.
+    Kernel = 4,
+    /// Allocated to a slab; `owner` is the cache.
+    Slab = 5,
+    /// Allocated for one large `kmalloc`; `index` is the size in pages.
+    LargeKmalloc = 6,
+    /// Mapped memory on an LRU list, counted.
+    Lru = 7,
+    /// A driver's page that can be moved, counted; `owner` is the driver.
+    Movable = 8,
+    /// Part of a contiguous allocation.
+    Contig = 9,
+    /// Taken out of use.
+    Offline = 10,
+    /// RAM that never came to the buddy: kernel image, boot data.
+    Reserved = 11,
+    /// Inside a populated pageblock, but not RAM.
+    Hole = 12,
+    /// Found bad; never to be used again.
+    Poisoned = 13,
+}
+
+impl PageType {
+    const ALL: [Self; 14] = [
+        Self::Tail,
+        Self::Buddy,
+        Self::Pcp,
+        Self::Held,
+        Self::Kernel,
+        Self::Slab,
+        Self::LargeKmalloc,
+        Self::Lru,
+        Self::Movable,
+        Self::Contig,
+        Self::Offline,
+        Self::Reserved,
+        Self::Hole,
+        Self::Poisoned,
+    ];
+
+    /// Whether the page is allocated to somebody who will free it.
+    pub const fn is_allocated(self) -> bool {
+        matches!(
+            self,
+            Self::Kernel
+                | Self::Slab
+                | Self::LargeKmalloc
+                | Self::Lru
+                | Self::Movable
+                | Self::Contig
+        )
+    }
+}
+
+bitflags! {
+    /// Flags of a head, beside its type and order in the same word.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct PageFlags: u32 {
+        /// Somebody holds the page lock.
+        const LOCKED = 1 << 9;
+        /// Isolated for migration: off its owner's lists.
+        const ISOLATED = 1 << 10;
+        /// The host knows that this free block is unused.
+        const REPORTED = 1 << 11;
+        /// Came from below the watermarks by right of the reserves.
+        const PFMEMALLOC = 1 << 12;
+    }
+}
+
+/// "No page" in a link.
+pub const NIL: u32 = u32::MAX;
+
+const TYPE_MASK: u32 = 0x1f;
+const ORDER_SHIFT: u32 = 5;
+const KIND_MASK: u32 = 0x1ff;
+
+/// Type, order and flags of a page in one word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct HeadWord(pub u32);
+
+impl HeadWord {
+    /// The word of a tail.
+    pub const TAIL: Self = Self(0);
+
+    /// A head of `ty` and `order` without flags.
+    #[inline]
+    pub const fn new(ty: PageType, order: Order) -> Self {
+        Self(ty as u32 | (order.0 as u32) << ORDER_SHIFT)
+    }
+
+    /// The same with `flags` too.
+    #[inline]
+    #[must_use]
+    pub const fn with(self, flags: PageFlags) -> Self {
+        Self(self.0 | flags.bits())
+    }
+
+    /// The type.
+    #[inline]
+    pub const fn ty(self) -> PageType {
+        let n = (self.0 & TYPE_MASK) as usize;
+        if n < PageType::ALL.len() { PageType::ALL[n] } else { PageType::Poisoned }
+    }
+
+    /// The order; 0 for a tail.
+    #[inline]
+    pub const fn order(self) -> Order {
+        Order((self.0 >> ORDER_SHIFT & 0xf) as u8)
+    }
+
+    /// The flags.
+    #[inline]
+    pub const fn flags(self) -> PageFlags {
+        PageFlags::from_bits_truncate(self.0)
+    }
+
+    /// Whether type and order are these, whatever the flags.
+    #[inline]
+    pub const fn is(self, ty: PageType, order: Order) -> bool {
+        self.0 & KIND_MASK == Self::new(ty, order).0
+    }
+}
+
+impl core::fmt::Debug for HeadWord {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?} order {} {:?}", self.ty(), self.order().0, self.flags())
+    }
+}
+
+/// The descriptor of a page frame.
+///
+/// | field | free | slab | movable / LRU | kernel |
+/// |---|---|---|---|---|
+/// | `count` | 0 | 0 | references | 0 (frozen) |
+/// | `next`, `prev` | free list | node list | owner's list | owner's |
+/// | `owner` | - | cache | driver | page-owner tag |
+/// | `index` | - | colour, freelist | owner's | owner's |
+/// | `inuse` | - | objects in use | mapcount | - |
+/// | `private` | - | freelist frame | owner's | owner's |
+#[repr(C, align(32))]
+#[derive(Debug, Default)]
+pub struct PageDesc {
+    head: AtomicU32,
+    count: AtomicU32,
+    next: AtomicU32,
+    prev: AtomicU32,
+    owner: AtomicU32,
+    index: AtomicU32,
+    inuse: AtomicU32,
+    private: AtomicU32,
+}
+
+const _: () = assert!(size_of::<PageDesc>() == 32);
+
+macro_rules! word {
+    ($(#[$doc:meta])* $get:ident, $set:ident, $field:ident) => {
+        $(#[$doc])*
+        #[inline]
+        pub fn $get(&self) -> u32 {
+            self.$field.load(Relaxed)
+        }
+        #[doc = concat!("Writes [`", stringify!($get), "`](Self::", stringify!($get), "); the caller owns the page or holds its list's lock.")]
+        #[inline]
+        pub fn $set(&self, value: u32) {
+            self.$field.store(value, Relaxed);
+        }
+    };
+}
+
+impl PageDesc {
+    /// Type, order and flags. May be read without a lock: it is then a hint.
+    #[inline]
+    pub fn head(&self) -> HeadWord {
+        HeadWord(self.head.load(Relaxed))
+    }
+
+    /// Writes type, order and flags at once; the caller owns the page.
+    #[inline]
+    pub fn set_head(&self, word: HeadWord) {
+        self.head.store(word.0, Relaxed);
+    }
+
+    /// Sets `flags`, whatever else changes the word meanwhile.
+    pub fn set_flags(&self, flags: PageFlags) {
+        self.head.fetch_or(flags.bits(), Relaxed);
+    }
+
+    /// Clears `flags`, whatever else changes the word meanwhile.
+    pub fn clear_flags(&self, flags: PageFlags) {
+        self.head.fetch_and(!flags.bits(), Relaxed);
+    }
+
+    /// Takes the page lock if it is free. What the last holder wrote is seen.
+    pub fn try_lock(&self) -> bool {
+        let bit = PageFlags::LOCKED.bits();
+        self.head.fetch_or(bit, core::sync::atomic::Ordering::Acquire) & bit == 0
+    }
+
+    /// Gives the page lock back.
+    pub fn unlock(&self) {
+        let bit = PageFlags::LOCKED.bits();
+        let old = self.head.fetch_and(!bit, core::sync::atomic::Ordering::Release);
+        debug_assert!(old & bit != 0, "unlock of a page that was not locked");
+    }
+
+    word!(
+        /// Reference count of LRU and movable pages; 0 for all others.
+        count,
+        set_count,
+        count
+    );
+    word!(
+        /// The next page on the same list, or [`NIL`].
+        next,
+        set_next,
+        next
+    );
+    word!(
+        /// The previous page on the same list, or [`NIL`].
+        prev,
+        set_prev,
+        prev
+    );
+    word!(
+        /// Who owns an allocated page: an index into the table of its type.
+        owner,
+        set_owner,
+        owner
+    );
+    word!(
+        /// A word for the owner (see the table above).
+        index,
+        set_index,
+        index
+    );
+    word!(
+        /// Objects in use of a slab, or times mapped.
+        inuse,
+        set_inuse,
+        inuse
+    );
+    word!(
+        /// A word for the owner (see the table above).
+        private,
+        set_private,
+        private
+    );
+
+    /// Takes a reference unless the count is zero, which means that the page is
+    /// free, frozen or about to be freed.
+    pub fn get_unless_zero(&self) -> bool {
+        let mut seen = self.count.load(Relaxed);
+        loop {
+            if seen == 0 {
+                return false;
+            }
+            match self.count.compare_exchange_weak(
+                seen,
+                seen + 1,
+                core::sync::atomic::Ordering::Acquire,
+                Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Takes a further reference; the caller has one already.
+    pub fn get(&self) {
+        let old = self.count.fetch_add(1, Relaxed);
+        debug_assert!(old > 0, "get on a page without references");
+    }
+
+    /// Drops a reference; true when it was the last one and the caller now
+    /// owns the (frozen) page and has to free it.
+    #[must_use]
+    pub fn put(&self) -> bool {
+        let old = self.count.fetch_sub(1, core::sync::atomic::Ordering::AcqRel);
+        debug_assert!(old > 0, "put on a page without references");
+        old == 1
+    }
+
+    /// Takes all `expect` references away at once, leaving the page frozen.
+    /// Fails, changing nothing, if there are more or fewer.
+    #[must_use]
+    pub fn freeze(&self, expect: u32) -> bool {
+        self.count
+            .compare_exchange(expect, 0, core::sync::atomic::Ordering::AcqRel, Relaxed)
+            .is_ok()
+    }
+
+    /// Makes the record that of a tail again: what a block that ends leaves.
+    #[inline]
+    pub fn clear(&self) {
+        for word in [
+            &self.head,
+            &self.count,
+            &self.next,
+            &self.prev,
+            &self.owner,
+            &self.index,
+            &self.inuse,
+            &self.private,
+        ] {
+            word.store(0, Relaxed);
+        }
+    }
+
+    /// Whether all words are zero, as a tail's must be.
+    pub fn is_clear(&self) -> bool {
+        self.head().0 == 0
+            && self.count() == 0
+            && self.next() == 0
+            && self.prev() == 0
+            && self.owner() == 0
+            && self.index() == 0
+            && self.inuse() == 0
+            && self.private() == 0
+    }
+}
+
+/// A frame number as a link.
+#[inline]
+pub fn link(pfn: Pfn) -> u32 {
+    debug_assert!(pfn.0 < u64::from(NIL));
+    pfn.0 as u32
+}
+
+/// The frame a link names, if any.
+#[inline]
+pub fn linked(link: u32) -> Option<Pfn> {
+    (link != NIL).then_some(Pfn(u64::from(link)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_survives_the_word() {
+        for ty in PageType::ALL {
+            for order in 0..=10 {
+                let word = HeadWord::new(ty, Order(order)).with(PageFlags::REPORTED);
+                assert_eq!(word.ty(), ty);
+                assert_eq!(word.order(), Order(order));
+                assert_eq!(word.flags(), PageFlags::REPORTED);
+                assert!(word.is(ty, Order(order)));
+                assert!(!word.is(ty, Order(order ^ 1)));
+            }
+        }
+    }
+
+    #[test]
+    fn references() {
+        let page = PageDesc::default();
+        assert!(!page.get_unless_zero());
+        page.set_count(1);
+        assert!(page.get_unless_zero());
+        assert!(!page.freeze(1));
+        assert!(!page.put());
+        assert!(page.freeze(1));
+        assert!(!page.get_unless_zero());
+    }
+
+    #[test]
+    fn lock_is_exclusive_and_keeps_the_type() {
+        let page = PageDesc::default();
+        page.set_head(HeadWord::new(PageType::Movable, Order(0)));
+        assert!(page.try_lock());
+        assert!(!page.try_lock());
+        page.unlock();
+        assert!(page.head().is(PageType::Movable, Order(0)));
+    }
+}

@@ -1,0 +1,67 @@
+//! The hook by which the allocator's slow path asks for room: the one way in
+//! which `alloc` reaches layers above it (compaction, reclaim, OOM). Calls
+//! nothing but `gfp` and `types`.
+
+use crate::gfp::{AllocFlags, Request};
+use crate::types::{MigrateType, Pfn, ZoneKind};
+
+/// How hard compaction tries, least first (Linux `enum compact_priority`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum CompactPriority {
+    /// Never waits; blocks of the request's own type only.
+    Async,
+    /// May wait, but not for I/O.
+    SyncLight,
+    /// The whole zone, whatever hints say.
+    SyncFull,
+}
+
+/// What a compaction run came to, least first (Linux `enum compact_result`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum CompactResult {
+    /// Not worth a try: too little free memory, or not fragmentation's fault.
+    Skipped,
+    /// Failed too often lately.
+    Deferred,
+    /// The scanners met in the middle of a zone they did not scan whole.
+    PartialSkipped,
+    /// The whole zone was scanned in vain.
+    Complete,
+    /// Gave way to somebody else.
+    Contended,
+    /// A block of the order is there now.
+    Success,
+}
+
+/// One attempt to get memory, as the slow path describes it to those who can
+/// make room.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    /// The request.
+    pub request: Request,
+    /// The highest zone it may use.
+    pub class: ZoneKind,
+    /// The mobility of what it wants.
+    pub migratetype: MigrateType,
+    /// Its rights.
+    pub flags: AllocFlags,
+}
+
+/// Those above the allocator who can make room. Called with no lock held and
+/// interrupts as the caller had them; may allocate, but not wait for memory.
+pub trait Pressure {
+    /// Compacts the zones the attempt may use. A block that was made for this
+    /// very request is returned: it is off the lists, its head word Held.
+    fn compact(&self, attempt: &Attempt, priority: CompactPriority)
+    -> (CompactResult, Option<Pfn>);
+
+    /// Reclaims pages directly; returns how many were freed.
+    fn reclaim(&self, attempt: &Attempt) -> u64;
+
+    /// Pages that reclaim could still free in the zone with that index.
+    fn reclaimable(&self, zone: usize) -> u64;
+
+    /// Last resort: frees memory by force. True if something was or is being
+    /// freed, so that a retry makes sense.
+    fn out_of_memory(&self, attempt: &Attempt) -> bool;
+}

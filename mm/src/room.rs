@@ -1,0 +1,26 @@
+//! The manager's own answer to the `Pressure` hook: which layers above the
+//! allocator are asked for room, and how. Reclaim and the OOM killer have
+//! nothing to take yet: no page is mapped or cached. May call: everything.
+
+use crate::mm::Mm;
+use crate::platform::Platform;
+use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
+use crate::types::Pfn;
+
+impl<P: Platform> Pressure for Mm<P> {
+    fn compact(&self, _attempt: &Attempt, _: CompactPriority) -> (CompactResult, Option<Pfn>) {
+        (CompactResult::Skipped, None)
+    }
+
+    fn reclaim(&self, _attempt: &Attempt) -> u64 {
+        0
+    }
+
+    fn reclaimable(&self, _zone: usize) -> u64 {
+        0
+    }
+
+    fn out_of_memory(&self, _attempt: &Attempt) -> bool {
+        false
+    }
+}

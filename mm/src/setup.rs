@@ -1,0 +1,347 @@
+//! From early memory to a manager: the memory map, the zones with their frames,
+//! zonelists and marks; and what has to be computed again when a knob turns.
+//! May call: `early`, everything `mm` holds.
+
+use crate::boot_slice::BootSlice;
+use crate::buddy::{Buddy, Placement};
+use crate::early::EarlyMem;
+use crate::memmap::{MemMap, PFN_LIMIT, natural_blocks};
+use crate::mm::{Mm, NO_ZONE, Tunables};
+use crate::owner::PageOwner;
+use crate::page::PageType;
+use crate::platform::{LogLevel, Platform};
+use crate::stats::Stats;
+use crate::sync::{CpuCell, Ordering::Relaxed};
+use crate::types::{
+    CpuId, MAX_NODES, MigrateType, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn,
+    PfnRange, ZoneKind,
+};
+use crate::watermark;
+use crate::zone::Zone;
+use core::fmt;
+
+/// First frame above zone DMA: 16 MiB.
+pub const DMA_END: Pfn = Pfn(1 << 12);
+/// First frame above zone DMA32: 4 GiB.
+pub const DMA32_END: Pfn = Pfn(1 << 20);
+
+/// How a manager is to be set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Where zone Movable begins on each node (2 MiB aligned); at the largest
+    /// frame number where it has none.
+    pub movable_start: [Pfn; MAX_NODES],
+    /// min_free_kbytes, if the square-root rule is not to decide.
+    pub min_free_kb: Option<u64>,
+    /// Zero every page when it is allocated.
+    pub init_on_alloc: bool,
+    /// Zero every page when it is freed.
+    pub init_on_free: bool,
+    /// Fill free pages with a pattern and check it when they are allocated.
+    pub page_poison: bool,
+    /// Record who allocates what.
+    pub page_owner: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            movable_start: [Pfn(u64::MAX); MAX_NODES],
+            min_free_kb: None,
+            init_on_alloc: false,
+            init_on_free: false,
+            page_poison: false,
+            page_owner: false,
+        }
+    }
+}
+
+/// Why there is no manager.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetupError {
+    /// There is no RAM at all.
+    NoRam,
+    /// There is not enough RAM for the manager's own tables.
+    TooLittleRam,
+    /// The platform has no room for the memory map.
+    NoSpace,
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoRam => "no RAM",
+            Self::TooLittleRam => "too little RAM for the memory map",
+            Self::NoSpace => "no address space for the memory map",
+        })
+    }
+}
+
+impl core::error::Error for SetupError {}
+
+impl<P: Platform> Mm<P> {
+    /// Takes over all RAM that `early` has. What is reserved there stays with
+    /// whoever reserved it; the rest is free afterwards.
+    ///
+    /// # Errors
+    /// When there is too little RAM for the manager's own tables.
+    pub fn new(platform: P, mut early: EarlyMem<'_>, config: &Config) -> Result<Self, SetupError> {
+        let all = early.end_of_ram();
+        if all > PFN_LIMIT {
+            platform.log(
+                LogLevel::Warn,
+                format_args!(
+                    "RAM above {:#x} is not used: frame numbers have 32 bits",
+                    PFN_LIMIT.addr()
+                ),
+            );
+            early.remove_ram(PfnRange::new(PFN_LIMIT, all));
+        }
+        let end = early.end_of_ram();
+        let nodes =
+            early.ram().iter().map(|r| r.node.0 as usize + 1).max().ok_or(SetupError::NoRam)?;
+        let nr_zones = nodes * NR_ZONES;
+        let zones = BootSlice::new(&platform, &mut early, "zones", nr_zones, |i| {
+            Zone::new(NodeId((i / NR_ZONES) as u8), ZoneKind::ALL[i % NR_ZONES])
+        })
+        .ok_or(SetupError::TooLittleRam)?;
+        let nr_pcps = usize::from(platform.cpus()) * nr_zones;
+        let pcps =
+            BootSlice::new(&platform, &mut early, "per-CPU lists", nr_pcps, |_| CpuCell::default())
+                .ok_or(SetupError::TooLittleRam)?;
+        let zonelists =
+            BootSlice::new(&platform, &mut early, "zonelists", nr_zones * (nr_zones + 1), |i| {
+                zonelist_entry(nodes, i)
+            })
+            .ok_or(SetupError::TooLittleRam)?;
+        let map = make_map(&platform, &mut early, end, config)?;
+
+        let tunables = Tunables::new();
+        tunables.user_min_free_kb.store(config.min_free_kb.unwrap_or(0), Relaxed);
+        tunables.init_on_alloc.store(config.init_on_alloc, Relaxed);
+        tunables.init_on_free.store(config.init_on_free, Relaxed);
+        tunables.page_poison.store(config.page_poison, Relaxed);
+        let owners = PageOwner::new();
+        owners.set(config.page_owner);
+        let stats = Stats::default();
+        let mm = Self { platform, map, zones, pcps, zonelists, tunables, stats, owners };
+        mm.hand_over(&early);
+        mm.recompute_watermarks();
+        Ok(mm)
+    }
+
+    /// Spans and present pages from the RAM; what is reserved is described as
+    /// such, what is not is freed to its zone.
+    fn hand_over(&self, early: &EarlyMem<'_>) {
+        for ram in early.ram() {
+            for piece in self.by_zone(ram.range) {
+                let zone = self.zone_at(piece.start);
+                let old = zone.span();
+                let span = if old.is_empty() {
+                    piece
+                } else {
+                    PfnRange::new(old.start.min(piece.start), old.end.max(piece.end))
+                };
+                zone.set_span(span);
+                zone.present.fetch_add(piece.pages(), Relaxed);
+            }
+            let mut at = ram.range.start;
+            for free in early.free_ranges() {
+                let free = free.intersect(ram.range);
+                if !free.is_empty() {
+                    self.map.describe(PfnRange::new(at, free.start), PageType::Reserved);
+                    self.hand_over_free(free);
+                    at = free.end;
+                }
+            }
+            self.map.describe(PfnRange::new(at, ram.range.end), PageType::Reserved);
+        }
+    }
+
+    fn hand_over_free(&self, free: PfnRange) {
+        let cpu = self.enter();
+        for piece in self.by_zone(free) {
+            let zone = self.zone_at(piece.start);
+            zone.managed.fetch_add(piece.pages(), Relaxed);
+            let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+            for (pfn, order) in natural_blocks(piece) {
+                // At the tail, so that low frames are handed out first.
+                buddy.free(pfn, order, Placement::Tail);
+            }
+        }
+    }
+
+    /// The zone that a present frame belongs to.
+    #[inline]
+    pub(crate) fn zone_at(&self, pfn: Pfn) -> &Zone {
+        &self.zones[self.map.block(pfn).zone_index()]
+    }
+
+    /// `range` (all present) cut at zone borders.
+    fn by_zone(&self, range: PfnRange) -> impl Iterator<Item = PfnRange> + '_ {
+        let mut at = range.start;
+        core::iter::from_fn(move || {
+            if at >= range.end {
+                return None;
+            }
+            let start = at;
+            let zone = self.map.block(at).zone_index();
+            while at < range.end && self.map.block(at).zone_index() == zone {
+                at = at.pageblock().add(PAGEBLOCK_PAGES).min(range.end);
+            }
+            Some(PfnRange::new(start, at))
+        })
+    }
+
+    /// Computes marks, lowmem reserves and per-CPU list sizes again, after boot,
+    /// a change of a knob, or memory coming or going. Any context.
+    pub fn recompute_watermarks(&self) {
+        let t = &self.tunables;
+        let lowmem = |f: &dyn Fn(&Zone) -> u64| -> u64 {
+            self.zones.iter().filter(|z| z.kind != ZoneKind::Movable).map(f).sum()
+        };
+        let user = t.user_min_free_kb.load(Relaxed);
+        let computed = {
+            let pages = lowmem(&|z| z.managed().saturating_sub(z.marks().high));
+            watermark::min_free_kbytes(pages * 4)
+        };
+        let min_free = computed.max(user);
+        t.min_free_kb.store(min_free, Relaxed);
+        let lowmem_pages = lowmem(&Zone::managed);
+        let scale = t.scale_factor.load(Relaxed);
+        let ratio = [0, 1, 2, 3].map(|i: usize| t.lowmem_ratio[i].load(Relaxed));
+        let cpu = self.enter();
+        for node in 0..self.nodes() {
+            let zones = &self.zones[node * NR_ZONES..(node + 1) * NR_ZONES];
+            let managed = [0, 1, 2, 3].map(|i: usize| zones[i].managed());
+            let reserve = watermark::lowmem_reserve(managed, ratio);
+            let cpus = (0..self.platform.cpus())
+                .filter(|&c| self.platform.node_of_cpu(CpuId(c)).0 as usize == node)
+                .count() as u64;
+            for zone in zones {
+                let buddy = Buddy::lock(&self.map, zone, &cpu);
+                let marks =
+                    watermark::marks(zone.kind, zone.managed(), lowmem_pages, min_free, scale);
+                zone.set_marks(marks);
+                for class in ZoneKind::ALL {
+                    zone.lowmem_reserve[class.index()]
+                        .store(reserve[zone.kind.index()][class.index()], Relaxed);
+                }
+                let batch = watermark::pcp_batch(zone.managed());
+                zone.pcp_batch.store(batch, Relaxed);
+                zone.pcp_high.store(watermark::pcp_high(marks.low, cpus, batch), Relaxed);
+                drop(buddy);
+            }
+        }
+    }
+
+    /// Sets min_free_kbytes. A value below what the square-root rule gives is
+    /// raised to it.
+    pub fn set_min_free_kbytes(&self, kb: u64) {
+        self.tunables.user_min_free_kb.store(kb, Relaxed);
+        self.recompute_watermarks();
+    }
+
+    /// min_free_kbytes as it is in force.
+    pub fn min_free_kbytes(&self) -> u64 {
+        self.tunables.min_free_kb.load(Relaxed)
+    }
+
+    /// Sets watermark_scale_factor, 1 to 3000 (others are brought into range).
+    pub fn set_watermark_scale_factor(&self, factor: u32) {
+        self.tunables.scale_factor.store(factor.clamp(1, 3000), Relaxed);
+        self.recompute_watermarks();
+    }
+
+    /// Sets watermark_boost_factor; 0 switches boosting off.
+    pub fn set_watermark_boost_factor(&self, factor: u32) {
+        self.tunables.boost_factor.store(factor, Relaxed);
+    }
+}
+
+/// The kind of zone that a frame belongs to.
+fn kind_of(pfn: Pfn, movable_start: Pfn) -> ZoneKind {
+    if pfn >= movable_start {
+        ZoneKind::Movable
+    } else if pfn < DMA_END {
+        ZoneKind::Dma
+    } else if pfn < DMA32_END {
+        ZoneKind::Dma32
+    } else {
+        ZoneKind::Normal
+    }
+}
+
+/// Entry `i` of all zonelists: for a node and a class, the zones of that class
+/// and below, highest kind first, the node's own before the others'.
+fn zonelist_entry(nodes: usize, i: usize) -> u16 {
+    let stride = nodes * NR_ZONES + 1;
+    let (list, at) = (i / stride, i % stride);
+    let (node, class) = (list / NR_ZONES, list % NR_ZONES);
+    let kinds = class + 1;
+    if at >= nodes * kinds {
+        return NO_ZONE;
+    }
+    let from = (node + at / kinds) % nodes;
+    (from * NR_ZONES + (class - at % kinds)) as u16
+}
+
+/// Backs and fills the memory map for all RAM. Which frames are backed by
+/// which is decided here once: no zone exists yet.
+fn make_map<P: Platform>(
+    platform: &P,
+    early: &mut EarlyMem<'_>,
+    end: Pfn,
+    config: &Config,
+) -> Result<MemMap, SetupError> {
+    let pages = platform.memmap_base(0, MemMap::pages_bytes(end)).ok_or(SetupError::NoSpace)?;
+    let blocks = platform.memmap_base(1, MemMap::blocks_bytes(end)).ok_or(SetupError::NoSpace)?;
+    // SAFETY: the platform gave two arrays of that size to nobody else; parts
+    // are committed below before they are added.
+    let map = unsafe { MemMap::new(pages, blocks, end) };
+    // By index: the reservations made on the way move nothing in this table.
+    for i in 0..early.ram().len() {
+        let ram = early.ram()[i];
+        let movable =
+            config.movable_start.get(ram.node.0 as usize).copied().unwrap_or(Pfn(u64::MAX));
+        let mut block = ram.range.start.pageblock();
+        while block < ram.range.end {
+            if map.try_block(block).is_none() {
+                for (ptr, bytes) in map.backing(block) {
+                    let mut source = || early.alloc(1, crate::types::Order(0), None, "memory map");
+                    if !platform.memmap_commit(ptr, bytes, &mut source) {
+                        return Err(SetupError::TooLittleRam);
+                    }
+                }
+                // SAFETY: both pieces were committed just now.
+                unsafe {
+                    map.add_block(block, ram.node, kind_of(block, movable), MigrateType::Movable);
+                }
+                map.describe(PfnRange::sized(block, PAGEBLOCK_PAGES), PageType::Hole);
+            }
+            // The part of the block that is RAM is no hole.
+            let piece = PfnRange::sized(block, PAGEBLOCK_PAGES).intersect(ram.range);
+            cut_hole(&map, piece);
+            block = block.add(PAGEBLOCK_PAGES);
+        }
+    }
+    debug_assert!(end.align_up(PAGEBLOCK_ORDER) == map.end());
+    Ok(map)
+}
+
+/// Takes `piece`, inside one pageblock, out of the holes that cover it.
+fn cut_hole(map: &MemMap, piece: PfnRange) {
+    let block = PfnRange::sized(piece.start.pageblock(), PAGEBLOCK_PAGES);
+    let mut pfn = block.start;
+    while pfn < block.end {
+        let word = map.page(pfn).head();
+        let hole = PfnRange::sized(pfn, word.order().pages());
+        pfn = hole.end;
+        if word.ty() != PageType::Hole || hole.intersect(piece).is_empty() {
+            continue;
+        }
+        map.page(hole.start).clear();
+        map.describe(PfnRange::new(hole.start, piece.start), PageType::Hole);
+        map.describe(PfnRange::new(piece.end, hole.end), PageType::Hole);
+    }
+}

@@ -1,0 +1,331 @@
+//! The slow path: what an allocation does when the lists above the low mark
+//! have nothing for it, in Linux's order (mm/page_alloc.c,
+//! `__alloc_pages_slowpath`). Room is made through the `Pressure` hook only.
+//! May call: `alloc`, `pressure`.
+
+use crate::alloc::Reserves;
+use crate::buddy::Buddy;
+use crate::gfp::{AllocError, AllocFlags, Gfp};
+use crate::mm::Mm;
+use crate::platform::{Context, LogLevel, Platform, Worker};
+use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
+use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
+use crate::types::{COSTLY_ORDER, MigrateType, Pfn, ZoneKind};
+use crate::zone::{Mark, Zone};
+
+/// Rounds of reclaim or compaction without result before giving up.
+const MAX_RETRIES: u32 = 16;
+
+/// What the slow path remembers from round to round.
+struct Effort {
+    idle_reclaims: u32,
+    compactions: u32,
+    priority: CompactPriority,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Rights of the slow path: what the caller may claim at the min mark.
+    pub(crate) fn slow_flags(&self, attempt: &Attempt, context: Context) -> AllocFlags {
+        let gfp = attempt.request.gfp;
+        let mut flags = attempt.flags & (AllocFlags::CMA | AllocFlags::KSWAPD);
+        flags |= attempt.flags & AllocFlags::NOFRAGMENT;
+        if gfp.contains(Gfp::HIGH) {
+            flags |= AllocFlags::MIN_RESERVE;
+        }
+        if gfp.can_block() {
+            if context.rt && !context.in_irq {
+                flags |= AllocFlags::MIN_RESERVE;
+            }
+        } else if !gfp.contains(Gfp::NOMEMALLOC) {
+            flags |= AllocFlags::NON_BLOCK;
+            if attempt.request.order.0 > 0 && flags.contains(AllocFlags::MIN_RESERVE) {
+                flags |= AllocFlags::HIGHATOMIC;
+            }
+        }
+        flags
+    }
+
+    /// How deep this caller may dig when its ordinary rights are not enough.
+    pub(crate) fn reserves(gfp: Gfp, context: Context) -> Reserves {
+        if gfp.contains(Gfp::NOMEMALLOC) {
+            Reserves::No
+        } else if gfp.contains(Gfp::MEMALLOC) || context.memalloc && !context.in_irq {
+            Reserves::All
+        } else if context.oom_victim && !context.in_irq {
+            Reserves::Oom
+        } else {
+            Reserves::No
+        }
+    }
+
+    /// Allocates when the first walk found nothing. Returned with the block:
+    /// whether only the reserves made it possible.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn alloc_slow(&self, first: &Attempt) -> Result<(Pfn, bool), AllocError> {
+        let gfp = first.request.gfp;
+        let order = first.request.order;
+        let context = self.platform.context();
+        let can_block = gfp.can_block();
+        let costly = order > COSTLY_ORDER;
+        if can_block {
+            self.stats.count(Event::AllocStall);
+            if let Some(zone) = self.preferred(first) {
+                zone.events.allocstall.fetch_add(1, Relaxed);
+            }
+        }
+        let attempt = Attempt { flags: self.slow_flags(first, context), ..*first };
+        let reserves = Self::reserves(gfp, context);
+        self.wake_kswapds(&attempt);
+        if let Some(found) = self.walk(&attempt, Some(Mark::Min), Reserves::No) {
+            return Ok(found);
+        }
+
+        let mut effort =
+            Effort { idle_reclaims: 0, compactions: 0, priority: CompactPriority::Async };
+        // Compaction first where contiguity, not memory, is likely to be short.
+        let wants_block =
+            order > COSTLY_ORDER || order.0 > 0 && attempt.migratetype != MigrateType::Movable;
+        if can_block && wants_block && reserves == Reserves::No {
+            let (result, found) = self.compact_and_walk(&attempt, CompactPriority::Async);
+            if let Some(found) = found {
+                return Ok(found);
+            }
+            if costly && gfp.contains(Gfp::NORETRY) {
+                // Reclaiming a whole zone for one large block that may well
+                // fail all the same is not worth it.
+                let hopeless = matches!(result, CompactResult::Skipped | CompactResult::Deferred);
+                if hopeless || gfp.contains(Gfp::THISNODE) {
+                    return self.fail(&attempt);
+                }
+            }
+        }
+
+        loop {
+            self.wake_kswapds(&attempt);
+            if let Some(found) = self.walk(&attempt, Some(Mark::Min), reserves) {
+                return Ok(found);
+            }
+            if !can_block {
+                return self.nofail_or(&attempt, reserves, false);
+            }
+            // A task that frees memory must not wait for memory to be freed.
+            if context.memalloc {
+                return self.nofail_or(&attempt, reserves, true);
+            }
+
+            let reclaimed = self.reclaim(&attempt);
+            if let Some(found) = self.after_reclaim(&attempt, reserves, reclaimed) {
+                return Ok(found);
+            }
+            let (compacted, found) = self.compact_and_walk(&attempt, effort.priority);
+            if let Some(found) = found {
+                return Ok(found);
+            }
+
+            if gfp.contains(Gfp::NORETRY) {
+                return self.fail(&attempt);
+            }
+            if costly && !gfp.contains(Gfp::RETRY_MAYFAIL) {
+                return self.nofail_or(&attempt, reserves, true);
+            }
+            if self.retry_reclaim(&attempt, &mut effort, reclaimed)
+                || self.retry_compact(&attempt, &mut effort, reclaimed, compacted)
+            {
+                continue;
+            }
+
+            if let Some(found) = self.walk(&attempt, Some(Mark::High), Reserves::No) {
+                return Ok(found);
+            }
+            if may_kill(&attempt) && self.out_of_memory(&attempt) {
+                effort.idle_reclaims = 0;
+                continue;
+            }
+            return self.nofail_or(&attempt, reserves, true);
+        }
+    }
+
+    fn preferred(&self, attempt: &Attempt) -> Option<&Zone> {
+        let node = attempt.request.node.unwrap_or_default();
+        self.zonelist(node, attempt.class).find(|z| z.managed() > 0)
+    }
+
+    fn wake_kswapds(&self, attempt: &Attempt) {
+        if !attempt.request.gfp.contains(Gfp::KSWAPD_RECLAIM) {
+            return;
+        }
+        let mut last = None;
+        for zone in self.zonelist(attempt.request.node.unwrap_or_default(), attempt.class) {
+            if zone.managed() > 0 && last != Some(zone.node) {
+                last = Some(zone.node);
+                self.platform.wake(Worker::Kswapd(zone.node));
+            }
+        }
+    }
+
+    fn compact_and_walk(
+        &self,
+        attempt: &Attempt,
+        priority: CompactPriority,
+    ) -> (CompactResult, Option<(Pfn, bool)>) {
+        if attempt.request.order.0 == 0 {
+            return (CompactResult::Skipped, None);
+        }
+        let (result, captured) = self.compact(attempt, priority);
+        if result <= CompactResult::Deferred && captured.is_none() {
+            return (result, None);
+        }
+        self.stats.count(Event::CompactStall);
+        let found = captured
+            .map(|pfn| (pfn, false))
+            .or_else(|| self.walk(attempt, Some(Mark::Min), Reserves::No));
+        self.stats.count(if found.is_some() { Event::CompactSuccess } else { Event::CompactFail });
+        (result, found)
+    }
+
+    /// What to try once reclaim has run: the lists again; and what other CPUs
+    /// and the HighAtomic reserve sit on.
+    fn after_reclaim(
+        &self,
+        attempt: &Attempt,
+        reserves: Reserves,
+        reclaimed: u64,
+    ) -> Option<(Pfn, bool)> {
+        if reclaimed > 0 {
+            if let Some(found) = self.walk(attempt, Some(Mark::Min), reserves) {
+                return Some(found);
+            }
+        }
+        // Pages on per-CPU lists are free for their CPU only, and only as they
+        // are: here they are worth more in the buddy.
+        let unreserved = self.unreserve_highatomic(attempt, false);
+        if self.drain_all(None) > 0 || unreserved {
+            return self.walk(attempt, Some(Mark::Min), reserves);
+        }
+        None
+    }
+
+    /// Gives one HighAtomic block of the zones the attempt may use back.
+    fn unreserve_highatomic(&self, attempt: &Attempt, force: bool) -> bool {
+        let cpu = self.enter();
+        self.zonelist(attempt.request.node.unwrap_or_default(), attempt.class).any(|zone| {
+            zone.reserved_highatomic() > 0
+                && Buddy::lock(&self.map, zone, &cpu)
+                    .unreserve_highatomic(attempt.migratetype, force)
+        })
+    }
+
+    /// Whether another round of reclaim makes sense: some zone would pass the
+    /// min mark if everything reclaimable were reclaimed.
+    fn retry_reclaim(&self, attempt: &Attempt, effort: &mut Effort, reclaimed: u64) -> bool {
+        if reclaimed > 0 && attempt.request.order <= COSTLY_ORDER {
+            effort.idle_reclaims = 0;
+        } else {
+            effort.idle_reclaims += 1;
+        }
+        let node = attempt.request.node.unwrap_or_default();
+        let enough = effort.idle_reclaims <= MAX_RETRIES
+            && self.zonelist(node, attempt.class).any(|zone| {
+                let reclaimable = self.reclaimable(zone.index());
+                let check = crate::watermark::Check {
+                    free: (zone.free_pages() + reclaimable) as i64,
+                    mark: zone.mark(Mark::Min),
+                    reserve: zone.lowmem_reserve(attempt.class),
+                    flags: attempt.flags,
+                    ..Default::default()
+                };
+                reclaimable > 0 && check.level_ok(attempt.request.order)
+            });
+        enough || self.unreserve_highatomic(attempt, true)
+    }
+
+    /// Whether another round of compaction makes sense, perhaps a harder one.
+    fn retry_compact(
+        &self,
+        attempt: &Attempt,
+        effort: &mut Effort,
+        reclaimed: u64,
+        result: CompactResult,
+    ) -> bool {
+        let order = attempt.request.order;
+        if order.0 == 0 {
+            return false;
+        }
+        let costly = order > COSTLY_ORDER;
+        let most = if costly { MAX_RETRIES / 4 } else { MAX_RETRIES };
+        match result {
+            // Compaction wants more free pages first; reclaim is the one to ask.
+            CompactResult::Skipped => return reclaimed > 0,
+            CompactResult::Success => {
+                effort.compactions += 1;
+                if effort.compactions <= most {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        let hardest = if costly { CompactPriority::SyncLight } else { CompactPriority::SyncFull };
+        if effort.priority < hardest {
+            effort.priority = match effort.priority {
+                CompactPriority::Async => CompactPriority::SyncLight,
+                _ => CompactPriority::SyncFull,
+            };
+            effort.compactions = 0;
+            return true;
+        }
+        false
+    }
+
+    /// The end of a request that cannot be served, unless it may not fail: such
+    /// a one digs into the reserves and goes on for ever.
+    fn nofail_or(
+        &self,
+        attempt: &Attempt,
+        reserves: Reserves,
+        can_wait: bool,
+    ) -> Result<(Pfn, bool), AllocError> {
+        if !attempt.request.gfp.contains(Gfp::NOFAIL) {
+            return self.fail(attempt);
+        }
+        if !can_wait || !attempt.request.gfp.can_block() {
+            self.platform.log(
+                LogLevel::Warn,
+                format_args!("NOFAIL without the right to wait: order {}", attempt.request.order),
+            );
+            return self.fail(attempt);
+        }
+        let hard = Attempt { flags: attempt.flags | AllocFlags::MIN_RESERVE, ..*attempt };
+        loop {
+            if let Some(found) = self.walk(&hard, Some(Mark::Min), reserves) {
+                return Ok(found);
+            }
+            self.reclaim(attempt);
+            self.drain_all(None);
+            if self.out_of_memory(attempt) {
+                if let Some(found) = self.walk(&hard, None, Reserves::All) {
+                    return Ok(found);
+                }
+            }
+            self.platform.stall();
+        }
+    }
+
+    #[cold]
+    fn fail(&self, attempt: &Attempt) -> Result<(Pfn, bool), AllocError> {
+        self.stats.count(Event::AllocFailed);
+        if !attempt.request.gfp.contains(Gfp::NOWARN) {
+            self.dump_failure(attempt);
+        }
+        Err(AllocError::NoMemory)
+    }
+}
+
+/// Whether killing somebody for this request is in proportion.
+fn may_kill(attempt: &Attempt) -> bool {
+    let gfp = attempt.request.gfp;
+    attempt.request.order <= COSTLY_ORDER
+        && !gfp.intersects(Gfp::RETRY_MAYFAIL | Gfp::THISNODE)
+        && attempt.class >= ZoneKind::Normal
+}

@@ -1,0 +1,292 @@
+//! A zone: its counters, marks and free lists. Policy lives in `watermark`,
+//! the work on the lists in `buddy`. May call: `list`, `memmap`, `watermark`,
+//! `sync`, `types`.
+
+use crate::compact_state::CompactState;
+use crate::gfp::AllocFlags;
+use crate::list::PageList;
+use crate::memmap::{MemMap, zone_index};
+use crate::sync::{
+    AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Lock, Ordering::Relaxed,
+};
+use crate::types::{
+    MigrateType, NR_MIGRATETYPES, NR_ORDERS, NR_ZONES, NodeId, Order, Pfn, PfnRange, ZoneKind,
+};
+use crate::watermark::{Check, Marks};
+
+/// A direct compactor's wish: the next block of this kind that a free makes
+/// goes to it and not to the lists.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capture {
+    pub(crate) order: Order,
+    pub(crate) migratetype: MigrateType,
+    pub(crate) taken: Option<Pfn>,
+}
+
+/// What the zone lock protects.
+#[derive(Debug)]
+pub(crate) struct FreeLists {
+    pub(crate) lists: [[PageList; NR_MIGRATETYPES]; NR_ORDERS],
+    pub(crate) capture: Option<Capture>,
+}
+
+/// Which mark a check is made against.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    /// Only helpers get below.
+    Min,
+    /// kswapd is woken below.
+    Low,
+    /// kswapd sleeps above.
+    High,
+}
+
+/// Things counted per zone, as `/proc/vmstat` names them.
+#[derive(Debug, Default)]
+pub struct ZoneEvents {
+    /// Blocks a fallback took from another type (`extfrag`).
+    pub fallbacks: AtomicU64,
+    /// Pageblocks whose type a fallback changed.
+    pub claims: AtomicU64,
+    /// Direct allocations that had to enter the slow path (`allocstall_*`).
+    pub allocstall: AtomicU64,
+}
+
+/// A zone of a node. All fields are atomics or locked: shared by reference.
+pub struct Zone {
+    /// The node it belongs to.
+    pub node: NodeId,
+    /// Its kind.
+    pub kind: ZoneKind,
+    start: AtomicU64,
+    spanned: AtomicU64,
+    pub(crate) present: AtomicU64,
+    pub(crate) managed: AtomicU64,
+    pub(crate) cma_pages: AtomicU64,
+    // Written under the lock, read anywhere.
+    pub(crate) free: AtomicI64,
+    pub(crate) free_cma: AtomicI64,
+    pub(crate) free_highatomic: AtomicI64,
+    pub(crate) reserved_highatomic: AtomicU64,
+    pub(crate) isolated_blocks: AtomicU32,
+    /// By migratetype, a bit for each order whose list is not empty.
+    pub(crate) avail: [AtomicU16; NR_MIGRATETYPES],
+    mark_min: AtomicU64,
+    mark_low: AtomicU64,
+    mark_high: AtomicU64,
+    mark_promo: AtomicU64,
+    pub(crate) boost: AtomicU64,
+    /// The allocating path has to wake kswapd once it has dropped the lock.
+    pub(crate) boosted: AtomicBool,
+    pub(crate) lowmem_reserve: [AtomicU64; NR_ZONES],
+    pub(crate) pcp_batch: AtomicU32,
+    pub(crate) pcp_high: AtomicU32,
+    pub(crate) lock: Lock<FreeLists>,
+    pub(crate) compact: CompactState,
+    /// What happened here.
+    pub events: ZoneEvents,
+}
+
+impl Zone {
+    /// An empty zone.
+    pub(crate) fn new(node: NodeId, kind: ZoneKind) -> Self {
+        Self {
+            node,
+            kind,
+            start: AtomicU64::new(0),
+            spanned: AtomicU64::new(0),
+            present: AtomicU64::new(0),
+            managed: AtomicU64::new(0),
+            cma_pages: AtomicU64::new(0),
+            free: AtomicI64::new(0),
+            free_cma: AtomicI64::new(0),
+            free_highatomic: AtomicI64::new(0),
+            reserved_highatomic: AtomicU64::new(0),
+            isolated_blocks: AtomicU32::new(0),
+            avail: [const { AtomicU16::new(0) }; NR_MIGRATETYPES],
+            mark_min: AtomicU64::new(0),
+            mark_low: AtomicU64::new(0),
+            mark_high: AtomicU64::new(0),
+            mark_promo: AtomicU64::new(0),
+            boost: AtomicU64::new(0),
+            boosted: AtomicBool::new(false),
+            lowmem_reserve: [const { AtomicU64::new(0) }; NR_ZONES],
+            pcp_batch: AtomicU32::new(1),
+            pcp_high: AtomicU32::new(0),
+            lock: Lock::new(FreeLists {
+                lists: [[PageList::new(); NR_MIGRATETYPES]; NR_ORDERS],
+                capture: None,
+            }),
+            compact: CompactState::new(),
+            events: ZoneEvents::default(),
+        }
+    }
+
+    /// Index in the manager's table of zones, as pageblocks know it.
+    #[inline]
+    pub fn index(&self) -> usize {
+        zone_index(self.node, self.kind)
+    }
+
+    /// The frames from the first to the last of the zone, holes included.
+    pub fn span(&self) -> PfnRange {
+        PfnRange::sized(Pfn(self.start.load(Relaxed)), self.spanned.load(Relaxed))
+    }
+
+    pub(crate) fn set_span(&self, span: PfnRange) {
+        self.start.store(span.start.0, Relaxed);
+        self.spanned.store(span.pages(), Relaxed);
+        self.compact.reset(span);
+    }
+
+    /// Pages of RAM in the zone.
+    pub fn present(&self) -> u64 {
+        self.present.load(Relaxed)
+    }
+
+    /// Pages that the manager has or had to give: present without reserved.
+    pub fn managed(&self) -> u64 {
+        self.managed.load(Relaxed)
+    }
+
+    /// Pages that belong to CMA areas.
+    pub fn cma_pages(&self) -> u64 {
+        self.cma_pages.load(Relaxed)
+    }
+
+    /// Free pages on the lists, isolated blocks and per-CPU lists excluded.
+    pub fn free_pages(&self) -> u64 {
+        self.free.load(Relaxed).max(0) as u64
+    }
+
+    /// Free pages in CMA blocks, part of [`free_pages`](Self::free_pages).
+    pub fn free_cma_pages(&self) -> u64 {
+        self.free_cma.load(Relaxed).max(0) as u64
+    }
+
+    /// Pages in HighAtomic blocks.
+    pub fn reserved_highatomic(&self) -> u64 {
+        self.reserved_highatomic.load(Relaxed)
+    }
+
+    /// The marks without boost.
+    pub fn marks(&self) -> Marks {
+        Marks {
+            min: self.mark_min.load(Relaxed),
+            low: self.mark_low.load(Relaxed),
+            high: self.mark_high.load(Relaxed),
+            promo: self.mark_promo.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn set_marks(&self, marks: Marks) {
+        self.boost.store(0, Relaxed);
+        self.mark_min.store(marks.min, Relaxed);
+        self.mark_low.store(marks.low, Relaxed);
+        self.mark_high.store(marks.high, Relaxed);
+        self.mark_promo.store(marks.promo, Relaxed);
+    }
+
+    /// Pages that fragmentation adds to every mark for now.
+    pub fn boost(&self) -> u64 {
+        self.boost.load(Relaxed)
+    }
+
+    /// A mark with its boost.
+    #[inline]
+    pub fn mark(&self, mark: Mark) -> u64 {
+        let raw = match mark {
+            Mark::Min => &self.mark_min,
+            Mark::Low => &self.mark_low,
+            Mark::High => &self.mark_high,
+        };
+        raw.load(Relaxed) + self.boost.load(Relaxed)
+    }
+
+    /// What the zone keeps back from requests of `class`.
+    pub fn lowmem_reserve(&self, class: ZoneKind) -> u64 {
+        self.lowmem_reserve[class.index()].load(Relaxed)
+    }
+
+    /// Pages moved to or from a per-CPU list at once.
+    pub fn pcp_batch(&self) -> u32 {
+        self.pcp_batch.load(Relaxed)
+    }
+
+    /// Pages that one CPU's lists may hold.
+    pub fn pcp_high(&self) -> u32 {
+        self.pcp_high.load(Relaxed)
+    }
+
+    fn check(&self, mark: u64, class: ZoneKind, flags: AllocFlags) -> Check {
+        Check {
+            free: self.free.load(Relaxed),
+            free_highatomic: self.free_highatomic.load(Relaxed),
+            free_cma: self.free_cma.load(Relaxed),
+            mark,
+            reserve: self.lowmem_reserve[class.index()].load(Relaxed),
+            flags,
+        }
+    }
+
+    /// Whether a block of `order` could be taken with `mark` pages to remain,
+    /// by a caller of `class` with `flags` (Linux `zone_watermark_ok`).
+    pub fn watermark_ok(
+        &self,
+        order: Order,
+        mark: u64,
+        class: ZoneKind,
+        flags: AllocFlags,
+    ) -> bool {
+        self.check(mark, class, flags).level_ok(order)
+            && (order.0 == 0 || self.has_block(order, flags))
+    }
+
+    /// The same, quick where it is plain (Linux `zone_watermark_fast`): an
+    /// urgent order-0 request that fails at a boosted min is asked again at the
+    /// real one, since boosting is a wish and not a need.
+    #[inline]
+    pub(crate) fn watermark_fast(
+        &self,
+        order: Order,
+        mark: Mark,
+        class: ZoneKind,
+        flags: AllocFlags,
+    ) -> bool {
+        let level = self.mark(mark);
+        if order.0 == 0 && !flags.intersects(AllocFlags::RESERVES) {
+            let mut unusable = self.free_highatomic.load(Relaxed);
+            if !flags.contains(AllocFlags::CMA) {
+                unusable += self.free_cma.load(Relaxed);
+            }
+            let need = level + self.lowmem_reserve[class.index()].load(Relaxed);
+            if self.free.load(Relaxed) - unusable > need as i64 {
+                return true;
+            }
+        }
+        if self.watermark_ok(order, level, class, flags) {
+            return true;
+        }
+        order.0 == 0
+            && mark == Mark::Min
+            && flags.contains(AllocFlags::MIN_RESERVE)
+            && self.boost() > 0
+            && self.watermark_ok(order, self.mark_min.load(Relaxed), class, flags)
+    }
+
+    /// Whether some list that `flags` open has a block of `order` or more.
+    pub(crate) fn has_block(&self, order: Order, flags: AllocFlags) -> bool {
+        let any = |ty: MigrateType| self.avail[ty.index()].load(Relaxed) >> order.0 != 0;
+        any(MigrateType::Unmovable)
+            || any(MigrateType::Movable)
+            || any(MigrateType::Reclaimable)
+            || flags.contains(AllocFlags::CMA) && any(MigrateType::Cma)
+            || flags.intersects(AllocFlags::HIGHATOMIC | AllocFlags::OOM)
+                && any(MigrateType::HighAtomic)
+    }
+
+    /// Whether the two frames' pageblocks are both of this zone.
+    pub(crate) fn owns(&self, map: &MemMap, pfn: Pfn) -> bool {
+        map.try_block(pfn).is_some_and(|b| b.zone_index() == self.index())
+    }
+}

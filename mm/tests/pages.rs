@@ -1,0 +1,233 @@
+//! The page allocator on simulated machines: who gets what, who is refused.
+#![cfg(feature = "host")]
+
+use mm::host::{Machine, pc};
+use mm::page::PageType;
+use mm::platform::{Context, Worker};
+use mm::types::{MigrateType, NodeId, Order, Pfn, ZoneKind};
+use mm::zone::Mark;
+use mm::{AllocError, Config, FreeError, Gfp, Mm, Page, Request};
+
+fn machine(mib: u64) -> Mm<Machine> {
+    let mm = pc(mib, 1, &Config::default()).expect("a machine");
+    mm.audit().expect("a whole machine");
+    mm
+}
+
+fn alloc(mm: &Mm<Machine>, order: u8, gfp: Gfp) -> Result<Page, AllocError> {
+    mm.alloc_pages(Request::new(Order(order), gfp | Gfp::NOWARN))
+}
+
+#[test]
+fn a_fresh_machine_is_whole_and_mostly_free() {
+    for mib in [1, 2, 16, 17, 64, 512] {
+        let mm = machine(mib);
+        let free = mm.free_pages_total();
+        assert!(free * 100 >= mm.managed_pages() * 99, "{mib} MiB: {free} pages free");
+        assert_eq!(free, mm.managed_pages());
+    }
+}
+
+#[test]
+fn what_is_allocated_comes_back() {
+    let mm = machine(64);
+    let free = mm.free_pages_total();
+    for order in 0..=10 {
+        let page = alloc(&mm, order, Gfp::KERNEL).expect("a block");
+        assert!(page.pfn.is_aligned(Order(order)));
+        mm.audit().expect("whole with a block out");
+        mm.free_pages(page).expect("free");
+    }
+    mm.drain_all(None);
+    assert_eq!(mm.free_pages_total(), free);
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn all_memory_can_be_had_and_merges_again() {
+    let mm = machine(32);
+    let free = mm.free_pages_total();
+    let mut pages = Vec::new();
+    while let Ok(page) = alloc(&mm, 0, Gfp::KERNEL | Gfp::MEMALLOC) {
+        pages.push(page);
+    }
+    assert_eq!(pages.len() as u64, free);
+    assert_eq!(mm.free_pages_total(), 0);
+    mm.audit().expect("whole when empty");
+    // Every second first: the worst case for merging.
+    for page in pages.iter().step_by(2).chain(pages.iter().skip(1).step_by(2)) {
+        mm.free_pages(*page).expect("free");
+    }
+    mm.drain_all(None);
+    assert_eq!(mm.free_pages_total(), free);
+    mm.audit().expect("whole and merged");
+}
+
+#[test]
+fn wrong_frees_are_refused_and_change_nothing() {
+    let mm = machine(32);
+    let page = alloc(&mm, 2, Gfp::KERNEL).expect("a block");
+    let wrong = |pfn, order| mm.free_pages(Page { pfn, order: Order(order) });
+    assert_eq!(wrong(page.pfn, 0), Err(FreeError::WrongOrder { is: Order(2) }));
+    assert_eq!(wrong(page.pfn.add(1), 0), Err(FreeError::NotHead));
+    assert_eq!(wrong(Pfn(0), 0), Err(FreeError::NotManaged));
+    assert_eq!(wrong(Pfn(0xb0), 0), Err(FreeError::NotManaged));
+    assert_eq!(wrong(Pfn(1 << 40), 0), Err(FreeError::NotManaged));
+    mm.free_pages(page).expect("the right one");
+    assert_eq!(wrong(page.pfn, 2), Err(FreeError::DoubleFree));
+    mm.drain_all(None);
+    assert!(wrong(page.pfn, 2).is_err());
+    assert_eq!(mm.stats().get(mm::stats::Event::BadFree), 7);
+    assert_eq!(mm.platform().take_log().len(), 7);
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn contradictions_are_invalid() {
+    let mm = machine(32);
+    assert!(matches!(alloc(&mm, 11, Gfp::KERNEL), Err(AllocError::Invalid(_))));
+    assert!(matches!(alloc(&mm, 0, Gfp::DMA | Gfp::DMA32), Err(AllocError::Invalid(_))));
+    let both = Gfp::KERNEL | Gfp::MOVABLE | Gfp::RECLAIMABLE;
+    assert!(matches!(alloc(&mm, 0, both), Err(AllocError::Invalid(_))));
+}
+
+#[test]
+fn zones_are_respected() {
+    let mm = machine(64);
+    let page = alloc(&mm, 0, Gfp::KERNEL | Gfp::DMA).expect("a DMA page");
+    assert!(page.pfn < mm::setup::DMA_END);
+    let page = alloc(&mm, 0, Gfp::KERNEL).expect("a page");
+    assert!(page.pfn >= mm::setup::DMA_END, "higher zones first");
+}
+
+/// Takes single pages until that is refused; returns them.
+fn exhaust(mm: &Mm<Machine>, gfp: Gfp) -> Vec<Page> {
+    core::iter::from_fn(|| alloc(mm, 0, gfp).ok()).collect()
+}
+
+#[test]
+fn each_right_digs_as_deep_as_it_may() {
+    let mm = machine(256);
+    let zone = mm.zone(NodeId(0), ZoneKind::Dma32).expect("DMA32");
+    let min = zone.mark(Mark::Min);
+    // A per-CPU list is filled a batch at a time: the last one may reach below.
+    let batch = u64::from(zone.pcp_batch());
+    let stops_near = |mark: u64| {
+        let left = zone.free_pages();
+        assert!(left.abs_diff(mark) <= batch + 1, "{left} left, mark {mark}, batch {batch}");
+    };
+    exhaust(&mm, Gfp::NOWAIT);
+    stops_near(min);
+    exhaust(&mm, Gfp::KERNEL | Gfp::HIGH);
+    stops_near(min - min / 2);
+    exhaust(&mm, Gfp::ATOMIC);
+    stops_near(min - min / 2 - (min - min / 2) / 4);
+    assert!(alloc(&mm, 0, Gfp::KERNEL).is_err());
+    assert!(alloc(&mm, 0, Gfp::ATOMIC | Gfp::NOMEMALLOC | Gfp::MEMALLOC).is_err());
+    // The failures above drained the lists: the mark has to be reached again.
+    exhaust(&mm, Gfp::ATOMIC);
+    let page = alloc(&mm, 0, Gfp::ATOMIC | Gfp::MEMALLOC).expect("the reserves");
+    assert!(mm.is_pfmemalloc(page.pfn));
+    mm.platform().set_context(Context { memalloc: true, ..Context::default() });
+    assert!(alloc(&mm, 0, Gfp::KERNEL).is_ok());
+    mm.platform().set_context(Context { memalloc: true, in_irq: true, ..Context::default() });
+    assert!(alloc(&mm, 0, Gfp::ATOMIC).is_err(), "an interrupt has not its task's rights");
+    mm.platform().set_context(Context::default());
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn the_right_alone_does_not_mark() {
+    let mm = machine(64);
+    let page = alloc(&mm, 0, Gfp::KERNEL | Gfp::MEMALLOC).expect("a page");
+    assert!(!mm.is_pfmemalloc(page.pfn));
+}
+
+#[test]
+fn a_mark_is_gone_when_the_page_is_freed() {
+    let mm = machine(64);
+    let held = exhaust(&mm, Gfp::ATOMIC);
+    let page = alloc(&mm, 0, Gfp::ATOMIC | Gfp::MEMALLOC).expect("the reserves");
+    assert!(mm.is_pfmemalloc(page.pfn));
+    mm.free_pages(page).expect("free");
+    for page in held {
+        mm.free_pages(page).expect("free");
+    }
+    for _ in 0..1000 {
+        let again = alloc(&mm, 0, Gfp::KERNEL).expect("a page");
+        assert!(!mm.is_pfmemalloc(again.pfn));
+    }
+}
+
+#[test]
+fn kswapd_is_woken_below_low() {
+    let mm = machine(64);
+    exhaust(&mm, Gfp::NOWAIT);
+    assert!(mm.platform().take_woken().contains(&Worker::Kswapd(NodeId(0))));
+}
+
+#[test]
+fn types_are_grouped_by_block() {
+    let mm = machine(64);
+    let a = alloc(&mm, 0, Gfp::KERNEL).expect("a page");
+    let b = alloc(&mm, 0, Gfp::HIGHUSER_MOVABLE).expect("a page");
+    assert_ne!(a.pfn.pageblock(), b.pfn.pageblock());
+    let ty = |p: Page| mm.map().try_block(p.pfn).expect("present").migratetype();
+    assert_eq!(ty(a), MigrateType::Unmovable);
+    assert_eq!(ty(b), MigrateType::Movable);
+}
+
+#[test]
+fn bulk_gives_distinct_pages() {
+    let mm = machine(64);
+    let mut pages = [Pfn(0); 64];
+    assert_eq!(mm.alloc_bulk(Gfp::KERNEL, None, &mut pages), Ok(64));
+    let mut sorted = pages;
+    sorted.sort();
+    assert!(sorted.windows(2).all(|w| w[0] < w[1]));
+    mm.free_bulk(&pages).expect("free");
+    assert_eq!(mm.free_bulk(&pages).map_err(|e| e.0), Err(0));
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn poison_finds_a_write_after_free() {
+    let config = Config { page_poison: true, ..Config::default() };
+    let mm = pc(16, 1, &config).expect("a machine");
+    let page = alloc(&mm, 0, Gfp::KERNEL).expect("a page");
+    mm.free_pages(page).expect("free");
+    mm.platform().take_log();
+    // SAFETY: none: this is the bug that poison is for. The frame is RAM.
+    unsafe { mm::platform::Platform::frame(mm.platform(), page.pfn).add(7).write(1) };
+    let mut found = false;
+    for _ in 0..64 {
+        alloc(&mm, 0, Gfp::KERNEL).expect("a page");
+        found |= mm.platform().take_log().iter().any(|l| l.1.contains("byte 0x7"));
+    }
+    assert!(found);
+}
+
+#[test]
+fn owners_are_named() {
+    let config = Config { page_owner: true, ..Config::default() };
+    let mm = pc(16, 1, &config).expect("a machine");
+    let page = alloc(&mm, 0, Gfp::KERNEL).expect("a page");
+    let desc = mm.map().try_page(page.pfn).expect("present");
+    assert_eq!(desc.head().ty(), PageType::Kernel);
+    let site = mm::owner::Site(desc.owner());
+    let at = mm.page_owner().location(site).expect("recorded");
+    assert!(at.file().ends_with("pages.rs"));
+    mm.free_pages(page).expect("free");
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn a_failure_says_why() {
+    let mm = machine(16);
+    exhaust(&mm, Gfp::NOWAIT);
+    mm.platform().take_log();
+    assert!(mm.alloc_pages(Request::new(Order(3), Gfp::NOWAIT)).is_err());
+    let log = mm.platform().take_log();
+    assert!(log[0].1.starts_with("page allocation failure: order:3, mode:0x400"), "{}", log[0].1);
+    assert!(log.iter().any(|l| l.1.contains("lowmem_reserve[]:")));
+}
