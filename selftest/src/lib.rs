@@ -12,9 +12,11 @@ extern crate std;
 
 mod case;
 mod filter;
+mod hold;
 mod report;
 mod rng;
 mod runner;
+pub mod suites;
 mod text;
 
 pub use case::{Case, CaseResult, Level, Outcome, Stop, Subject, Suite, Test};

@@ -1,0 +1,38 @@
+//! The whole audit, after all other suites.
+
+use super::suite;
+use crate::case::{CaseResult, Level, Test};
+use crate::{check_eq, fail, skip};
+use mm::Mm;
+use mm::platform::Platform;
+
+suite! {
+    /// The audit of everything.
+    Audit = "audit" {
+        quick everything,
+    }
+}
+
+/// Pages that a boot can afford to audit: 16 GiB.
+const QUICK_AUDIT: u64 = 1 << 22;
+
+fn everything<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
+    let mm = t.on;
+    if t.level < Level::Full && mm.managed_pages() > QUICK_AUDIT {
+        skip!("{} pages are for selftest=full", mm.managed_pages());
+    }
+    mm.drain_all(None);
+    match mm.audit() {
+        Ok(audit) => {
+            let present = mm.zones().iter().map(mm::zone::Zone::present).sum::<u64>();
+            check_eq!(audit.pages, present, "pages audited");
+            check_eq!(audit.pcp, 0, "pages on drained CPU lists");
+            t.note(format_args!(
+                "{} pages, {} checks: {} free, {} allocated, {} reserved",
+                audit.pages, audit.checks, audit.free, audit.allocated, audit.reserved
+            ));
+            Ok(())
+        }
+        Err(wrong) => fail!("{wrong}"),
+    }
+}

@@ -1,0 +1,106 @@
+//! The suites over a memory manager, layer by layer. All of them run on any
+//! machine, skip what it is too small for, and give everything back.
+
+mod audit;
+mod buddy;
+mod memmap;
+mod watermark;
+mod zones;
+
+use crate::case::{Subject, Suite};
+use core::fmt;
+use core::marker::PhantomData;
+use mm::Mm;
+use mm::platform::Platform;
+use mm::types::{NR_ORDERS, PAGEBLOCK_PAGES, Pfn};
+
+/// Most pages that the quick cases touch together: 256 MiB.
+const QUICK_PAGES: u64 = 1 << 16;
+
+/// The suites for managers over platform `P`.
+pub struct Suites<P>(PhantomData<P>);
+
+impl<P: Platform + 'static> Suites<P> {
+    /// All suites; the audit of everything comes last.
+    pub const ALL: &'static [Suite<Mm<P>>] = &[
+        memmap::Memmap::<P>::SUITE,
+        zones::Zones::<P>::SUITE,
+        buddy::Buddy::<P>::SUITE,
+        watermark::Watermark::<P>::SUITE,
+        audit::Audit::<P>::SUITE,
+    ];
+}
+
+/// Names a suite type, its name, and its cases: functions of the same name,
+/// generic over the platform.
+macro_rules! suite {
+    ($(#[$doc:meta])* $ty:ident = $name:literal { $($level:ident $case:ident,)* }) => {
+        $(#[$doc])*
+        pub(crate) struct $ty<P>(core::marker::PhantomData<P>);
+
+        impl<P: mm::platform::Platform + 'static> $ty<P> {
+            /// The suite itself.
+            pub(crate) const SUITE: $crate::Suite<mm::Mm<P>> = $crate::Suite {
+                name: $name,
+                cases: &[$($crate::Case::$level(stringify!($case), $case::<P>),)*],
+            };
+        }
+    };
+}
+pub(crate) use suite;
+
+/// What a manager has free, wherever it lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MmTally {
+    free: u64,
+}
+
+impl fmt::Display for MmTally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pages free", self.free)
+    }
+}
+
+impl<P: Platform> Subject for Mm<P> {
+    type Tally = MmTally;
+
+    fn tally(&self) -> MmTally {
+        let free = self.zones().iter().map(|z| z.free_pages() + self.pcp_pages(z)).sum();
+        MmTally { free }
+    }
+}
+
+/// The first frames of the pageblocks that have descriptors, of one zone.
+fn blocks_of<P: Platform>(mm: &Mm<P>, zone: usize) -> impl Iterator<Item = Pfn> + '_ {
+    let span = mm.zones()[zone].span();
+    let mut at = span.start.pageblock();
+    core::iter::from_fn(move || {
+        while at < span.end {
+            let block = at;
+            at = at.add(PAGEBLOCK_PAGES);
+            if mm.map().try_block(block).is_some_and(|info| info.zone_index() == zone) {
+                return Some(block);
+            }
+        }
+        None
+    })
+}
+
+/// Free blocks on the buddy's lists by order, counted from the descriptors.
+fn free_blocks<P: Platform>(mm: &Mm<P>) -> [u64; NR_ORDERS] {
+    let mut count = [0; NR_ORDERS];
+    for zone in 0..mm.zones().len() {
+        for block in blocks_of(mm, zone) {
+            let mut pfn = block;
+            while pfn < block.add(PAGEBLOCK_PAGES) {
+                let Some(page) = mm.map().try_page(pfn) else { break };
+                let head = page.head();
+                if head.ty() == mm::page::PageType::Buddy {
+                    count[head.order().index()] += 1;
+                }
+                pfn = pfn.add(head.order().pages());
+            }
+        }
+    }
+    count
+}

@@ -1,0 +1,81 @@
+//! All suites, quick and full, on simulated machines.
+use mm::host::{Machine, pc};
+use mm::types::CpuId;
+use mm::{Config as MmConfig, Mm};
+use selftest::suites::Suites;
+use selftest::{Config, Counts, Filter, Harness, Level, run};
+use std::fmt::Arguments;
+use std::time::Instant;
+
+struct Lines {
+    text: String,
+    start: Instant,
+}
+
+impl Harness for Lines {
+    fn line(&mut self, line: Arguments<'_>) {
+        self.text += &format!("{line}\n");
+    }
+    fn case_begins(&mut self, _: &'static str, _: &'static str) {}
+    fn case_ended(&mut self) {}
+    fn now_ms(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("QUARRY_SEED").ok();
+    given.map_or(1, |text| text.parse().expect("QUARRY_SEED is a number"))
+}
+
+fn run_all(mm: &Mm<Machine>, level: Level) -> Counts {
+    let mut lines = Lines { text: String::new(), start: Instant::now() };
+    let filter = std::env::var("QUARRY_FILTER").unwrap_or_default();
+    let config = Config { level, seed: seed(), filter: Filter::new(&filter) };
+    let counts = run(mm, &[Suites::ALL], &config, &mut vec![0; 8192], &mut lines);
+    println!("{}", lines.text);
+    assert_eq!(counts.fail, 0);
+    assert!(counts.pass > 0);
+    counts
+}
+
+fn both_levels(mm: &Mm<Machine>) {
+    run_all(mm, Level::Quick);
+    run_all(mm, Level::Full);
+    // What the suites leave behind is good enough to run them again.
+    run_all(mm, Level::Quick);
+}
+
+#[test]
+fn pc_of_32_mib() {
+    both_levels(&pc(32, 1, &MmConfig::default()).unwrap());
+}
+
+#[test]
+fn pc_of_64_mib() {
+    both_levels(&pc(64, 1, &MmConfig::default()).unwrap());
+}
+
+#[test]
+fn pc_of_200_mib() {
+    both_levels(&pc(200, 2, &MmConfig::default()).unwrap());
+}
+
+#[test]
+fn pc_of_512_mib_skips_nothing_that_it_could_run() {
+    let mm = pc(512, 1, &MmConfig::default()).unwrap();
+    both_levels(&mm);
+}
+
+#[test]
+fn pc_of_6_gib() {
+    both_levels(&pc(6144, 1, &MmConfig::default()).unwrap());
+}
+
+#[test]
+fn from_the_second_cpu() {
+    let mm = pc(128, 2, &MmConfig::default()).unwrap();
+    run_all(&mm, Level::Quick);
+    mm.platform().run_on(CpuId(1));
+    run_all(&mm, Level::Quick);
+}
