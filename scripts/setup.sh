@@ -67,7 +67,8 @@ setup_build() {
     local missing=()
     links || missing+=(gcc libc6-dev)
     have git || missing+=(git)
-    have curl || have rustup || missing+=(curl ca-certificates)
+    have curl || have rustup || missing+=(curl)
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
     setup_rust
 }
@@ -97,7 +98,7 @@ toolchain_list() {
 # rustup, and by it the pinned toolchain with its components and targets.
 setup_rust() {
     have rustup || install_rustup
-    local channel component host target_name want=()
+    local channel component target_name want=()
     channel=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$root/rust-toolchain.toml")
     for component in $(toolchain_list components); do
         want+=(--component "$component")
@@ -144,10 +145,13 @@ install_rustup() {
     fi
     say "installing rustup by its official installer"
     have curl || die "curl is missing"
+    local installer
+    # From the host that the toolchains come from as well.
+    installer=$(curl --proto '=https' --tlsv1.2 -sSf https://static.rust-lang.org/rustup/rustup-init.sh) ||
+        die "could not download rustup's installer"
     # Another Rust, from a distribution's package, may stay where it is.
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
-        RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -y -q --no-modify-path \
-            --profile minimal --default-toolchain none >&2 || die "could not install rustup"
+    RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -y -q --no-modify-path \
+        --profile minimal --default-toolchain none <<<"$installer" >&2 || die "could not install rustup"
     hash -r
 }
 
