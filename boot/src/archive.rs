@@ -2,9 +2,9 @@
 //!
 //! A section begins with a line `=== name` and reaches to the next such line or
 //! the end. The first is `cmdline` (one line, the kernel's command line where
-//! the firmware brings none), then `build` (`key value` lines), and `symbols`
-//! comes last (`hexaddr name` lines, see [`crate::symbols`]). A reader finds
-//! what it needs by its name and passes over the rest.
+//! the firmware brings none), the last `symbols` (`hexaddr name` lines, see
+//! [`crate::symbols`]). A reader finds what it needs by its name and passes over
+//! the rest.
 
 /// Why a ramdisk could not be written.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,9 +78,9 @@ mod tests {
     fn sections_follow_each_other() {
         let mut archive = Archive::new();
         archive.section("cmdline", "").unwrap();
-        archive.section("build", "commit abc").unwrap();
+        archive.section("notes", "no newline").unwrap();
         archive.section("symbols", "10 a\n20 b\n").unwrap();
-        let want = "=== cmdline\n=== build\ncommit abc\n=== symbols\n10 a\n20 b\n";
+        let want = "=== cmdline\n=== notes\nno newline\n=== symbols\n10 a\n20 b\n";
         assert_eq!(archive.into_bytes(), want.as_bytes());
     }
 

@@ -33,7 +33,7 @@ pub fn make(
 
     let elf = fs::read(&kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
     let ramdisk = scratch.path().join("ramdisk");
-    fs::write(&ramdisk, archive(workspace, &elf, cmdline)?)?;
+    fs::write(&ramdisk, self::ramdisk(&elf, cmdline)?)?;
 
     // The loader reads the file whole, sector by sector on a BIOS: leave out
     // what only a debugger wants.
@@ -65,31 +65,11 @@ pub fn image_path(dir: &Path, firmware: Firmware) -> PathBuf {
 }
 
 /// The ramdisk's bytes for the kernel in `elf`.
-fn archive(workspace: &Workspace, elf: &[u8], cmdline: &str) -> Result<Vec<u8>> {
+fn ramdisk(elf: &[u8], cmdline: &str) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     archive.section("cmdline", cmdline)?;
-    archive.section("build", &build(&hex(&Sha256::digest(elf)), &commit(workspace)))?;
     archive.section("symbols", &symbols::table(elf).context("the kernel is no ELF file")?)?;
     Ok(archive.into_bytes())
-}
-
-/// What names the kernel in a crash report: `id`, the beginning of its ELF
-/// file's sha256, and the commit it was built from.
-fn build(sha256: &str, commit: &str) -> String {
-    format!("id {}\ncommit {commit}\n", &sha256[..16])
-}
-
-/// The commit that is checked out, `-dirty` where files differ from it.
-fn commit(workspace: &Workspace) -> String {
-    let mut git = Command::new("git");
-    git.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(workspace.root());
-    match git.output() {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        }
-        // No git, or sources from an archive.
-        _ => "unknown".to_owned(),
-    }
 }
 
 /// Writes `<image>.sha256` beside `image`, for `sha256sum -c`; returns the sum.
@@ -120,6 +100,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_kernel::{archive, symbols as kernel_symbols};
 
     #[test]
     fn sums_are_as_sha256sum_writes_them() {
@@ -133,9 +114,21 @@ mod tests {
     }
 
     #[test]
-    fn the_build_section_has_an_id_of_16_digits() {
-        let sum = hex(&Sha256::digest("abc"));
-        assert_eq!(build(&sum, "c03b125-dirty"), "id ba7816bf8f01cfea\ncommit c03b125-dirty\n");
+    fn the_kernel_finds_in_the_ramdisk_what_was_put_there() {
+        let elf = fs::read(std::env::current_exe().unwrap()).unwrap();
+        let ramdisk = ramdisk(&elf, "cma=16M exit").unwrap();
+        let cmdline = archive::section(&ramdisk, "cmdline").unwrap();
+        assert_eq!(archive::one_line(cmdline), "cma=16M exit");
+
+        let table = symbols::table(&elf).unwrap();
+        let (line, next) = table.lines().zip(table.lines().skip(1)).last().unwrap();
+        let address =
+            |line: &str| u64::from_str_radix(line.split_once(' ').unwrap().0, 16).unwrap();
+        assert!(address(line) < address(next));
+        let found = archive::section(&ramdisk, "symbols").unwrap();
+        let (name, offset) = kernel_symbols::lookup(found, address(next) - 1).unwrap();
+        assert_eq!(Some(name), line.split_once(' ').map(|(_, name)| name));
+        assert_eq!(offset, address(next) - 1 - address(line));
     }
 
     #[test]

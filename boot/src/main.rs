@@ -9,6 +9,7 @@ use boot::qemu::{self, Ovmf};
 use boot::run;
 use clap::Parser;
 use std::fs::File;
+use std::io;
 use std::process::ExitCode;
 
 /// Wrong usage, as clap has it too.
@@ -77,7 +78,8 @@ fn boot(options: &RunOptions) -> Result<u8> {
     if !options.exit {
         eprintln!("quarry: booting; Ctrl-A X leaves QEMU");
     }
-    let ran = run::run(qemu::QEMU, &args, !options.exit, options.time_limit(), log)?;
+    let limit = options.time_limit();
+    let ran = run::run(qemu::QEMU, &args, !options.exit, limit, io::stdout(), log)?;
     let outcome = Outcome::judge(ran.end, ran.seen.report);
     eprintln!("\nquarry: {outcome}");
     if let Some(time) = ran.seen.first_ktap {

@@ -38,8 +38,9 @@ pub struct Ran {
     pub seen: Seen,
 }
 
-/// Runs `program` with `args` until it ends or `limit` is over. With
-/// `interactive` it reads this program's standard input, else nothing.
+/// Runs `program` with `args` until it ends or `limit` is over, its output to
+/// `terminal` and `log`. With `interactive` it reads this program's standard
+/// input, else nothing.
 ///
 /// # Errors
 ///
@@ -49,6 +50,7 @@ pub fn run(
     args: &[String],
     interactive: bool,
     limit: Option<Duration>,
+    terminal: impl Write + Send + 'static,
     log: Option<File>,
 ) -> Result<Ran> {
     let mut command = Command::new(program);
@@ -65,7 +67,7 @@ pub fn run(
         format!("cannot start {program} (scripts/run installs what is missing)")
     })?;
     let output = child.stdout.take().context("no output to read")?;
-    let reader = thread::spawn(move || tee(output, log, started));
+    let reader = thread::spawn(move || tee(output, terminal, log, started));
 
     let end = wait(&mut child, limit.map(|limit| started + limit))?;
     let seen = match reader.join() {
@@ -108,8 +110,13 @@ fn stop(child: &mut Child) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies `output` to standard output and `log`, and watches its lines.
-fn tee(mut output: impl Read, mut log: Option<File>, started: Instant) -> io::Result<Seen> {
+/// Copies `output` to `terminal` and `log`, and watches its lines.
+fn tee(
+    mut output: impl Read,
+    mut terminal: impl Write,
+    mut log: Option<File>,
+    started: Instant,
+) -> io::Result<Seen> {
     let mut watch = Watch::default();
     let mut buffer = [0; 4096];
     loop {
@@ -121,7 +128,6 @@ fn tee(mut output: impl Read, mut log: Option<File>, started: Instant) -> io::Re
         };
         let bytes = &buffer[..length];
         // Nobody may be reading; the verdict and the log matter still.
-        let mut terminal = io::stdout().lock();
         let _ = terminal.write_all(bytes).and_then(|()| terminal.flush());
         if let Some(log) = &mut log {
             log.write_all(bytes)?;
@@ -171,7 +177,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str, limit: Option<Duration>) -> Ran {
-        run("/bin/sh", &["-c".into(), script.into()], false, limit, None).unwrap()
+        run("/bin/sh", &["-c".into(), script.into()], false, limit, io::sink(), None).unwrap()
     }
 
     #[test]
@@ -210,7 +216,7 @@ mod tests {
         let path = dir.path().join("log");
         let script = ["-c".into(), "printf 'a\\r\\n\\377b'".into()];
         let log = File::create(&path).unwrap();
-        run("/bin/sh", &script, false, None, Some(log)).unwrap();
+        run("/bin/sh", &script, false, None, io::sink(), Some(log)).unwrap();
         assert_eq!(std::fs::read(path).unwrap(), b"a\r\n\xffb");
     }
 
@@ -228,6 +234,6 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
-        assert!(run("/nonexistent/qemu", &[], false, None, None).is_err());
+        assert!(run("/nonexistent/qemu", &[], false, None, io::sink(), None).is_err());
     }
 }
