@@ -41,6 +41,11 @@ pub(crate) fn give_up(why: fmt::Arguments<'_>) -> ! {
     exit(Verdict::Failed)
 }
 
+/// Whether a report has begun: from then on nothing else is worth a word.
+pub(crate) fn in_progress() -> bool {
+    REPORTS.load(Ordering::Relaxed) != 0
+}
+
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let (rip, rbp): (u64, u64);
@@ -102,7 +107,7 @@ impl fmt::Display for Exception<'_> {
         match (vector, overflow) {
             // Pushing the frame of the page fault failed on the same page.
             (8 | 14, Some(stack)) => {
-                write!(f, "stack overflow: {} ran into its guard page at {addr:#x}", stack)
+                write!(f, "stack overflow: {stack} ran into its guard at {addr:#x}")
             }
             (14, None) => write!(f, "page fault: {} {addr:#x}", Access(self.0.error)),
             _ => f.write_str(trap::name(vector)),

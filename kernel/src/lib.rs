@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod archive;
+pub mod direct_map;
 pub mod fw_cfg_dir;
 pub mod options;
 pub mod symbols;

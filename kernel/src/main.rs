@@ -23,11 +23,17 @@ mod fw_cfg;
 #[cfg(target_os = "none")]
 mod image;
 #[cfg(target_os = "none")]
+mod memory;
+#[cfg(target_os = "none")]
+mod platform;
+#[cfg(target_os = "none")]
 mod ramdisk;
 #[cfg(target_os = "none")]
 mod selftests;
 #[cfg(target_os = "none")]
 mod stage;
+#[cfg(target_os = "none")]
+mod take;
 #[cfg(target_os = "none")]
 mod vm;
 

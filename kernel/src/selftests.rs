@@ -8,8 +8,8 @@ mod provoke;
 use crate::arch::irq::IrqMutex;
 use crate::arch::time;
 use crate::arch::trap::TrapFrame;
+use crate::take::Take;
 use crate::{console, crash};
-use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use quarry_kernel::options::{Crash, Options};
@@ -36,12 +36,7 @@ static LIMIT_MS: AtomicU64 = AtomicU64::new(0);
 
 /// Words lent to each test for its own records.
 const SCRATCH: usize = 16 * 1024;
-static SCRATCH_AREA: ScratchArea = ScratchArea(UnsafeCell::new([0; SCRATCH]));
-
-struct ScratchArea(UnsafeCell<[u64; SCRATCH]>);
-
-// SAFETY: only `run` uses it, once.
-unsafe impl Sync for ScratchArea {}
+static SCRATCH_AREA: Take<[u64; SCRATCH]> = Take::new([0; SCRATCH]);
 
 /// The test that is running, for the crash report.
 pub(crate) fn current() -> impl fmt::Display {
@@ -58,13 +53,18 @@ pub(crate) fn current() -> impl fmt::Display {
     Current(RUNNING.try_lock().and_then(|running| *running))
 }
 
+/// Whether the test that runs is `case` of `suite`.
+fn is_running(suite: &str, case: &str) -> bool {
+    RUNNING.lock().is_some_and(|running| running.suite == suite && running.case == case)
+}
+
 /// Ends the kernel if the running test has had its time. Called by the timer's
 /// interrupt, which came at `frame`.
 pub(crate) fn watchdog(frame: &TrapFrame) {
     let limit_ms = LIMIT_MS.load(Ordering::Relaxed);
     let Some(running) = RUNNING.try_lock().and_then(|running| *running) else { return };
     let ran_ms = time::now_ms().saturating_sub(running.since_ms);
-    if limit_ms != 0 && ran_ms > limit_ms {
+    if limit_ms != 0 && ran_ms > limit_ms && !crash::in_progress() {
         crash::hang(frame, format_args!("test {running} hangs: no end after {} s", ran_ms / 1000));
     }
 }
@@ -80,8 +80,7 @@ pub(crate) fn run(options: &Options<'_>) -> Counts {
     let on = Machine { crash: options.crash };
     let crash: &[Suite<Machine>] = if options.crash.is_some() { &provoke::SUITES } else { &[] };
     let groups = [crash, &kernel_suites::SUITES];
-    // SAFETY: the only reference there ever is, for this function runs once.
-    let scratch = unsafe { &mut *SCRATCH_AREA.0.get() };
+    let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
     selftest::run(&on, &groups, &config, scratch, &mut ToConsole)
 }
 

@@ -1,6 +1,7 @@
 //! The x86_64 machine: processor features, tables and traps, timers, ports.
 //! Calls `console` (to log) and, for what a trap means, `crash`.
 
+pub(crate) mod apic;
 pub(crate) mod cpu;
 pub(crate) mod exit;
 pub(crate) mod gdt;

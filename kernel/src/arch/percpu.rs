@@ -27,6 +27,11 @@ static BOOT_CPU: PerCpu =
 /// [`cpu_id`].
 pub(crate) fn init_boot_cpu() -> &'static PerCpu {
     GsBase::write(VirtAddr::from_ptr(&raw const BOOT_CPU));
+    boot_cpu()
+}
+
+/// The boot CPU's area.
+pub(crate) fn boot_cpu() -> &'static PerCpu {
     &BOOT_CPU
 }
 

@@ -1,5 +1,6 @@
 //! The pair of 8259 interrupt controllers: out of the way of the exceptions
-//! and masked. Calls nothing.
+//! and masked, but for the timer that drives the watchdog's NMI. Calls
+//! nothing.
 
 use x86_64::instructions::port::Port;
 
@@ -39,6 +40,38 @@ pub(crate) fn init() {
         write(DATA[chip], ICW4);
         write(DATA[chip], 0xff);
     }
+}
+
+/// Lets the 8254's channel 0 raise line 0 some 18 times a second. With the
+/// local APIC's line set to NMI this interrupts whatever runs: the oldest of
+/// Linux's NMI watchdogs.
+pub(crate) fn start_watchdog_timer() {
+    // Channel 0, low byte then high byte, mode 2; 0 counts as 65536.
+    write(0x43, 0b0011_0100);
+    write(0x40, 0);
+    write(0x40, 0);
+    write(DATA[0], !1);
+}
+
+/// Takes the timer's interrupt from the controller, which gets no other
+/// acknowledgement when its interrupt came as NMI.
+pub(crate) fn acknowledge_timer() {
+    /// Poll command: the next read acknowledges.
+    const POLL: u8 = 0x0c;
+    write(COMMAND[0], POLL);
+    // SAFETY: the controller's port; reading acknowledges and changes nothing
+    // else.
+    let _: u8 = unsafe { Port::new(COMMAND[0]).read() };
+    write(COMMAND[0], EOI);
+}
+
+/// Whether the chipset says that an NMI is about failed memory or a failed
+/// device (system control port B, bits 7 and 6).
+pub(crate) fn hardware_failure() -> bool {
+    // SAFETY: reading the port changes nothing.
+    let status: u8 = unsafe { Port::new(0x61).read() };
+    // All ones: there is no such port.
+    status & 0xc0 != 0 && status != 0xff
 }
 
 /// Handles a vector of the pair: with all lines masked only spurious ones

@@ -1,9 +1,9 @@
 //! From the processor's exceptions and interrupts to Rust: stubs that save all
-//! registers, and what is done about each vector. Calls `crash`, `time`,
-//! `pic`.
+//! registers, and what is done about each vector. Calls `crash`, `apic`, `pic`,
+//! `selftests` for its watchdog.
 
-use crate::arch::{percpu, pic};
-use crate::crash;
+use crate::arch::{apic, percpu, pic};
+use crate::{crash, selftests};
 use core::arch::global_asm;
 use core::fmt;
 
@@ -149,6 +149,7 @@ pub(crate) fn name(vector: u64) -> &'static str {
 
 extern "C" fn trap_entry(frame: &mut TrapFrame) {
     match frame.vector {
+        2 => nmi(frame),
         // A breakpoint that no debugger took is passed over.
         3 => log::warn!("breakpoint at {:#x}", frame.rip),
         0..32 => crash::exception(frame),
@@ -160,9 +161,24 @@ extern "C" fn trap_entry(frame: &mut TrapFrame) {
     }
 }
 
-fn interrupt(vector: u8, _frame: &TrapFrame) {
+fn interrupt(vector: u8, frame: &TrapFrame) {
     match vector {
+        apic::TIMER_VECTOR => {
+            apic::tick();
+            selftests::watchdog(frame);
+        }
+        apic::SPURIOUS_VECTOR => {}
         pic::FIRST..=pic::LAST => pic::unexpected(vector),
         _ => log::warn!("interrupt {vector:#04x} that nobody asked for"),
     }
+}
+
+/// An NMI is the watchdog's, which interrupts even code that has interrupts
+/// off, or the chipset's word that hardware has failed.
+fn nmi(frame: &TrapFrame) {
+    if pic::hardware_failure() {
+        crash::exception(frame);
+    }
+    pic::acknowledge_timer();
+    selftests::watchdog(frame);
 }

@@ -1,12 +1,38 @@
-//! Tests of the kernel itself. Calls what it tests.
+//! Tests of the kernel itself: its clock and timer, and what its page tables
+//! allow. Calls what it tests.
 
-use crate::arch::time;
+use crate::arch::{apic, time};
 use crate::selftests::Machine;
-use selftest::{Case, CaseResult, Suite, Test, check};
+use crate::vm::stacks::Stack;
+use crate::vm::{self, layout};
+use crate::{image, selftests};
+use core::ops::Range;
+use mm::types::{PAGE_SIZE, Pfn};
+use selftest::{Case, CaseResult, Suite, Test, check, check_eq, fail, skip};
+use x86_64::registers::control::Cr3;
+use x86_64::structures::paging::page_table::PageTableEntry;
+use x86_64::structures::paging::{PageTable, PageTableFlags};
 
 /// The suites.
-pub(super) const SUITES: [Suite<Machine>; 1] =
-    [Suite { name: "kernel", cases: &[Case::quick("clock_runs", clock_runs)] }];
+pub(super) const SUITES: [Suite<Machine>; 2] = [
+    Suite {
+        name: "time",
+        cases: &[
+            Case::quick("clock_runs", clock_runs),
+            Case::quick("timer_interrupts", timer_interrupts),
+            Case::quick("test_is_known", test_is_known),
+        ],
+    },
+    Suite {
+        name: "paging",
+        cases: &[
+            Case::quick("nothing_writable_is_executable", nothing_writable_is_executable),
+            Case::quick("image_rights", image_rights),
+            Case::quick("guards_are_unmapped", guards_are_unmapped),
+            Case::quick("only_upper_half", only_upper_half),
+        ],
+    },
+];
 
 /// The clock neither stands still nor goes back.
 fn clock_runs(_: &mut Test<'_, Machine>) -> CaseResult {
@@ -20,5 +46,132 @@ fn clock_runs(_: &mut Test<'_, Machine>) -> CaseResult {
         }
         last = now;
     }
-    selftest::fail!("still {last} us");
+    fail!("still {last} us");
+}
+
+/// The timer's interrupt comes while a test runs: the watchdog can bite.
+fn timer_interrupts(_: &mut Test<'_, Machine>) -> CaseResult {
+    if !apic::is_running() {
+        skip!("no local APIC timer");
+    }
+    let (ticks, start) = (apic::ticks(), time::now_ms());
+    while apic::ticks() < ticks + 2 {
+        check!(time::now_ms() < start + 2000, "{} ticks in 2 s", apic::ticks() - ticks);
+    }
+    Ok(())
+}
+
+/// The crash report would name this test.
+fn test_is_known(_: &mut Test<'_, Machine>) -> CaseResult {
+    check!(selftests::is_running("time", "test_is_known"));
+    Ok(())
+}
+
+/// A last-level entry: the virtual addresses it maps, and its rights.
+struct Leaf {
+    range: Range<u64>,
+    flags: PageTableFlags,
+}
+
+/// Calls `f` for every page that is mapped, lowest first, until it fails.
+fn for_each_page(f: &mut dyn FnMut(Leaf) -> CaseResult) -> CaseResult {
+    let (root, _) = Cr3::read();
+    walk(Pfn::containing(root.start_address().as_u64()), 4, 0, f)
+}
+
+fn walk(table: Pfn, level: u32, base: u64, f: &mut dyn FnMut(Leaf) -> CaseResult) -> CaseResult {
+    let table: *const PageTable = vm::frame_ptr(table).cast();
+    // SAFETY: tables lie in RAM and nobody changes them meanwhile: there is one
+    // CPU, and no interrupt handler maps anything.
+    let table = unsafe { &*table };
+    let size = (PAGE_SIZE as u64) << (9 * (level - 1));
+    for index in 0..512 {
+        let entry: &PageTableEntry = &table[index];
+        let flags = entry.flags();
+        if !flags.contains(PageTableFlags::PRESENT) {
+            continue;
+        }
+        let mut start = base + index as u64 * size;
+        if level == 4 && index >= 256 {
+            start |= 0xffff_0000_0000_0000;
+        }
+        if level == 1 || flags.contains(PageTableFlags::HUGE_PAGE) {
+            f(Leaf { range: start..start.wrapping_add(size), flags })?;
+        } else {
+            walk(Pfn::containing(entry.addr().as_u64()), level - 1, start, f)?;
+        }
+    }
+    Ok(())
+}
+
+fn nothing_writable_is_executable(test: &mut Test<'_, Machine>) -> CaseResult {
+    let mut pages = 0_u32;
+    for_each_page(&mut |leaf| {
+        let executable = !leaf.flags.contains(PageTableFlags::NO_EXECUTE);
+        let writable = leaf.flags.contains(PageTableFlags::WRITABLE);
+        check!(!(executable && writable), "{:#x} is both", leaf.range.start);
+        check!(
+            !executable || image::is_code(leaf.range.end - 1) || image::is_code(leaf.range.start),
+            "{:#x} is executable",
+            leaf.range.start
+        );
+        check!(!leaf.flags.contains(PageTableFlags::USER_ACCESSIBLE), "{:#x}", leaf.range.start);
+        pages += 1;
+        Ok(())
+    })?;
+    test.note(format_args!("{pages} entries"));
+    Ok(())
+}
+
+/// Each page of the image has its segment's rights, and is there.
+fn image_rights(_: &mut Test<'_, Machine>) -> CaseResult {
+    let image = image::base()..image::end();
+    let mut next = image.start;
+    for_each_page(&mut |leaf| {
+        let addr = leaf.range.start;
+        if !image.contains(&addr) {
+            return Ok(());
+        }
+        let Some(segment) =
+            image::segments().find(|part| part.start < leaf.range.end && addr < part.end)
+        else {
+            // Between two segments.
+            fail!("{addr:#x} belongs to no segment");
+        };
+        let relocated = image::relro().is_some_and(|part| (part.start..part.end).contains(&addr));
+        let writable = leaf.flags.contains(PageTableFlags::WRITABLE);
+        check_eq!(writable, segment.writable && !relocated, "{addr:#x} writable");
+        let executable = !leaf.flags.contains(PageTableFlags::NO_EXECUTE);
+        check_eq!(executable, segment.executable, "{addr:#x} executable");
+        next = leaf.range.end;
+        Ok(())
+    })?;
+    check!(next >= image.end, "the image ends at {:#x}, its pages at {next:#x}", image.end);
+    Ok(())
+}
+
+fn guards_are_unmapped(_: &mut Test<'_, Machine>) -> CaseResult {
+    let mut stack_bytes = 0;
+    for_each_page(&mut |leaf| {
+        for stack in Stack::ALL {
+            let guard = stack.guard();
+            let apart = leaf.range.end <= guard.start || guard.end <= leaf.range.start;
+            check!(apart, "{:#x} lies in the guard of {}", leaf.range.start, stack.name());
+            if stack.range().contains(&leaf.range.start) {
+                stack_bytes += leaf.range.end - leaf.range.start;
+            }
+        }
+        Ok(())
+    })?;
+    let want: u64 = Stack::ALL.iter().map(|stack| stack.top() - stack.range().start).sum();
+    check_eq!(stack_bytes, want);
+    Ok(())
+}
+
+/// Nothing of the boot loader's mappings is left: a null pointer faults.
+fn only_upper_half(_: &mut Test<'_, Machine>) -> CaseResult {
+    for_each_page(&mut |leaf| {
+        check!(leaf.range.start >= layout::DIRECT_MAP, "{:#x} is mapped", leaf.range.start);
+        Ok(())
+    })
 }

@@ -18,10 +18,12 @@ const NOWHERE: u64 = 0xdead_b000;
 
 fn on_purpose(test: &mut Test<'_, Machine>) -> CaseResult {
     let Some(kind) = test.on.crash else { skip!("not asked for") };
-    // SAFETY: none of these leaves anything but a crash report behind.
     match kind {
+        // SAFETY: ends in a fault, on purpose.
         Crash::PageFault => unsafe { (NOWHERE as *mut u64).write_volatile(1) },
+        // SAFETY: does not return.
         Crash::DoubleFault => unsafe { fault_without_stack() },
+        // SAFETY: ends in a fault, on purpose.
         Crash::UndefinedInstruction => unsafe { asm!("ud2") },
         Crash::StackOverflow => {
             black_box(recurse(1));
@@ -34,10 +36,12 @@ fn on_purpose(test: &mut Test<'_, Machine>) -> CaseResult {
         }
         Crash::WriteCode => {
             let code = on_purpose as fn(&mut Test<'_, Machine>) -> CaseResult as *mut u8;
-            unsafe { code.write_volatile(0xcc) };
+            // SAFETY: ends in a fault, on purpose; else the byte is as before.
+            unsafe { code.write_volatile(code.read_volatile()) };
         }
         Crash::ExecuteData => {
             static RETURN: u8 = 0xc3;
+            // SAFETY: ends in a fault, on purpose; else it returns at once.
             unsafe { asm!("call {}", in(reg) &raw const RETURN) };
         }
     }

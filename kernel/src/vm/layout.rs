@@ -12,8 +12,8 @@ pub(crate) const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 pub(crate) const DIRECT_MAP_LEN: u64 = 1 << 46;
 /// Device registers, uncached.
 pub(crate) const MMIO: u64 = 0xffff_c900_0000_0000;
-/// Bytes of the device area: 512 GiB.
-pub(crate) const MMIO_LEN: u64 = 1 << 39;
+/// The local APIC's registers, where they are in memory.
+pub(crate) const LOCAL_APIC: u64 = MMIO;
 /// The manager's virtual arrays.
 pub(crate) const MEMMAP: u64 = 0xffff_ea00_0000_0000;
 /// Bytes between two arrays' bases: the descriptors of 16 TiB take 128 GiB.

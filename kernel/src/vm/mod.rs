@@ -1,4 +1,13 @@
-//! The kernel's virtual memory.
+//! The kernel's virtual memory: tables of its own, built before the memory
+//! manager starts and extended with the manager's frames afterwards. Calls
+//! `mm::early` and `arch`.
 
+mod build;
 pub(crate) mod layout;
+mod loader;
 pub(crate) mod stacks;
+mod tables;
+
+pub(crate) use build::{Devices, Plan, build};
+pub(crate) use loader::Loader;
+pub(crate) use tables::{activate, commit, frame_ptr, pfn_of};

@@ -1,0 +1,83 @@
+//! `mm`'s view of this machine: the direct map, this CPU, interrupt masking,
+//! the clock, the log. Calls `arch`, `vm`.
+
+use crate::arch::{irq, percpu, time};
+use crate::vm::{self, layout};
+use core::fmt;
+use mm::platform::{Context, IrqState, LogLevel, Platform};
+use mm::types::{CpuId, Pfn};
+
+/// The machine that the kernel runs on; there is one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine(());
+
+impl Machine {
+    /// The machine.
+    ///
+    /// # Safety
+    ///
+    /// The kernel's own page tables must be in force, and the boot CPU must
+    /// have its per-CPU area.
+    pub(crate) const unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+// SAFETY: RAM is mapped once at a fixed offset, read and write; there is one
+// CPU, which is held while its interrupts are masked; each array of the memory
+// map has addresses of its own and frames that were given away for it.
+unsafe impl Platform for Machine {
+    fn frame(&self, pfn: Pfn) -> *mut u8 {
+        vm::frame_ptr(pfn)
+    }
+
+    fn pfn_of(&self, ptr: *const u8) -> Option<Pfn> {
+        vm::pfn_of(ptr)
+    }
+
+    fn memmap_base(&self, slot: usize, bytes: usize) -> Option<*mut u8> {
+        let fits = slot < layout::MEMMAP_SLOTS && bytes as u64 <= layout::MEMMAP_SLOT;
+        let base = layout::MEMMAP + slot as u64 * layout::MEMMAP_SLOT;
+        fits.then(|| core::ptr::with_exposed_provenance_mut(base as usize))
+    }
+
+    fn memmap_commit(
+        &self,
+        ptr: *mut u8,
+        bytes: usize,
+        source: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool {
+        vm::commit(ptr.addr() as u64, bytes, source)
+    }
+
+    fn irq_save(&self) -> (CpuId, IrqState) {
+        let were_on = irq::save();
+        (percpu::cpu_id(), IrqState(u64::from(were_on)))
+    }
+
+    fn irq_restore(&self, _cpu: CpuId, state: IrqState) {
+        irq::restore(state.0 != 0);
+    }
+
+    fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
+        let (cpu, state) = self.irq_save();
+        f(cpu);
+        self.irq_restore(cpu, state);
+    }
+
+    fn context(&self) -> Context {
+        Context { in_irq: percpu::in_irq(), ..Context::default() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        time::now_ms()
+    }
+
+    fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
+        match level {
+            LogLevel::Error => log::error!("{line}"),
+            LogLevel::Warn => log::warn!("{line}"),
+            LogLevel::Info => log::info!("{line}"),
+        }
+    }
+}
