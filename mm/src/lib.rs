@@ -11,6 +11,7 @@ mod compact_state;
 mod dump;
 pub mod early;
 mod fallback;
+pub mod firmware;
 mod free;
 pub mod gfp;
 #[cfg(feature = "host")]
