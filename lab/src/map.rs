@@ -1,2 +1,149 @@
-//! Shows what Quarry would make of a firmware memory map (`scripts/map`).
-fn main() {}
+//! Shows what Quarry would make of a firmware memory map: reads the
+//! `BIOS-e820:` lines of a Linux boot log, prints the cleaned RAM ranges, the
+//! zones, the total, and a warning for each thing that is wrong with the map.
+
+use mm::early::{EarlyMem, RamRange, Reservation};
+use mm::firmware::{
+    LineError, MAX_PFN, MAX_PHYS_BITS, MovableSplit, RawMap, RawRegion, Region, ZoneLayout,
+    check_ram, parse_e820_line, populate, report_ram, report_total, report_zones, sanitize,
+};
+use std::fmt::Write as _;
+use std::io::{self, Read as _, Write as _};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: quarry-map [--phys-bits N] FILE
+
+Reads the BIOS-e820 lines of a Linux boot log (FILE, or - for standard input)
+and prints what Quarry would make of that memory map.
+
+  --phys-bits N   width of the CPU's physical addresses, 12 to 52 (default 52)
+
+Exit status: 0, or 1 if there is too little RAM to boot, or 2 for wrong usage.
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+struct Request {
+    phys_bits: u32,
+    file: String,
+}
+
+/// Reads the command line; `None` is a plea for help.
+fn parse_args(args: impl IntoIterator<Item = String>) -> Result<Option<Request>, String> {
+    let mut args = args.into_iter();
+    let mut phys_bits = MAX_PHYS_BITS;
+    let mut files = Vec::new();
+    let mut options = true;
+    while let Some(arg) = args.next() {
+        let bits = match arg.as_str() {
+            "--help" | "-h" if options => return Ok(None),
+            "--phys-bits" if options => {
+                args.next().ok_or("--phys-bits needs a number".to_string())?
+            }
+            "--" if options => {
+                options = false;
+                continue;
+            }
+            _ => match arg.strip_prefix("--phys-bits=").filter(|_| options) {
+                Some(bits) => bits.to_string(),
+                None if options && arg.len() > 1 && arg.starts_with('-') => {
+                    return Err(format!("unknown option {arg}"));
+                }
+                None => {
+                    files.push(arg);
+                    continue;
+                }
+            },
+        };
+        phys_bits = bits
+            .parse()
+            .ok()
+            .filter(|bits| (12..=MAX_PHYS_BITS).contains(bits))
+            .ok_or(format!("--phys-bits {bits}: not a number from 12 to {MAX_PHYS_BITS}"))?;
+    }
+    match <[String; 1]>::try_from(files) {
+        Ok([file]) => Ok(Some(Request { phys_bits, file })),
+        Err(files) => Err(format!("one FILE is needed, {} given", files.len())),
+    }
+}
+
+/// The report on a log, and whether the machine could boot.
+fn report(log: &[u8], phys_bits: u32) -> (String, bool) {
+    let mut text = String::new();
+    let mut line = |args: std::fmt::Arguments<'_>| {
+        let _ = writeln!(text, "{args}"); // writing to a String cannot fail
+    };
+
+    let lines: Vec<_> = log.split(|&b| b == b'\n').filter_map(parse_e820_line).collect();
+    // A table of the kernel's is of fixed size; here it is as long as it needs
+    // to be.
+    let mut slots = vec![RawRegion::EMPTY; lines.len()];
+    let mut raw = RawMap::new(&mut slots);
+    for entry in lines {
+        match entry {
+            Ok(entry) => raw.push(entry),
+            Err(error) => {
+                line(format_args!("warning: BIOS-e820: {error}"));
+                if let LineError::Kind(entry) = error {
+                    raw.push(entry);
+                }
+            }
+        }
+    }
+    let mut out = vec![Region::EMPTY; 2 * raw.entries().len()];
+    let raw = raw.finish(&mut |w| line(format_args!("warning: {w}")));
+    let map = sanitize(raw, phys_bits, &mut out, &mut |w| line(format_args!("warning: {w}")));
+
+    report_ram(&map, &mut line);
+    let mut ram = vec![RamRange::EMPTY; map.regions().len() + 2];
+    let mut reserved = [Reservation::EMPTY; 1];
+    let mut early = EarlyMem::new(&mut ram, &mut reserved);
+    let too_high = populate(&map, &mut early);
+    if too_high > 0 {
+        let limit = MAX_PFN.addr();
+        line(format_args!("warning: {too_high} pages from {limit:#x} up cannot be managed"));
+    }
+    report_zones(&ZoneLayout::new(early.ram(), MovableSplit::default()), &mut line);
+    let enough = check_ram(map.ram_pages());
+    if let Err(error) = enough {
+        line(format_args!("error: {error}"));
+    }
+    report_total(&map, &mut line);
+    (text, enough.is_ok())
+}
+
+fn read(file: &str) -> io::Result<Vec<u8>> {
+    if file == "-" {
+        let mut log = Vec::new();
+        io::stdin().lock().read_to_end(&mut log)?;
+        return Ok(log);
+    }
+    std::fs::read(file)
+}
+
+fn main() -> ExitCode {
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let request = match parse_args(args) {
+        Ok(Some(request)) => request,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(why) => {
+            eprint!("quarry-map: {why}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let log = match read(&request.file) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("quarry-map: {}: {error}", request.file);
+            return ExitCode::from(2);
+        }
+    };
+    let (text, enough) = report(&log, request.phys_bits);
+    // A reader that has gone away does not change the answer.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+    if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

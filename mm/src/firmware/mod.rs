@@ -23,7 +23,7 @@ pub use edit::{MapEdit, apply_edits};
 pub use kind::RegionKind;
 pub use populate::{MAX_PFN, MIN_RAM_BYTES, TooLittleRam, check_ram, populate, reserve_bootloader};
 pub use raw::{RawMap, RawRegion};
-pub use report::{MemoryLine, report_nodes, report_ram, report_zones};
+pub use report::{MemoryLine, report_nodes, report_ram, report_total, report_zones};
 pub use sanitize::{Map, Region, sanitize};
 pub use warning::Warning;
 pub use zones::{CoreSize, DMA_END, DMA32_END, MovableSplit, ZoneLayout};

@@ -1,9 +1,9 @@
 //! The machine's memory in Linux's words, line by line.
 
 use super::zones::node_range;
-use super::{Map, Mem, ZoneLayout};
+use super::{DMA_END, DMA32_END, Map, Mem, ZoneLayout};
 use crate::early::RamRange;
-use crate::types::{MAX_NODES, NodeId, PfnRange, ZoneKind};
+use crate::types::{MAX_NODES, NodeId, Pfn, PfnRange, ZoneKind};
 use core::fmt;
 
 /// Receives a line without its end.
@@ -20,7 +20,7 @@ pub fn report_ram(map: &Map<'_>, emit: Emit<'_>) {
     }
 }
 
-/// `Zone ranges:` and, where there is a zone Movable, where it begins.
+/// `Zone ranges:` of the machine as a whole.
 pub fn report_zones(layout: &ZoneLayout, emit: Emit<'_>) {
     emit(format_args!("Zone ranges:"));
     for kind in ZoneKind::ALL {
@@ -31,16 +31,17 @@ pub fn report_zones(layout: &ZoneLayout, emit: Emit<'_>) {
             emit(format_args!("  {:<8} {}", kind.name(), mem(range)));
         }
     }
+}
+
+/// Where zone Movable begins on each node that has one, `Early memory node
+/// ranges`, and what each node spans.
+pub fn report_nodes(layout: &ZoneLayout, ram: &[RamRange], emit: Emit<'_>) {
     emit(format_args!("Movable zone start for each node"));
     for node in (0..MAX_NODES).map(|n| NodeId(n as u8)) {
         if let Some(start) = layout.movable_start(node) {
             emit(format_args!("  Node {}: {:#018x}", node.0, start.addr()));
         }
     }
-}
-
-/// `Early memory node ranges` and what each node spans.
-pub fn report_nodes(ram: &[RamRange], emit: Emit<'_>) {
     emit(format_args!("Early memory node ranges"));
     for r in ram {
         emit(format_args!("  node {:3}: {}", r.node.0, mem(r.range)));
@@ -50,6 +51,15 @@ pub fn report_nodes(ram: &[RamRange], emit: Emit<'_>) {
             emit(format_args!("Initmem setup node {} {}", node.0, mem(range)));
         }
     }
+}
+
+/// How much RAM a clean map has, before anything is taken out of it.
+pub fn report_total(map: &Map<'_>, emit: Emit<'_>) {
+    let total = map.ram_pages();
+    let dma = map.ram_pages_in(PfnRange::new(Pfn(0), DMA_END));
+    let dma32 = map.ram_pages_in(PfnRange::new(DMA_END, DMA32_END));
+    let normal = total - dma - dma32;
+    emit(format_args!("total: {total} pages, DMA {dma}, DMA32 {dma32}, Normal {normal}"));
 }
 
 /// What the kernel says once the manager runs; all in KiB.
