@@ -17,7 +17,6 @@ pub(crate) enum Source {
     #[default]
     Own,
     Cma,
-    Claim,
     Steal,
 }
 

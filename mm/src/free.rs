@@ -135,6 +135,18 @@ impl<P: Platform> Mm<P> {
         Buddy::lock(&self.map, zone, &cpu).free(pfn, order, placement);
     }
 
+    /// Frees a block that is the caller's alone straight to the buddy.
+    pub(crate) fn put_back_freed(&self, pfn: Pfn, order: Order) {
+        let t = &self.tunables;
+        if t.init_on_free.load(Relaxed) {
+            self.fill(pfn, order, 0);
+        }
+        if t.page_poison.load(Relaxed) {
+            self.poison(pfn, order);
+        }
+        self.put_back(pfn, order, Placement::Auto);
+    }
+
     /// Whether a page, or the block it belongs to, came from below the
     /// watermarks by right of the reserves. Any context; the caller owns the
     /// page.

@@ -4,10 +4,11 @@
 extern crate std;
 
 mod alloc;
+pub mod arena;
 pub mod audit;
 mod boot_slice;
 mod buddy;
-mod compact_state;
+pub mod compact;
 mod dump;
 pub mod early;
 mod fallback;
@@ -18,6 +19,7 @@ pub mod gfp;
 pub mod host;
 pub mod list;
 pub mod memmap;
+pub mod migrate;
 mod mm;
 pub mod owner;
 pub mod page;

@@ -4,6 +4,7 @@
 
 use crate::boot_slice::BootSlice;
 use crate::memmap::MemMap;
+use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
@@ -63,6 +64,7 @@ pub struct Mm<P: Platform> {
     pub(crate) tunables: Tunables,
     pub(crate) stats: Stats,
     pub(crate) owners: PageOwner,
+    pub(crate) movable_owners: MovableOwners<P>,
 }
 
 impl<P: Platform> Mm<P> {

@@ -88,6 +88,9 @@ bitflags! {
         const REPORTED = 1 << 11;
         /// Came from below the watermarks by right of the reserves.
         const PFMEMALLOC = 1 << 12;
+        /// A movable page whose driver has let go of it, maybe while it was
+        /// isolated: whoever still has a reference only has to drop it.
+        const RELEASED = 1 << 13;
     }
 }
 
@@ -270,6 +273,11 @@ impl PageDesc {
         set_private,
         private
     );
+
+    /// The count itself, for those who need an ordering of their own.
+    pub(crate) fn count_word(&self) -> &AtomicU32 {
+        &self.count
+    }
 
     /// Takes a reference unless the count is zero, which means that the page is
     /// free, frozen or about to be freed.

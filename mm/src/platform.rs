@@ -61,7 +61,7 @@ pub struct IrqState(pub u64);
 /// - [`memmap_base`](Self::memmap_base) and
 ///   [`memmap_commit`](Self::memmap_commit) hand out zeroed memory that nobody
 ///   else uses.
-pub unsafe trait Platform: Sized + Sync {
+pub unsafe trait Platform: Sized + Sync + 'static {
     /// Address of the first byte of frame `pfn` (direct map). Valid for frames
     /// of RAM that the machine was built with.
     fn frame(&self, pfn: Pfn) -> *mut u8;

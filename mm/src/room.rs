@@ -8,8 +8,12 @@ use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
 use crate::types::Pfn;
 
 impl<P: Platform> Pressure for Mm<P> {
-    fn compact(&self, _attempt: &Attempt, _: CompactPriority) -> (CompactResult, Option<Pfn>) {
-        (CompactResult::Skipped, None)
+    fn compact(
+        &self,
+        attempt: &Attempt,
+        priority: CompactPriority,
+    ) -> (CompactResult, Option<Pfn>) {
+        self.compact_for(attempt, priority)
     }
 
     fn reclaim(&self, _attempt: &Attempt) -> u64 {

@@ -6,6 +6,7 @@ use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
 use crate::early::EarlyMem;
 use crate::memmap::{MemMap, PFN_LIMIT, natural_blocks};
+use crate::migrate::MovableOwners;
 use crate::mm::{Mm, NO_ZONE, Tunables};
 use crate::owner::PageOwner;
 use crate::page::PageType;
@@ -124,7 +125,9 @@ impl<P: Platform> Mm<P> {
         let owners = PageOwner::new();
         owners.set(config.page_owner);
         let stats = Stats::default();
-        let mm = Self { platform, map, zones, pcps, zonelists, tunables, stats, owners };
+        let movable_owners = MovableOwners::new();
+        let mm =
+            Self { platform, map, zones, pcps, zonelists, tunables, stats, owners, movable_owners };
         mm.hand_over(&early);
         mm.recompute_watermarks();
         Ok(mm)

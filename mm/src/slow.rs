@@ -181,6 +181,9 @@ impl<P: Platform> Mm<P> {
         let found = captured
             .map(|pfn| (pfn, false))
             .or_else(|| self.walk(attempt, Some(Mark::Min), Reserves::No));
+        if let Some((pfn, _)) = found {
+            self.zone_at(pfn).compact.succeeded(attempt.request.order, true);
+        }
         self.stats.count(if found.is_some() { Event::CompactSuccess } else { Event::CompactFail });
         (result, found)
     }

@@ -2,7 +2,7 @@
 //! the work on the lists in `buddy`. May call: `list`, `memmap`, `watermark`,
 //! `sync`, `types`.
 
-use crate::compact_state::CompactState;
+use crate::compact::state::CompactState;
 use crate::gfp::AllocFlags;
 use crate::list::PageList;
 use crate::memmap::{MemMap, zone_index};

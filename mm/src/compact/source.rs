@@ -1,0 +1,112 @@
+//! The migration scanner: upwards from the bottom of the zone, it isolates a
+//! cluster of movable pages. May call: `migrate`.
+
+use super::run::{CLUSTER, Run};
+use crate::migrate::MigrateMode;
+use crate::mm::Mm;
+use crate::page::PageType;
+use crate::platform::Platform;
+use crate::stats::Event;
+use crate::types::{MigrateType, PAGEBLOCK_PAGES, Pfn};
+
+impl<P: Platform> Mm<P> {
+    /// Isolates up to a cluster of pages from the next pageblock that has any.
+    /// Moves the run's position on. False if that block had none.
+    pub(super) fn isolate_sources(&self, run: &mut Run<'_>) -> bool {
+        let block = run.migrate_pfn.pageblock();
+        let end = block.add(PAGEBLOCK_PAGES);
+        if !self.is_source_block(run, block) {
+            run.migrate_pfn = end;
+            return false;
+        }
+        let began = run.migrate_pfn;
+        let (mut pfn, mut scanned, mut failed) = (began, 0u64, false);
+        while pfn < end && run.sources.len() < CLUSTER {
+            scanned += 1;
+            // Nothing is held: what is read is a hint, and a step taken by it
+            // never leaves the block.
+            let word = self.map.page(pfn).head();
+            match word.ty() {
+                PageType::Movable if self.isolate_movable(pfn, run.mode).is_ok() => {
+                    run.sources.push_back(&self.map, pfn);
+                    pfn = pfn.add(1);
+                    continue;
+                }
+                PageType::Buddy | PageType::Pcp if pfn.is_aligned(word.order()) => {
+                    pfn = pfn.add(word.order().pages());
+                    continue;
+                }
+                PageType::Tail | PageType::Buddy | PageType::Pcp => {
+                    pfn = pfn.add(1);
+                    continue;
+                }
+                PageType::Movable => failed = true,
+                _ => {}
+            }
+            pfn = if pfn.is_aligned(word.order()) {
+                pfn.add(word.order().pages())
+            } else {
+                pfn.add(1)
+            };
+            // A page that stays spoils the block that the request needs; what
+            // else is in it need not be moved for that request.
+            if gives_up(run) {
+                pfn = self.skip_spoiled(run, pfn).min(end);
+            }
+        }
+        run.migrate_pfn = pfn.min(end);
+        let isolated = u64::from(run.sources.len());
+        self.count_scan(Event::CompactMigrateScanned, scanned, isolated);
+        let whole_block = began == block && run.migrate_pfn == end;
+        if whole_block && isolated == 0 && !failed && !run.whole {
+            self.map.block(block).set_skip(true);
+        }
+        isolated > 0
+    }
+
+    fn is_source_block(&self, run: &Run<'_>, block: Pfn) -> bool {
+        let Some(info) = self.map.try_block(block) else { return false };
+        if info.zone_index() != run.zone.index() {
+            return false;
+        }
+        if !run.whole && info.skip() {
+            return false;
+        }
+        let ty = info.migratetype();
+        if ty == MigrateType::Isolate {
+            return false;
+        }
+        match (run.mode, run.wanted) {
+            // A quick run looks only where it is most likely to find.
+            (MigrateMode::Async, Some(wanted)) => match wanted.migratetype {
+                MigrateType::Movable => matches!(ty, MigrateType::Movable | MigrateType::Cma),
+                other => ty == other,
+            },
+            _ => true,
+        }
+    }
+
+    /// Drops what was isolated of the spoiled block of the wanted order that
+    /// ends at or after `at`; returns where to go on.
+    fn skip_spoiled(&self, run: &mut Run<'_>, at: Pfn) -> Pfn {
+        let Some(wanted) = run.wanted else { return at };
+        let last = Pfn(at.0 - 1);
+        let (from, to) = (last.align_down(wanted.order), last.add(1).align_up(wanted.order));
+        let mut keep = crate::list::PageList::new();
+        while let Some(pfn) = run.sources.pop_front(&self.map) {
+            if pfn >= from {
+                self.putback(pfn);
+            } else {
+                keep.push_back(&self.map, pfn);
+            }
+        }
+        run.sources = keep;
+        to
+    }
+}
+
+/// Whether one page that stays makes the rest of its aligned block of the
+/// wanted order not worth moving: for a quick run for a given block, it does.
+fn gives_up(run: &Run<'_>) -> bool {
+    run.mode == MigrateMode::Async && run.wanted.is_some_and(|w| w.order.0 > 0)
+}

@@ -1,0 +1,128 @@
+//! The free scanner: downwards from the top of the zone, it takes free blocks
+//! off the lists for pages to be moved to. May call: `buddy`.
+
+use super::run::Run;
+use crate::buddy::Buddy;
+use crate::mm::Mm;
+use crate::page::{HeadWord, PageType};
+use crate::platform::Platform;
+use crate::stats::Event;
+use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_PAGES, Pfn};
+
+impl<P: Platform> Mm<P> {
+    /// A single page to move to. Its head word says Held.
+    pub(super) fn next_target(&self, run: &mut Run<'_>) -> Option<Pfn> {
+        if run.target_pages == 0 {
+            self.isolate_targets(run);
+        }
+        let order = run.targets.iter().position(|list| !list.is_empty())?;
+        let pfn = run.targets[order].pop_front(&self.map)?;
+        // The upper parts stay targets; the page used is the lowest, so that
+        // what remains stays as large as it can.
+        for half in (0..order).rev() {
+            let upper = pfn.add(1 << half);
+            let word = HeadWord::new(PageType::Held, Order(half as u8));
+            self.split_held(pfn, upper, word);
+            run.targets[half].push_front(&self.map, upper);
+        }
+        run.target_pages -= 1;
+        Some(pfn)
+    }
+
+    /// Makes `upper` a head of its own; `pfn` becomes as large as `upper`.
+    fn split_held(&self, pfn: Pfn, upper: Pfn, word: HeadWord) {
+        let _cpu = self.enter();
+        // Borders of blocks change under the zone lock only: those who walk
+        // heads rely on it.
+        let _lists = self.zone_at(pfn).lock.lock();
+        self.map.page(upper).set_head(word);
+        self.map.page(pfn).set_head(word);
+    }
+
+    /// Takes back a target that was not needed.
+    pub(super) fn keep_target(&self, run: &mut Run<'_>, pfn: Pfn) {
+        run.targets[0].push_front(&self.map, pfn);
+        run.target_pages += 1;
+    }
+
+    /// Takes free blocks off the lists, a pageblock at a time, until there are
+    /// as many pages as there are sources, or the scanners meet.
+    fn isolate_targets(&self, run: &mut Run<'_>) {
+        let zone = run.zone;
+        // One pageblock's worth at most is off the lists at a time.
+        let want = u64::from(super::run::CLUSTER);
+        while run.target_pages < want {
+            let block = run.free_pfn;
+            if block <= run.migrate_pfn.pageblock() {
+                return;
+            }
+            let mut more = false;
+            if self.is_target_block(run, block) {
+                match self.isolate_block(run, block, want) {
+                    Some(rest) => more = rest,
+                    // Not to be had without going below the watermark.
+                    None => return,
+                }
+            }
+            if !more {
+                let lowest = zone.span().start.pageblock();
+                if block <= lowest {
+                    return;
+                }
+                run.free_pfn = Pfn(block.0 - PAGEBLOCK_PAGES);
+            }
+        }
+    }
+
+    fn is_target_block(&self, run: &Run<'_>, block: Pfn) -> bool {
+        let Some(info) = self.map.try_block(block) else { return false };
+        if info.zone_index() != run.zone.index() || !run.whole && info.skip() {
+            return false;
+        }
+        // Only there do movable pages belong; a run that must succeed is less
+        // particular.
+        let ty = info.migratetype();
+        matches!(ty, MigrateType::Movable | MigrateType::Cma)
+            || run.whole && run.wanted.is_some() && ty.is_mergeable()
+    }
+
+    /// Takes what is free in one pageblock, up to `want` pages in all. Some(true):
+    /// there may be more in it; None: the watermark forbids any more.
+    fn isolate_block(&self, run: &mut Run<'_>, block: Pfn, want: u64) -> Option<bool> {
+        let keep = run.keep_order();
+        let (mut scanned, mut isolated) = (0, 0);
+        let mut verdict = Some(false);
+        let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, run.zone, &cpu);
+        let end = block.add(PAGEBLOCK_PAGES);
+        let mut pfn = block;
+        while pfn < end {
+            scanned += 1;
+            let word = self.map.page(pfn).head();
+            let order = word.order();
+            if word.ty() == PageType::Buddy && order < keep.min(MAX_ORDER) {
+                if !self.may_take_free(run.zone, order) {
+                    verdict = None;
+                    break;
+                }
+                buddy.take_block(pfn, order);
+                self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
+                run.targets[order.index()].push_back(&self.map, pfn);
+                run.target_pages += order.pages();
+                isolated += order.pages();
+                if run.target_pages >= want {
+                    verdict = Some(pfn.add(order.pages()) < end);
+                    break;
+                }
+            }
+            pfn = pfn.add(order.pages());
+        }
+        drop(buddy);
+        drop(cpu);
+        if isolated == 0 && verdict == Some(false) && !run.whole {
+            self.map.block(block).set_skip(true);
+        }
+        self.count_scan(Event::CompactFreeScanned, scanned, isolated);
+        verdict
+    }
+}

@@ -1,0 +1,85 @@
+//! Taking a page away from its owner for a while, so that it can be moved; and
+//! giving it back. May call: the operations of drivers.
+
+use super::MigrateMode;
+use crate::list::PageList;
+use crate::mm::Mm;
+use crate::page::{PageDesc, PageFlags, PageType};
+use crate::platform::Platform;
+use crate::types::{Order, Pfn};
+
+/// The page could not be isolated: it is not movable, somebody else is at it,
+/// or its driver did not want to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotIsolated;
+
+/// Whether a page is a driver's that could be isolated now. A hint unless the
+/// page is locked.
+fn is_isolatable(desc: &PageDesc) -> bool {
+    let word = desc.head();
+    word.is(PageType::Movable, Order(0))
+        && !word.flags().intersects(PageFlags::ISOLATED | PageFlags::RELEASED)
+}
+
+impl<P: Platform> Mm<P> {
+    /// Isolates a movable page: its driver gives it up for now, and the caller
+    /// has a reference that [`putback`](Self::putback) or migration drops. The
+    /// page may be looked at without owning anything, so each step checks what
+    /// the one before could not hold on to. No lock held; may call the driver.
+    ///
+    /// # Errors
+    /// See [`NotIsolated`]; nothing has changed then.
+    pub fn isolate_movable(&self, pfn: Pfn, mode: MigrateMode) -> Result<(), NotIsolated> {
+        let desc = self.map.try_page(pfn).ok_or(NotIsolated)?;
+        // Most pages met are none of ours: no atomic operation for them.
+        if !is_isolatable(desc) || !desc.get_unless_zero() {
+            return Err(NotIsolated);
+        }
+        let isolated = self.isolate_referenced(pfn, desc, mode);
+        if !isolated {
+            // If the driver let go meanwhile, this is the last reference.
+            self.put_movable(pfn, desc);
+            return Err(NotIsolated);
+        }
+        Ok(())
+    }
+
+    fn isolate_referenced(&self, pfn: Pfn, desc: &PageDesc, mode: MigrateMode) -> bool {
+        // Between the look and the reference the page may have been freed and
+        // become something else that is counted.
+        if !is_isolatable(desc) || !desc.try_lock() {
+            return false;
+        }
+        // Locked, the answer is final: isolation happens under the lock only.
+        let isolated = is_isolatable(desc)
+            && self.movable_ops(desc).is_some_and(|ops| ops.isolate(self, pfn, mode));
+        if isolated {
+            desc.set_flags(PageFlags::ISOLATED);
+        }
+        desc.unlock();
+        isolated
+    }
+
+    /// Gives an isolated page back to its driver, or frees it if the driver has
+    /// let go of it meanwhile. No lock held.
+    pub fn putback(&self, pfn: Pfn) {
+        let Some(desc) = self.map.try_page(pfn) else { return };
+        debug_assert!(desc.head().flags().contains(PageFlags::ISOLATED));
+        self.lock_page(desc);
+        if !desc.head().flags().contains(PageFlags::RELEASED) {
+            if let Some(ops) = self.movable_ops(desc) {
+                ops.putback(self, pfn);
+            }
+        }
+        desc.clear_flags(PageFlags::ISOLATED);
+        desc.unlock();
+        self.put_movable(pfn, desc);
+    }
+
+    /// [`putback`](Self::putback) for all of a list of isolated pages.
+    pub fn putback_list(&self, list: &mut PageList) {
+        while let Some(pfn) = list.pop_front(&self.map) {
+            self.putback(pfn);
+        }
+    }
+}

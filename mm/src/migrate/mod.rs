@@ -1,0 +1,232 @@
+//! Moving pages: their content and their owner's references go to another
+//! frame. Here are the operations a driver gives for its pages and the life of
+//! such a page; isolating, moving and putting back are in the files below.
+//! May call: `alloc`, `free`, `page`, `list`.
+//!
+//! A movable page is counted. The driver has one reference, each isolation has
+//! one, and a look at the page takes one for its length; whoever drops the last
+//! one frees the page. A page whose driver let go of it is marked *released*:
+//! that may happen at any moment, also while the page is isolated, and then
+//! migration has nothing to do but to drop its own reference.
+//!
+//! ```text
+//!             register           isolate                migrate: Ok
+//!   Kernel ---------------> Movable ---------> ISOLATED ---------> RELEASED, freed
+//!                            ^   |                |  |
+//!                            |   | release        |  | release (by the driver)
+//!                            |   v                |  v
+//!                            |  RELEASED, freed   | RELEASED: counts as moved
+//!                            +--------------------+
+//!                                   putback
+//! ```
+//!
+//! Linux `mm/migrate.c`, `include/linux/migrate.h`; the mailing-list thread
+//! "mm/compaction: enable mobile-page migration".
+
+mod batch;
+mod isolate;
+
+pub use batch::Migrated;
+pub use isolate::NotIsolated;
+
+use crate::gfp::Page;
+use crate::mm::Mm;
+use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
+use crate::platform::Platform;
+use crate::sync::{Lock, Ordering};
+use crate::types::{Order, PAGE_SIZE, Pfn};
+
+/// How long migration may wait.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum MigrateMode {
+    /// Not at all.
+    Async,
+    /// For locks, but not for input or output.
+    SyncLight,
+    /// As long as it takes.
+    Sync,
+}
+
+/// Why a page was not moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MigrateError {
+    /// Something was in the way for the moment; a later try may succeed.
+    Again,
+    /// This page cannot be moved now, and trying again at once is no use.
+    Busy,
+    /// There is no frame to move it to.
+    NoMemory,
+}
+
+/// What a driver does for its movable pages (seed "mobile-page migration",
+/// Linux `struct movable_operations`).
+///
+/// All are called with the page locked and referenced, no other lock held, and
+/// may be called on any CPU at the same time for different pages. To let go of
+/// a page inside one of them is allowed ([`Mm::release_movable`]).
+pub trait MovableOps<P: Platform>: Sync {
+    /// Takes the page out of the driver's own lists, so that it can be moved.
+    /// False if it cannot be moved now. From here to `migrate` or `putback` the
+    /// links of its descriptor belong to the caller.
+    fn isolate(&self, mm: &Mm<P>, page: Pfn, mode: MigrateMode) -> bool;
+
+    /// Moves the content and every reference of the driver from `src` to `dst`.
+    /// The descriptor of `dst` has owner, `index` and `private` of `src`
+    /// already, and is locked. After success the driver has `dst` and must not
+    /// know `src` any more.
+    ///
+    /// # Errors
+    /// Nothing has changed then: the driver still has `src`.
+    fn migrate(
+        &self,
+        mm: &Mm<P>,
+        dst: Pfn,
+        src: Pfn,
+        mode: MigrateMode,
+    ) -> Result<(), MigrateError>;
+
+    /// Takes an isolated page back that was not moved.
+    fn putback(&self, mm: &Mm<P>, page: Pfn);
+}
+
+/// A driver with movable pages, as their descriptors name it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnerId(pub(crate) u32);
+
+/// Drivers that can be registered at a time.
+const OWNERS: usize = 64;
+
+/// The drivers with movable pages.
+pub(crate) struct MovableOwners<P: Platform>(Lock<[Option<&'static dyn MovableOps<P>>; OWNERS]>);
+
+impl<P: Platform> MovableOwners<P> {
+    pub(crate) fn new() -> Self {
+        Self(Lock::new([None; OWNERS]))
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// Registers a driver. It stays registered as long as the manager lives:
+    /// its pages may be met at any time.
+    ///
+    /// # Errors
+    /// When 64 are registered already.
+    pub fn register_movable(
+        &self,
+        ops: &'static dyn MovableOps<P>,
+    ) -> Result<OwnerId, TooManyOwners> {
+        let _cpu = self.enter();
+        let mut owners = self.movable_owners.0.lock();
+        let free = owners.iter().position(Option::is_none).ok_or(TooManyOwners)?;
+        owners[free] = Some(ops);
+        Ok(OwnerId(free as u32))
+    }
+
+    /// The operations of a movable page's driver.
+    pub(crate) fn movable_ops(&self, page: &PageDesc) -> Option<&'static dyn MovableOps<P>> {
+        let _cpu = self.enter();
+        *self.movable_owners.0.lock().get(page.owner() as usize)?
+    }
+
+    /// Makes an allocated page of order 0 one that can be moved. It should have
+    /// been allocated as movable. `index` and `private` are the driver's words
+    /// in the descriptor, which migration carries along; from now on the page
+    /// is given back by [`release_movable`](Self::release_movable) only.
+    ///
+    /// # Errors
+    /// A page that is not the caller's to give: not allocated, or not of order
+    /// 0. Nothing has changed then.
+    pub fn make_movable(
+        &self,
+        page: Page,
+        owner: OwnerId,
+        index: u32,
+        private: u32,
+    ) -> Result<(), NotAllocated> {
+        let desc = self.map.try_page(page.pfn).ok_or(NotAllocated)?;
+        let word = desc.head();
+        if page.order.0 != 0 || !word.is(PageType::Kernel, Order(0)) {
+            return Err(NotAllocated);
+        }
+        desc.set_owner(owner.0);
+        desc.set_index(index);
+        desc.set_private(private);
+        let kept = word.flags() & PageFlags::PFMEMALLOC;
+        desc.set_head(HeadWord::new(PageType::Movable, Order(0)).with(kept));
+        // Until this store nobody can get a reference.
+        desc.publish(1);
+        Ok(())
+    }
+
+    /// Gives a movable page back. The driver has taken it out of its tables
+    /// first and does not touch it any more. If it is isolated just now, it is
+    /// freed when migration lets go of it. Any context.
+    pub fn release_movable(&self, pfn: Pfn) {
+        let Some(desc) = self.map.try_page(pfn) else { return };
+        desc.set_flags(PageFlags::RELEASED);
+        self.put_movable(pfn, desc);
+    }
+
+    /// Drops a reference to a movable page; frees it if that was the last.
+    pub(crate) fn put_movable(&self, pfn: Pfn, desc: &PageDesc) {
+        if desc.put() {
+            self.free_owned(pfn, Order(0), desc);
+        }
+    }
+
+    /// As [`put_movable`](Self::put_movable), but past the per-CPU lists: what
+    /// migration empties is to merge at once.
+    pub(crate) fn put_migrated(&self, pfn: Pfn, desc: &PageDesc) {
+        if desc.put() {
+            self.put_back_freed(pfn, Order(0));
+        }
+    }
+
+    /// Copies a page's content.
+    pub fn copy_frame(&self, dst: Pfn, src: Pfn) {
+        if dst == src {
+            return;
+        }
+        let (dst, src) = (self.platform.frame(dst), self.platform.frame(src));
+        // SAFETY: two different frames, both allocated to the caller.
+        unsafe { core::ptr::copy_nonoverlapping(src, dst, PAGE_SIZE) };
+    }
+
+    /// Waits for the page lock.
+    pub(crate) fn lock_page(&self, desc: &PageDesc) {
+        while !desc.try_lock() {
+            self.platform.stall();
+        }
+    }
+}
+
+/// There is no room for another driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyOwners;
+
+/// The page is not allocated to the caller as a single page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotAllocated;
+
+impl core::fmt::Display for TooManyOwners {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{OWNERS} drivers with movable pages are registered already")
+    }
+}
+
+impl core::fmt::Display for NotAllocated {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("not an allocated single page")
+    }
+}
+
+impl core::error::Error for TooManyOwners {}
+impl core::error::Error for NotAllocated {}
+
+impl PageDesc {
+    /// Sets the count of a page that nobody can have a reference to yet; what
+    /// was written to the descriptor before is seen by whoever gets one.
+    fn publish(&self, count: u32) {
+        self.count_word().store(count, Ordering::Release);
+    }
+}

@@ -1,0 +1,186 @@
+//! Compaction: large blocks out of scattered pages, with every byte right.
+#![cfg(feature = "host")]
+
+use mm::arena::{Handle, MovableArena};
+use mm::host::{Machine, pc};
+use mm::stats::Event;
+use mm::types::{Order, Pfn, ZoneKind};
+use mm::{Config, Gfp, Mm, Page, Request};
+
+/// RAM of the machines here, in MiB.
+const MIB: u64 = if cfg!(miri) { 4 } else { 64 };
+
+struct Lab {
+    mm: Mm<Machine>,
+    arena: &'static MovableArena<Machine>,
+    held: Vec<(Handle, u64)>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let mm = pc(MIB, 1, &Config::default()).expect("a machine");
+        let arena: &'static MovableArena<Machine> = Box::leak(Box::default());
+        arena.register(&mm).expect("room for a driver");
+        Self { mm, arena, held: Vec::new() }
+    }
+
+    /// Fills all that NOWAIT gives with stamped movable pages.
+    fn fill(&mut self) {
+        let gfp = Gfp::NOWAIT | Gfp::HIGHMEM | Gfp::NOWARN;
+        while let Ok(h) = self.arena.alloc(&self.mm, gfp) {
+            let stamp = self.held.len() as u64 * 0x9e37_79b9 + 1;
+            let write = |bytes: &mut [u8; 4096]| {
+                bytes[..8].copy_from_slice(&stamp.to_le_bytes());
+                bytes[4088..].copy_from_slice(&stamp.to_le_bytes());
+            };
+            self.arena.with(&self.mm, h, write).expect("live");
+            self.held.push((h, stamp));
+        }
+    }
+
+    /// Frees all but every `keep`-th page, by the frames they are in.
+    fn thin(&mut self, keep: u64) {
+        let (mm, arena) = (&self.mm, self.arena);
+        self.held.retain(|&(h, _)| {
+            let stays = arena.frame(mm, h).expect("live").0 % keep == 0;
+            if !stays {
+                arena.free(mm, h).expect("live");
+            }
+            stays
+        });
+        mm.drain_all(None);
+    }
+
+    fn verify(&self) {
+        for &(h, stamp) in &self.held {
+            let read = |b: &mut [u8; 4096]| (b[..8].to_vec(), b[4088..].to_vec());
+            let (first, last) = self.arena.with(&self.mm, h, read).expect("live");
+            assert_eq!((first, last), (stamp.to_le_bytes().to_vec(), stamp.to_le_bytes().to_vec()));
+        }
+        self.mm.audit().expect("whole");
+    }
+
+    /// Order-9 blocks that are free, over all zones.
+    fn huge(&self) -> u64 {
+        self.mm.zones().iter().map(|z| self.mm.free_block_counts(z).suitable(Order(9))).sum()
+    }
+
+    fn possible(&self) -> u64 {
+        self.mm.zones().iter().map(|z| z.free_pages() / 512).sum()
+    }
+
+    fn end(mut self) {
+        for (h, _) in self.held.drain(..) {
+            self.arena.free(&self.mm, h).expect("live");
+        }
+        self.arena.release_tables(&self.mm).expect("empty");
+        self.mm.drain_all(None);
+        assert_eq!(self.mm.free_pages_total(), self.mm.managed_pages());
+        self.mm.audit().expect("whole");
+    }
+}
+
+#[test]
+fn whole_zones_are_made_of_large_blocks_again() {
+    for keep in [2, 3, 8] {
+        let mut lab = Lab::new();
+        lab.fill();
+        lab.thin(keep);
+        let before = lab.huge();
+        let done = lab.mm.compact_memory(None);
+        lab.verify();
+        let (after, possible) = (lab.huge(), lab.possible());
+        assert!(done.moved > 0);
+        assert_eq!(lab.mm.stats().get(Event::MigrateSuccess), done.moved);
+        // Where the scanners meet, and where tables lie, a block is lost.
+        assert!(after + 4 >= possible, "1 of {keep}: {before} -> {after} of {possible}");
+        lab.end();
+    }
+}
+
+#[test]
+fn a_request_compacts_for_itself() {
+    if cfg!(miri) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.thin(2);
+    assert_eq!(lab.huge(), 0, "the zone must have none to begin with");
+    let mut blocks = Vec::new();
+    for _ in 0..4 {
+        let page = lab
+            .mm
+            .alloc_pages(Request::new(Order(9), Gfp::KERNEL | Gfp::MOVABLE))
+            .expect("an order-9 block");
+        blocks.push(page);
+        lab.verify();
+    }
+    assert!(lab.mm.stats().get(Event::CompactSuccess) >= 4);
+    for page in blocks {
+        lab.mm.free_pages(page).expect("free");
+    }
+    lab.end();
+}
+
+#[test]
+fn atomic_requests_do_not_compact() {
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.thin(2);
+    let moved = lab.mm.stats().get(Event::MigrateSuccess);
+    assert!(lab.mm.alloc_pages(Request::new(Order(9), Gfp::ATOMIC | Gfp::NOWARN)).is_err());
+    assert_eq!(lab.mm.stats().get(Event::MigrateSuccess), moved);
+    lab.end();
+}
+
+#[test]
+fn what_cannot_be_moved_is_left_and_failure_is_deferred() {
+    if cfg!(miri) {
+        return;
+    }
+    let lab = Lab::new();
+    let mm = &lab.mm;
+    let gfp = Gfp::NOWAIT | Gfp::NOWARN;
+    let pages: Vec<Page> =
+        core::iter::from_fn(|| mm.alloc_pages(Request::new(Order(0), gfp)).ok()).collect();
+    let (kept, freed): (Vec<Page>, Vec<Page>) = pages.iter().partition(|p| p.pfn.0 % 2 == 0);
+    for &page in &freed {
+        mm.free_pages(page).expect("free");
+    }
+    mm.drain_all(None);
+    let huge =
+        || mm.alloc_pages(Request::new(Order(9), Gfp::KERNEL | Gfp::RETRY_MAYFAIL | Gfp::NOWARN));
+    let scanned = || mm.stats().get(Event::CompactMigrateScanned);
+    assert!(huge().is_err());
+    let first = scanned();
+    assert!(first > 0, "it was tried");
+    for _ in 0..8 {
+        assert!(huge().is_err());
+    }
+    assert!(scanned() < 9 * first, "hints and deferral save work");
+    mm.audit().expect("whole");
+    for page in kept {
+        mm.free_pages(page).expect("free");
+    }
+    lab.end();
+}
+
+#[test]
+fn targets_respect_the_watermark() {
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.held.retain(|&(h, _)| {
+        let stays = lab.arena.frame(&lab.mm, h).expect("live") != Pfn(0);
+        assert!(stays);
+        stays
+    });
+    // Hardly anything is free: nothing may be taken off the lists.
+    lab.mm.compact_memory(None);
+    for zone in lab.mm.zones().iter().filter(|z| z.managed() > 0 && z.kind == ZoneKind::Dma32) {
+        let low = zone.marks().min / 2;
+        assert!(zone.free_pages() >= low);
+    }
+    lab.verify();
+    lab.end();
+}

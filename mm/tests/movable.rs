@@ -1,0 +1,173 @@
+//! Movable pages and the arena: moved under their clients, freed in the middle.
+#![cfg(feature = "host")]
+
+use mm::arena::{Handle, MovableArena, StaleHandle};
+use mm::host::{Machine, pc};
+use mm::list::PageList;
+use mm::migrate::{MigrateError, MigrateMode, MovableOps};
+use mm::page::PageType;
+use mm::types::{Order, Pfn};
+use mm::{Config, Gfp, Mm, Request};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+fn setup(mib: u64) -> (Mm<Machine>, &'static MovableArena<Machine>) {
+    let mm = pc(mib, 1, &Config::default()).expect("a machine");
+    let arena: &'static MovableArena<Machine> = Box::leak(Box::default());
+    arena.register(&mm).expect("room for a driver");
+    (mm, arena)
+}
+
+fn stamp(mm: &Mm<Machine>, arena: &MovableArena<Machine>, h: Handle, n: u64) {
+    arena.with(mm, h, |bytes| bytes[..8].copy_from_slice(&n.to_le_bytes())).expect("live");
+}
+
+fn stamp_of(mm: &Mm<Machine>, arena: &MovableArena<Machine>, h: Handle) -> u64 {
+    arena.with(mm, h, |b| u64::from_le_bytes(b[..8].try_into().expect("8"))).expect("live")
+}
+
+/// Moves what is on the list to fresh pages; returns (moved, failed).
+fn migrate(mm: &Mm<Machine>, list: &mut PageList) -> (u32, u32) {
+    let mut target =
+        || mm.alloc_pages(Request::new(Order(0), Gfp::HIGHUSER_MOVABLE)).ok().map(|p| p.pfn);
+    let mut unused = |pfn| {
+        mm.free_pages(mm::Page { pfn, order: Order(0) }).expect("an unused target");
+    };
+    let result = mm.migrate_pages(list, &mut target, &mut unused, MigrateMode::Sync);
+    (result.moved, result.failed)
+}
+
+fn isolate(mm: &Mm<Machine>, list: &mut PageList, pfn: Pfn) -> bool {
+    let ok = mm.isolate_movable(pfn, MigrateMode::Sync).is_ok();
+    if ok {
+        list.push_back(mm.map(), pfn);
+    }
+    ok
+}
+
+#[test]
+fn pages_move_under_their_handles() {
+    let (mm, arena) = setup(32);
+    let free = mm.free_pages_total();
+    let handles: Vec<_> =
+        (0..100).map(|_| arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page")).collect();
+    let mut list = PageList::new();
+    let mut old = Vec::new();
+    for (i, &h) in handles.iter().enumerate() {
+        stamp(&mm, arena, h, i as u64);
+        old.push(arena.frame(&mm, h).expect("live"));
+        assert!(isolate(&mm, &mut list, old[i]));
+    }
+    assert!(!isolate(&mm, &mut list, old[0]), "an isolated page is refused");
+    assert_eq!(migrate(&mm, &mut list), (100, 0));
+    mm.audit().expect("whole");
+    for (i, &h) in handles.iter().enumerate() {
+        assert_ne!(arena.frame(&mm, h).expect("live"), old[i]);
+        assert_eq!(stamp_of(&mm, arena, h), i as u64);
+        arena.free(&mm, h).expect("live");
+        assert_eq!(arena.free(&mm, h), Err(StaleHandle));
+    }
+    arena.release_tables(&mm).expect("empty");
+    mm.drain_all(None);
+    assert_eq!(mm.free_pages_total(), free);
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn putback_leaves_everything_as_it_was() {
+    let (mm, arena) = setup(32);
+    let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
+    let pfn = arena.frame(&mm, h).expect("live");
+    for _ in 0..3 {
+        let mut list = PageList::new();
+        assert!(isolate(&mm, &mut list, pfn));
+        mm.putback_list(&mut list);
+        assert_eq!(mm.map().try_page(pfn).expect("present").count(), 1);
+    }
+    arena.free(&mm, h).expect("live");
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn a_page_freed_while_isolated_counts_as_moved() {
+    let (mm, arena) = setup(32);
+    for put_back in [false, true] {
+        let free = mm.free_pages_total() + mm.zones().iter().map(|z| mm.pcp_pages(z)).sum::<u64>();
+        let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
+        let pfn = arena.frame(&mm, h).expect("live");
+        let mut list = PageList::new();
+        assert!(isolate(&mm, &mut list, pfn));
+        arena.free(&mm, h).expect("live");
+        assert_eq!(mm.map().try_page(pfn).expect("present").head().ty(), PageType::Movable);
+        if put_back {
+            mm.putback_list(&mut list);
+        } else {
+            assert_eq!(migrate(&mm, &mut list), (1, 0));
+        }
+        arena.release_tables(&mm).expect("empty");
+        let now = mm.free_pages_total() + mm.zones().iter().map(|z| mm.pcp_pages(z)).sum::<u64>();
+        assert_eq!(now, free);
+        mm.audit().expect("whole");
+    }
+}
+
+#[test]
+fn pinned_pages_stay() {
+    let (mm, arena) = setup(32);
+    let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
+    let pfn = arena.pin(&mm, h).expect("live");
+    assert!(!isolate(&mm, &mut PageList::new(), pfn));
+    arena.unpin(&mm, h).expect("pinned");
+    assert_eq!(arena.unpin(&mm, h), Err(StaleHandle));
+    let mut list = PageList::new();
+    assert!(isolate(&mm, &mut list, pfn));
+    // Pinned after isolation: it stays as well, and comes back.
+    arena.pin(&mm, h).expect("live");
+    assert_eq!(migrate(&mm, &mut list), (0, 1));
+    mm.putback_list(&mut list);
+    assert_eq!(arena.frame(&mm, h), Ok(pfn));
+    arena.unpin(&mm, h).expect("pinned");
+    arena.free(&mm, h).expect("live");
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn foreign_pages_are_not_isolated() {
+    let (mm, _) = setup(32);
+    let page = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page");
+    for pfn in [page.pfn, Pfn(0), Pfn(0xb0), Pfn(1 << 30), Pfn(4000)] {
+        assert!(mm.isolate_movable(pfn, MigrateMode::Sync).is_err(), "{pfn:?}");
+    }
+}
+
+/// A driver whose isolation lets go of the page: between the reference that the
+/// core takes and the one it puts, the driver frees the page.
+struct LetsGo(AtomicU32);
+
+impl MovableOps<Machine> for LetsGo {
+    fn isolate(&self, mm: &Mm<Machine>, page: Pfn, _: MigrateMode) -> bool {
+        self.0.fetch_add(1, Relaxed);
+        mm.release_movable(page);
+        false
+    }
+    fn migrate(&self, _: &Mm<Machine>, _: Pfn, _: Pfn, _: MigrateMode) -> Result<(), MigrateError> {
+        Err(MigrateError::Busy)
+    }
+    fn putback(&self, _: &Mm<Machine>, _: Pfn) {}
+}
+
+#[test]
+fn the_put_after_a_failed_isolate_may_be_the_last() {
+    let mm = pc(32, 1, &Config::default()).expect("a machine");
+    let driver: &'static LetsGo = Box::leak(Box::new(LetsGo(AtomicU32::new(0))));
+    let owner = mm.register_movable(driver).expect("room");
+    let free = mm.free_pages_total();
+    let page = mm.alloc_pages(Request::new(Order(0), Gfp::HIGHUSER_MOVABLE)).expect("a page");
+    mm.make_movable(page, owner, 7, 9).expect("ours");
+    assert!(mm.make_movable(page, owner, 7, 9).is_err(), "only once");
+    assert!(mm.free_pages(page).is_err(), "a movable page is given back by its driver");
+    assert!(mm.isolate_movable(page.pfn, MigrateMode::Async).is_err());
+    assert_eq!(driver.0.load(Relaxed), 1);
+    mm.drain_all(None);
+    assert_eq!(mm.free_pages_total(), free);
+    mm.audit().expect("whole");
+}
