@@ -207,6 +207,9 @@ impl<P: Platform> Mm<P> {
         if found.is_none() {
             found = self.rmqueue_buddy(zone, order, ty, flags, &cpu);
         }
+        if let Some(pfn) = found.filter(|_| flags.contains(AllocFlags::HIGHATOMIC)) {
+            Buddy::lock(&self.map, zone, &cpu).reserve_highatomic(pfn, order);
+        }
         drop(cpu);
         if zone.boosted.load(Relaxed) && zone.boosted.swap(false, Relaxed) {
             self.platform.wake(Worker::Kswapd(zone.node));
@@ -244,9 +247,6 @@ impl<P: Platform> Mm<P> {
         let pfn = pfn?;
         // Off the lists and not handed out yet: no free may merge with it.
         self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
-        if flags.contains(AllocFlags::HIGHATOMIC) {
-            buddy.reserve_highatomic(pfn);
-        }
         drop(buddy);
         self.count_allocated(zone, order.pages(), cpu);
         Some(pfn)

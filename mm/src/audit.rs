@@ -11,7 +11,8 @@ use crate::pcp::{NR_PCP_LISTS, list_order};
 use crate::platform::Platform;
 use crate::sync::{Cpu, Lock};
 use crate::types::{
-    CpuId, MAX_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, Order, PAGEBLOCK_PAGES, Pfn,
+    CpuId, MAX_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, Order, PAGEBLOCK_ORDER,
+    PAGEBLOCK_PAGES, Pfn,
 };
 use crate::zone::{FreeLists, Zone};
 use core::fmt;
@@ -210,10 +211,14 @@ fn audit_pages(
             pfn = pfn.pageblock().add(PAGEBLOCK_PAGES);
             continue;
         }
-        if pfn.pageblock() == pfn {
-            audit_block(auditor, map, pfn, count)?;
-        }
+        let start = pfn;
         pfn = audit_head(auditor, map, pfn, count)?;
+        // A block of order 10 begins one pageblock and covers another.
+        let mut block = start.align_up(PAGEBLOCK_ORDER);
+        while block < pfn {
+            audit_block(auditor, map, block, count)?;
+            block = block.add(PAGEBLOCK_PAGES);
+        }
     }
     Ok(())
 }

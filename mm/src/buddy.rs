@@ -93,7 +93,7 @@ impl<'a> Buddy<'a> {
     /// The buddy of a block if it is free, whole, and may merge with a block of
     /// type `ty`; with its type.
     #[inline]
-    fn mergeable_buddy(
+    pub(crate) fn mergeable_buddy(
         &self,
         pfn: Pfn,
         order: Order,

@@ -5,7 +5,7 @@
 
 use crate::buddy::Buddy;
 use crate::gfp::AllocFlags;
-use crate::page::PageType;
+use crate::page::{HeadWord, PageType};
 use crate::sync::Ordering::Relaxed;
 use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 use crate::watermark;
@@ -245,23 +245,44 @@ impl Buddy<'_> {
         self.map.block(block).set_migratetype(to);
         self.account(-(moved as i64), from);
         self.account(moved as i64, to);
+        self.merge_block(block, to);
         moved
     }
 
-    /// Keeps the pageblock of a block that an urgent request just got for more
+    /// Merges a pageblock that is free as a whole with its buddy of the same
+    /// type: a type that has just changed may be all that kept them apart.
+    fn merge_block(&mut self, block: Pfn, ty: MigrateType) {
+        let is_free = self.map.page(block).head().is(PageType::Buddy, PAGEBLOCK_ORDER);
+        match self.mergeable_buddy(block, PAGEBLOCK_ORDER, ty) {
+            Some((buddy, buddy_ty)) if is_free && buddy_ty == ty => {
+                self.unlink(block, PAGEBLOCK_ORDER, ty);
+                self.unlink(buddy, PAGEBLOCK_ORDER, ty);
+                self.map.page(block.max(buddy)).set_head(HeadWord::TAIL);
+                self.link(block.min(buddy), MAX_ORDER, ty, true);
+            }
+            _ => {}
+        }
+    }
+
+    /// Keeps the pageblocks of a block that an urgent request just got for more
     /// of its kind, up to a hundredth of the zone.
-    pub(crate) fn reserve_highatomic(&mut self, pfn: Pfn) {
+    pub(crate) fn reserve_highatomic(&mut self, pfn: Pfn, order: Order) {
         let zone = self.zone;
+        let pages = order.pages().max(PAGEBLOCK_PAGES);
         let limit = watermark::highatomic_limit(zone.managed());
         let reserved = zone.reserved_highatomic.load(Relaxed);
-        if reserved + PAGEBLOCK_PAGES > limit {
+        if reserved + pages > limit || !self.map.block(pfn).migratetype().is_mergeable() {
             return;
         }
-        let block = pfn.pageblock();
-        if self.map.block(block).migratetype().is_mergeable() {
-            self.retype_block(block, MigrateType::HighAtomic);
-            zone.reserved_highatomic.store(reserved + PAGEBLOCK_PAGES, Relaxed);
+        if order < PAGEBLOCK_ORDER {
+            self.retype_block(pfn.pageblock(), MigrateType::HighAtomic);
+        } else {
+            // All of it: when it is freed, one list has to be right for it.
+            for block in (0..pages).step_by(PAGEBLOCK_PAGES as usize) {
+                self.map.block(pfn.add(block)).set_migratetype(MigrateType::HighAtomic);
+            }
         }
+        zone.reserved_highatomic.store(reserved + pages, Relaxed);
     }
 
     /// Gives one HighAtomic block with free pages to `ty`. Unless forced, the

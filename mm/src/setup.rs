@@ -152,12 +152,19 @@ impl<P: Platform> Mm<P> {
             for free in early.free_ranges() {
                 let free = free.intersect(ram.range);
                 if !free.is_empty() {
-                    self.map.describe(PfnRange::new(at, free.start), PageType::Reserved);
+                    self.describe_reserved(PfnRange::new(at, free.start));
                     self.hand_over_free(free);
                     at = free.end;
                 }
             }
-            self.map.describe(PfnRange::new(at, ram.range.end), PageType::Reserved);
+            self.describe_reserved(PfnRange::new(at, ram.range.end));
+        }
+    }
+
+    /// No block may lie in two zones, not even one that is never handed out.
+    fn describe_reserved(&self, range: PfnRange) {
+        for piece in self.by_zone(range) {
+            self.map.describe(piece, PageType::Reserved);
         }
     }
 
