@@ -5,13 +5,18 @@ use crate::arch::gdt::Ist;
 use crate::arch::irq::IrqMutex;
 use crate::arch::{apic, cpu, idt, percpu, pic, time};
 use crate::crash::BUILD_ID;
+use crate::memory::{InUse, memtest};
+use crate::platform::Machine;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
 use crate::{cmdline, console, crash, memory, ramdisk, selftests, stage};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
+use core::fmt;
+use mm::Config;
 use mm::early::EarlyMem;
-use mm::types::{PAGE_SIZE, Pfn, PfnRange};
+use mm::firmware::{MovableSplit, ZoneLayout, check_ram, report_nodes, report_zones};
+use mm::types::{NodeId, PAGE_SIZE, Pfn, PfnRange};
 use quarry_kernel::direct_map::PageSize;
 use quarry_kernel::options::{Options, Verdict as Applied};
 use x86_64::VirtAddr;
@@ -55,41 +60,69 @@ fn start(info: &'static mut BootInfo) -> ! {
     let (khz, source) = time::calibrate();
     let features = cpu::features();
     log::info!("tsc: {}.{:03} MHz ({source:?})", khz / 1000, khz % 1000);
-    log::info!("cpu: {}, {features:?}", cpu::brand());
+    log::info!("cpu: {}, {} bits of physical address", cpu::brand(), features.phys_bits);
+    if !features.nx {
+        crash::give_up(format_args!("the processor cannot protect pages from execution (NX)"));
+    }
+    log::info!("NX (Execute Disable) protection: active");
 
     stage::begin("command line");
     let options = read_options(cmdline::get());
 
-    stage::begin("memory map");
-    let Some(early) = memory::early(&info.memory_regions) else {
-        crash::give_up(format_args!("early memory is taken already"));
-    };
-
-    stage::begin("page tables");
     // SAFETY: the loader's tables are in force, and it was asked for this entry.
     let loader = info.recursive_index.into_option().and_then(|at| unsafe { Loader::new(at) });
     let Some(mut loader) = loader else {
         crash::give_up(format_args!("the boot loader's page tables cannot be reached"));
     };
-    let ramdisk = info.ramdisk_addr.into_option().and_then(|addr| loader.translate(addr));
+
+    stage::begin("memory map");
+    let physical = |addr: Option<u64>, len: u64| match addr.and_then(|at| loader.translate(at)) {
+        Some(start) => bytes(start, len),
+        None => PfnRange::default(),
+    };
+    let framebuffer = info.framebuffer.as_ref();
+    let in_use = InUse {
+        kernel: bytes(info.kernel_addr, info.kernel_len),
+        ramdisk: physical(info.ramdisk_addr.into_option(), info.ramdisk_len),
+        framebuffer: physical(
+            framebuffer.map(|buffer| buffer.buffer().as_ptr() as u64),
+            framebuffer.map_or(0, |buffer| buffer.info().byte_len as u64),
+        ),
+    };
+    let Some(firmware) = memory::early(&info.memory_regions, features.phys_bits, &[], &in_use)
+    else {
+        crash::give_up(format_args!("the memory map was read before"));
+    };
+    if let Err(error) = check_ram(firmware.map.ram_pages()) {
+        crash::give_up(format_args!("{error}"));
+    }
+    let zones = ZoneLayout::new(firmware.early.ram(), MovableSplit::default());
+    let emit = &mut |line: fmt::Arguments<'_>| log::info!("{line}");
+    report_zones(&zones, emit);
+    report_nodes(&zones, firmware.early.ram(), emit);
+
+    stage::begin("page tables");
     let (apic, local_apic) =
         if features.apic { apic::firmware_setting() } else { (apic::Access::None, None) };
+    let largest = if features.gib_pages { PageSize::Huge } else { PageSize::Large };
+    log::info!("direct map in pages of {}K and less", largest.order().bytes() / 1024);
     let plan = Plan {
-        kernel_file: bytes(info.kernel_addr, info.kernel_len),
-        firmware: &[],
-        largest: if features.gib_pages { PageSize::Huge } else { PageSize::Large },
+        kernel_file: in_use.kernel,
+        firmware: firmware.map,
+        largest,
         devices: Devices { local_apic },
     };
-    let mut early = early;
+    let mut early = firmware.early;
     let root = match vm::build(&mut loader, &mut early, &plan) {
         Ok(root) => root,
         Err(error) => crash::give_up(format_args!("{error}")),
     };
     *HANDOVER.lock() = Some(Handover {
         early,
+        zones,
         options,
         apic,
-        ramdisk: ramdisk.map(|start| (start, info.ramdisk_len)),
+        ramdisk: (in_use.ramdisk.start, info.ramdisk_len),
     });
     // SAFETY: these tables map image, RAM and stack as needed; all that the new
     // stack needs from the old one is in the handover.
@@ -107,7 +140,9 @@ struct Handover {
     early: EarlyMem<'static>,
     options: Options<'static>,
     apic: apic::Access,
-    ramdisk: Option<(u64, u64)>,
+    zones: ZoneLayout,
+    /// First frame, and bytes.
+    ramdisk: (Pfn, u64),
 }
 
 static HANDOVER: IrqMutex<Option<Handover>> = IrqMutex::new(None);
@@ -118,14 +153,9 @@ extern "C" fn on_own_tables() -> ! {
     let Some(handover) = HANDOVER.lock().take() else {
         crash::give_up(format_args!("the boot has no handover"));
     };
-    match handover.ramdisk {
-        // SAFETY: the ramdisk is RAM that nobody manages, thus mapped for good.
-        Some((start, len)) => unsafe {
-            ramdisk::set(vm::frame_ptr(Pfn::containing(start)), len as usize);
-        },
-        // SAFETY: nothing to promise about no bytes.
-        None => unsafe { ramdisk::set(core::ptr::null(), 0) },
-    }
+    let (start, len) = handover.ramdisk;
+    // SAFETY: the ramdisk is RAM that nobody manages, thus mapped for good.
+    unsafe { ramdisk::set(vm::frame_ptr(start), len as usize) };
     let cpu = percpu::boot_cpu();
     for (ist, stack) in [
         (Ist::DoubleFault, Stack::DoubleFault),
@@ -146,8 +176,27 @@ extern "C" fn on_own_tables() -> ! {
     pic::start_watchdog_timer();
     interrupts::enable();
 
+    let mut early = handover.early;
+    if handover.options.memtest > 0 {
+        stage::begin("memory test");
+        memtest(&mut early, handover.options.memtest);
+    }
+
+    stage::begin("memory manager");
+    let movable_start = core::array::from_fn(|node| {
+        handover.zones.movable_start(NodeId(node as u8)).unwrap_or(Pfn(u64::MAX))
+    });
+    let config = Config { movable_start, ..Config::default() };
+    // SAFETY: the kernel's tables are in force and the CPU has its area.
+    let machine = unsafe { Machine::new() };
+    let mm = match memory::start(machine, early, &config) {
+        Ok(mm) => mm,
+        Err(error) => crash::give_up(format_args!("{error}")),
+    };
+    log::info!("{}", memory::line(mm));
+
     stage::begin("self-tests");
-    let counts = selftests::run(&handover.options);
+    let counts = selftests::run(mm, &handover.options);
     if handover.options.exit {
         // What kunit.py looks for at the end of a log.
         log::info!("reboot: System halted");

@@ -49,6 +49,8 @@ const WRITABLE: u32 = 2;
 pub(crate) struct Segment {
     pub(crate) start: u64,
     pub(crate) end: u64,
+    /// Bytes that come from the file; the rest up to the end began as zero.
+    pub(crate) file_len: u64,
     pub(crate) writable: bool,
     pub(crate) executable: bool,
 }
@@ -77,6 +79,7 @@ fn of_kind(kind: u32) -> impl Iterator<Item = Segment> {
         Segment {
             start,
             end: start + header.mem_len,
+            file_len: header.file_len,
             writable: header.flags & WRITABLE != 0,
             executable: header.flags & EXECUTABLE != 0,
         }

@@ -7,5 +7,6 @@
 pub mod archive;
 pub mod direct_map;
 pub mod fw_cfg_dir;
+pub mod memtest;
 pub mod options;
 pub mod symbols;

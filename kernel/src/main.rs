@@ -3,8 +3,6 @@
 //! This file is the boot itself: its stages in order, each announced before it
 //! begins. May call everything.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-// Until the memory manager is wired in.
-#![allow(dead_code)]
 
 #[cfg(target_os = "none")]
 mod arch;

@@ -1,30 +1,67 @@
-//! From the boot loader's memory regions to early memory. Calls `mm::early`,
-//! `mm::firmware`.
+//! From the boot loader's memory regions to a memory manager: the firmware's
+//! map, cleaned and logged in Linux's words; early memory with everything taken
+//! out that is in use; a test of what is free; the manager. Calls `mm`,
+//! `platform`.
 
-use crate::take::Take;
-use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
-use mm::early::{EarlyMem, RamRange, Reservation};
-use mm::types::{NodeId, Pfn, PfnRange};
+mod map;
+mod memtest;
 
-static RAM: Take<[RamRange; 256]> = Take::new([RamRange::EMPTY; 256]);
-static RESERVED: Take<[Reservation; 256]> = Take::new([Reservation::EMPTY; 256]);
+pub(crate) use map::{InUse, early};
+pub(crate) use memtest::memtest;
 
-pub(crate) fn early(regions: &[MemoryRegion]) -> Option<EarlyMem<'static>> {
-    let mut early = EarlyMem::new(RAM.take()?, RESERVED.take()?);
-    for region in regions {
-        log::info!("{region:x?}");
-        let range = PfnRange::new(Pfn(region.start.div_ceil(4096)), Pfn(region.end / 4096));
-        match region.kind {
-            MemoryRegionKind::Usable => early.add_ram(range, NodeId(0)),
-            MemoryRegionKind::Bootloader => {
-                early.add_ram(range, NodeId(0));
-                early.reserve(range, "boot loader");
-            }
-            _ => {}
+use crate::image;
+use crate::platform::Machine;
+use mm::early::EarlyMem;
+use mm::firmware::MemoryLine;
+use mm::platform::Platform;
+use mm::types::PAGE_SIZE;
+use mm::zone::Zone;
+use mm::{Config, Mm, SetupError};
+use spin::Once;
+
+static MM: Once<Mm<Machine>> = Once::new();
+
+/// Starts the memory manager with all that `early` has.
+///
+/// # Errors
+///
+/// There is not enough for the manager's own tables.
+pub(crate) fn start(
+    machine: Machine,
+    early: EarlyMem<'_>,
+    config: &Config,
+) -> Result<&'static Mm<Machine>, SetupError> {
+    let mm = Mm::new(machine, early, config)?;
+    Ok(MM.call_once(|| mm))
+}
+
+/// KiB in `pages`.
+const fn kib(pages: u64) -> u64 {
+    pages * (PAGE_SIZE as u64 / 1024)
+}
+
+/// What is there and what is free, as Linux's line says it.
+pub(crate) fn line<P: Platform>(mm: &Mm<P>) -> MemoryLine {
+    let present: u64 = mm.zones().iter().map(Zone::present).sum();
+    let cma: u64 = mm.zones().iter().map(Zone::cma_pages).sum();
+    let managed = mm.managed_pages();
+    let mut line = MemoryLine {
+        available: kib(mm.free_pages_total()),
+        present: kib(present),
+        reserved: kib(present.saturating_sub(managed).saturating_sub(cma)),
+        cma: kib(cma),
+        ..MemoryLine::default()
+    };
+    for part in image::segments() {
+        let (bytes, zeroed) = (part.file_len, part.end - part.start - part.file_len);
+        if part.executable {
+            line.code += bytes / 1024;
+        } else if part.writable {
+            line.rwdata += bytes / 1024;
+        } else {
+            line.rodata += bytes / 1024;
         }
+        line.bss += zeroed / 1024;
     }
-    early.remove_ram(PfnRange::new(Pfn(0), Pfn(1)));
-    early.remove_ram(PfnRange::new(Pfn(0xa0), Pfn(0x100)));
-    early.reserve(PfnRange::new(Pfn(0), Pfn(0x100)), "low memory");
-    Some(early)
+    line
 }

@@ -8,12 +8,15 @@ mod provoke;
 use crate::arch::irq::IrqMutex;
 use crate::arch::time;
 use crate::arch::trap::TrapFrame;
+use crate::platform::Machine;
 use crate::take::Take;
 use crate::{console, crash};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use quarry_kernel::options::{Crash, Options};
-use selftest::{Config, Counts, Filter, Harness, Subject, Suite};
+use mm::Mm;
+use quarry_kernel::options::Options;
+use selftest::suites::Suites;
+use selftest::{Config, Counts, Filter, Harness, Suite};
 
 /// A test that has begun and not ended.
 #[derive(Clone, Copy)]
@@ -70,33 +73,28 @@ pub(crate) fn watchdog(frame: &TrapFrame) {
 }
 
 /// Runs what the command line asks for. Returns how it went.
-pub(crate) fn run(options: &Options<'_>) -> Counts {
+pub(crate) fn run(mm: &Subject, options: &Options<'_>) -> Counts {
     LIMIT_MS.store(u64::from(options.test_timeout) * 1000, Ordering::Relaxed);
     let config = Config {
         level: options.selftest,
         seed: options.seed.unwrap_or_else(time::counter),
         filter: Filter::new(options.filter_glob.unwrap_or_default()),
     };
-    let on = Machine { crash: options.crash };
-    let crash: &[Suite<Machine>] = if options.crash.is_some() { &provoke::SUITES } else { &[] };
-    let groups = [crash, &kernel_suites::SUITES];
+    let crash: &[Suite<Subject>] = match options.crash {
+        Some(kind) => {
+            provoke::choose(kind);
+            &provoke::SUITES
+        }
+        None => &[],
+    };
+    // The audit of everything is the last of `mm`'s suites.
+    let groups = [crash, &kernel_suites::SUITES, Suites::<Machine>::ALL];
     let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
-    selftest::run(&on, &groups, &config, scratch, &mut ToConsole)
+    selftest::run(mm, &groups, &config, scratch, &mut ToConsole)
 }
 
 /// What the tests run on.
-pub(crate) struct Machine {
-    /// How to crash on purpose.
-    crash: Option<Crash>,
-}
-
-impl Subject for Machine {
-    type Tally = u32;
-
-    fn tally(&self) -> u32 {
-        0
-    }
-}
+type Subject = Mm<Machine>;
 
 /// The report goes to the console, in whole lines without time stamps.
 struct ToConsole;

@@ -2,7 +2,7 @@
 //! allow. Calls what it tests.
 
 use crate::arch::{apic, time};
-use crate::selftests::Machine;
+use crate::selftests::Subject;
 use crate::vm::stacks::Stack;
 use crate::vm::{self, layout};
 use crate::{image, selftests};
@@ -14,7 +14,7 @@ use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{PageTable, PageTableFlags};
 
 /// The suites.
-pub(super) const SUITES: [Suite<Machine>; 2] = [
+pub(super) const SUITES: [Suite<Subject>; 2] = [
     Suite {
         name: "time",
         cases: &[
@@ -35,7 +35,7 @@ pub(super) const SUITES: [Suite<Machine>; 2] = [
 ];
 
 /// The clock neither stands still nor goes back.
-fn clock_runs(_: &mut Test<'_, Machine>) -> CaseResult {
+fn clock_runs(_: &mut Test<'_, Subject>) -> CaseResult {
     let start = time::now_us();
     let mut last = start;
     for _ in 0..100_000_000 {
@@ -50,7 +50,7 @@ fn clock_runs(_: &mut Test<'_, Machine>) -> CaseResult {
 }
 
 /// The timer's interrupt comes while a test runs: the watchdog can bite.
-fn timer_interrupts(_: &mut Test<'_, Machine>) -> CaseResult {
+fn timer_interrupts(_: &mut Test<'_, Subject>) -> CaseResult {
     if !apic::is_running() {
         skip!("no local APIC timer");
     }
@@ -62,7 +62,7 @@ fn timer_interrupts(_: &mut Test<'_, Machine>) -> CaseResult {
 }
 
 /// The crash report would name this test.
-fn test_is_known(_: &mut Test<'_, Machine>) -> CaseResult {
+fn test_is_known(_: &mut Test<'_, Subject>) -> CaseResult {
     check!(selftests::is_running("time", "test_is_known"));
     Ok(())
 }
@@ -104,7 +104,7 @@ fn walk(table: Pfn, level: u32, base: u64, f: &mut dyn FnMut(Leaf) -> CaseResult
     Ok(())
 }
 
-fn nothing_writable_is_executable(test: &mut Test<'_, Machine>) -> CaseResult {
+fn nothing_writable_is_executable(test: &mut Test<'_, Subject>) -> CaseResult {
     let mut pages = 0_u32;
     for_each_page(&mut |leaf| {
         let executable = !leaf.flags.contains(PageTableFlags::NO_EXECUTE);
@@ -124,7 +124,7 @@ fn nothing_writable_is_executable(test: &mut Test<'_, Machine>) -> CaseResult {
 }
 
 /// Each page of the image has its segment's rights, and is there.
-fn image_rights(_: &mut Test<'_, Machine>) -> CaseResult {
+fn image_rights(_: &mut Test<'_, Subject>) -> CaseResult {
     let image = image::base()..image::end();
     let mut next = image.start;
     for_each_page(&mut |leaf| {
@@ -150,7 +150,7 @@ fn image_rights(_: &mut Test<'_, Machine>) -> CaseResult {
     Ok(())
 }
 
-fn guards_are_unmapped(_: &mut Test<'_, Machine>) -> CaseResult {
+fn guards_are_unmapped(_: &mut Test<'_, Subject>) -> CaseResult {
     let mut stack_bytes = 0;
     for_each_page(&mut |leaf| {
         for stack in Stack::ALL {
@@ -169,7 +169,7 @@ fn guards_are_unmapped(_: &mut Test<'_, Machine>) -> CaseResult {
 }
 
 /// Nothing of the boot loader's mappings is left: a null pointer faults.
-fn only_upper_half(_: &mut Test<'_, Machine>) -> CaseResult {
+fn only_upper_half(_: &mut Test<'_, Subject>) -> CaseResult {
     for_each_page(&mut |leaf| {
         check!(leaf.range.start >= layout::DIRECT_MAP, "{:#x} is mapped", leaf.range.start);
         Ok(())

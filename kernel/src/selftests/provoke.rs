@@ -3,21 +3,29 @@
 //! looks like. Calls nothing.
 
 use crate::arch::irq;
-use crate::selftests::Machine;
+use crate::selftests::Subject;
 use core::arch::asm;
 use core::hint::black_box;
 use quarry_kernel::options::Crash;
 use selftest::{Case, CaseResult, Suite, Test, skip};
+use spin::Once;
 
 /// The suite; part of a run only if the command line asks for a crash.
-pub(super) const SUITES: [Suite<Machine>; 1] =
+pub(super) const SUITES: [Suite<Subject>; 1] =
     [Suite { name: "crash", cases: &[Case::quick("on_purpose", on_purpose)] }];
 
 /// An address of the lower half, where nothing is mapped.
 const NOWHERE: u64 = 0xdead_b000;
 
-fn on_purpose(test: &mut Test<'_, Machine>) -> CaseResult {
-    let Some(kind) = test.on.crash else { skip!("not asked for") };
+static KIND: Once<Crash> = Once::new();
+
+/// Says how to crash.
+pub(super) fn choose(kind: Crash) {
+    KIND.call_once(|| kind);
+}
+
+fn on_purpose(_: &mut Test<'_, Subject>) -> CaseResult {
+    let Some(&kind) = KIND.get() else { skip!("not asked for") };
     match kind {
         // SAFETY: ends in a fault, on purpose.
         Crash::PageFault => unsafe { (NOWHERE as *mut u64).write_volatile(1) },
@@ -35,7 +43,7 @@ fn on_purpose(test: &mut Test<'_, Machine>) -> CaseResult {
             hang();
         }
         Crash::WriteCode => {
-            let code = on_purpose as fn(&mut Test<'_, Machine>) -> CaseResult as *mut u8;
+            let code = on_purpose as fn(&mut Test<'_, Subject>) -> CaseResult as *mut u8;
             // SAFETY: ends in a fault, on purpose; else the byte is as before.
             unsafe { code.write_volatile(code.read_volatile()) };
         }

@@ -8,6 +8,7 @@ use crate::vm::stacks::Stack;
 use crate::vm::{layout, tables};
 use core::fmt;
 use mm::early::EarlyMem;
+use mm::firmware::RegionKind;
 use mm::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use quarry_kernel::direct_map::{PageSize, cover, without};
 use x86_64::structures::paging::mapper::MapToError;
@@ -46,8 +47,8 @@ pub(crate) struct Plan<'a> {
     /// Frames that hold the kernel's file: its code and constants lie there, so
     /// the direct map may only read them.
     pub(crate) kernel_file: PfnRange,
-    /// Firmware tables that are not RAM; the direct map may read them.
-    pub(crate) firmware: &'a [PfnRange],
+    /// The firmware's map; the direct map may read its ACPI tables.
+    pub(crate) firmware: mm::firmware::Map<'a>,
     /// The largest page that the processor can do.
     pub(crate) largest: PageSize,
     /// Device registers.
@@ -122,7 +123,9 @@ fn map_direct(
         }
         map_range(new, early, ram.intersect(plan.kernel_file), READ, plan.largest)?;
     }
-    for &range in plan.firmware {
+    for tables in plan.firmware.of_kind(RegionKind::AcpiData) {
+        let end = Pfn::containing(tables.end - 1).add(1);
+        let range = PfnRange::new(Pfn::containing(tables.start), end);
         map_range(new, early, range, READ, PageSize::Small)?;
     }
     Ok(())

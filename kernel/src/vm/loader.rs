@@ -2,7 +2,6 @@
 //! what they say, and a provisional direct map inside them that makes RAM
 //! reachable while the kernel builds its own. Calls `layout`.
 
-use crate::image;
 use crate::vm::layout;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::types::{Order, Pfn, PfnRange};
@@ -108,14 +107,5 @@ impl Loader {
 
     fn physical(&self, table: &'static StaticTable) -> Option<PhysAddr> {
         Some(PhysAddr::new(self.translate((&raw const *table) as u64)?))
-    }
-
-    /// The frames behind the kernel image, page by page: virtual address, frame.
-    pub(crate) fn image_pages(&self) -> impl Iterator<Item = (u64, Option<Pfn>)> + '_ {
-        let pages = image::base()..image::end();
-        pages.step_by(mm::types::PAGE_SIZE).map(|addr| {
-            let frame = self.translate(addr).map(Pfn::containing);
-            (addr, frame)
-        })
     }
 }
