@@ -56,9 +56,14 @@ fn kind(kind: MemoryRegionKind) -> RegionKind {
 /// Logs `entries`, those that touch and print the same as one: UEFI's maps have
 /// a hundred entries where people want ten.
 fn log_entries(entries: &[RawRegion], who: &str) {
+    // The kinds that print as the first of them does.
+    let printed = |kind| match kind {
+        RegionKind::Bootloader => RegionKind::Usable,
+        RegionKind::EfiRuntime => RegionKind::Reserved,
+        kind => kind,
+    };
     let alike = |a: &RawRegion, b: &RawRegion| {
-        let ram = a.kind.is_ram() && b.kind.is_ram();
-        a.end == b.start && !a.wraps() && !b.wraps() && (a.kind == b.kind || ram)
+        a.end == b.start && !a.wraps() && !b.wraps() && printed(a.kind) == printed(b.kind)
     };
     for run in entries.chunk_by(alike) {
         if let [first, .., last] | [first @ last] = run {
