@@ -156,6 +156,12 @@ impl ZoneLayout {
         self.movable.get(usize::from(node.0)).copied().filter(|&start| start != Pfn(0))
     }
 
+    /// Where zone Movable begins on every node, the largest number where there
+    /// is none.
+    pub fn movable_starts(&self) -> [Pfn; MAX_NODES] {
+        self.movable.map(|start| if start == Pfn(0) { Pfn(u64::MAX) } else { start })
+    }
+
     /// The zone of frame `pfn` on `node`.
     pub fn zone_of(&self, node: NodeId, pfn: Pfn) -> ZoneKind {
         let kind = match pfn {
