@@ -13,12 +13,13 @@ use crate::{cmdline, console, crash, memory, ramdisk, selftests, stage};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
 use core::fmt;
-use mm::Config;
+use mm::cmdline::tokens;
 use mm::early::EarlyMem;
-use mm::firmware::{MovableSplit, ZoneLayout, check_ram, report_nodes, report_zones};
-use mm::types::{NodeId, PAGE_SIZE, Pfn, PfnRange};
+use mm::firmware::{ZoneLayout, check_ram, report_nodes, report_zones};
+use mm::options::{Accept, Options as MemoryOptions};
+use mm::types::{PAGE_SIZE, Pfn, PfnRange};
 use quarry_kernel::direct_map::PageSize;
-use quarry_kernel::options::{Options, Verdict as Applied};
+use quarry_kernel::options::Options as KernelOptions;
 use x86_64::VirtAddr;
 use x86_64::instructions::{hlt, interrupts};
 
@@ -89,14 +90,18 @@ fn start(info: &'static mut BootInfo) -> ! {
             framebuffer.map_or(0, |buffer| buffer.info().byte_len as u64),
         ),
     };
-    let Some(firmware) = memory::early(&info.memory_regions, features.phys_bits, &[], &in_use)
-    else {
+    let Some(firmware) = memory::early(
+        &info.memory_regions,
+        features.phys_bits,
+        options.memory.map_edits(),
+        &in_use,
+    ) else {
         crash::give_up(format_args!("the memory map was read before"));
     };
     if let Err(error) = check_ram(firmware.map.ram_pages()) {
         crash::give_up(format_args!("{error}"));
     }
-    let zones = ZoneLayout::new(firmware.early.ram(), MovableSplit::default());
+    let zones = ZoneLayout::new(firmware.early.ram(), options.memory.movable);
     let emit = &mut |line: fmt::Arguments<'_>| log::info!("{line}");
     report_zones(&zones, emit);
     report_nodes(&zones, firmware.early.ram(), emit);
@@ -108,6 +113,7 @@ fn start(info: &'static mut BootInfo) -> ! {
     log::info!("direct map in pages of {}K and less", largest.order().bytes() / 1024);
     let plan = Plan {
         kernel_file: in_use.kernel,
+        ramdisk: in_use.ramdisk,
         firmware: firmware.map,
         largest,
         devices: Devices { local_apic },
@@ -138,7 +144,7 @@ fn bytes(start: u64, len: u64) -> PfnRange {
 /// What the boot carries from the loader's stack and tables to its own.
 struct Handover {
     early: EarlyMem<'static>,
-    options: Options<'static>,
+    options: Options,
     apic: apic::Access,
     zones: ZoneLayout,
     /// First frame, and bytes.
@@ -177,16 +183,14 @@ extern "C" fn on_own_tables() -> ! {
     interrupts::enable();
 
     let mut early = handover.early;
-    if handover.options.memtest > 0 {
+    let options = handover.options;
+    if options.memory.memtest > 0 {
         stage::begin("memory test");
-        memtest(&mut early, handover.options.memtest);
+        memtest(&mut early, options.memory.memtest);
     }
 
     stage::begin("memory manager");
-    let movable_start = core::array::from_fn(|node| {
-        handover.zones.movable_start(NodeId(node as u8)).unwrap_or(Pfn(u64::MAX))
-    });
-    let config = Config { movable_start, ..Config::default() };
+    let config = options.memory.config(&handover.zones);
     // SAFETY: the kernel's tables are in force and the CPU has its area.
     let machine = unsafe { Machine::new() };
     let mm = match memory::start(machine, early, &config) {
@@ -196,8 +200,8 @@ extern "C" fn on_own_tables() -> ! {
     log::info!("{}", memory::line(mm));
 
     stage::begin("self-tests");
-    let counts = selftests::run(mm, &handover.options);
-    if handover.options.exit {
+    let counts = selftests::run(mm, &options.kernel);
+    if options.kernel.exit {
         // What kunit.py looks for at the end of a log.
         log::info!("reboot: System halted");
         exit(if counts.fail == 0 { Verdict::Passed } else { Verdict::Failed });
@@ -208,19 +212,34 @@ extern "C" fn on_own_tables() -> ! {
     }
 }
 
-/// Reads the kernel's options; what it cannot read it quotes in a warning.
-fn read_options(line: &str) -> Options<'_> {
+/// All that the command line says.
+#[derive(Clone)]
+struct Options {
+    kernel: KernelOptions<'static>,
+    memory: MemoryOptions<'static>,
+}
+
+/// Reads the command line; what makes no sense it quotes in a warning.
+fn read_options(line: &'static str) -> Options {
     log::info!("Command line: {line}");
-    let mut options = Options::default();
-    for word in line.split_ascii_whitespace() {
-        let (key, value) = match word.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (word, None),
-        };
-        match options.apply(key, value) {
-            Applied::Taken => {}
-            Applied::Unknown => log::warn!("unknown option {word:?}"),
-            Applied::Malformed => log::warn!("malformed option {word:?}"),
+    let mut options =
+        Options { kernel: KernelOptions::default(), memory: MemoryOptions::default() };
+    for token in tokens(line) {
+        let accepted = token.map(|token| {
+            let accepted = match options.kernel.accept(&token) {
+                Accept::Unknown => options.memory.accept(&token),
+                accepted => accepted,
+            };
+            (token.text, accepted)
+        });
+        match accepted {
+            Ok((_, Accept::Known)) => {}
+            Ok((text, Accept::Unknown)) => {
+                log::warn!("unknown option \"{}\"", text.escape_debug());
+            }
+            Ok((_, Accept::Malformed(malformed))) | Err(malformed) => {
+                log::warn!("malformed option {malformed}");
+            }
         }
     }
     options

@@ -1,6 +1,8 @@
 //! The options of the command line that are the kernel's own; memory's are
-//! `mm`'s. Pure.
+//! `mm`'s. Calls `mm::cmdline`.
 
+use mm::cmdline::{Malformed, Token};
+use mm::options::Accept;
 use selftest::Level;
 
 /// What to do instead of carrying on, to see a crash report (a debugging aid).
@@ -49,7 +51,7 @@ impl Crash {
 /// a real one.
 pub const TEST_TIMEOUT: u32 = 120;
 
-/// The kernel's own options.
+/// The kernel's own options. A later one overrides an earlier one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options<'a> {
     /// `exit`: leave after the self-tests.
@@ -62,9 +64,7 @@ pub struct Options<'a> {
     pub test_timeout: u32,
     /// `kunit.filter_glob=GLOB`: which tests to run.
     pub filter_glob: Option<&'a str>,
-    /// `memtest[=N]`: test free memory with the first N patterns before use.
-    pub memtest: u32,
-    /// `crash=KIND`: crash on purpose once the boot is over.
+    /// `crash=KIND`: crash on purpose, as the first of the tests.
     pub crash: Option<Crash>,
 }
 
@@ -76,88 +76,58 @@ impl Default for Options<'_> {
             seed: None,
             test_timeout: TEST_TIMEOUT,
             filter_glob: None,
-            memtest: 0,
             crash: None,
         }
     }
 }
 
-/// What became of one word of the command line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// It was taken.
-    Taken,
-    /// It is not one of the kernel's options.
-    Unknown,
-    /// It is one of them, but its value cannot be read; nothing changed.
-    Malformed,
-}
-
 impl<'a> Options<'a> {
-    /// Takes the word `key` or `key=value`, if it is the kernel's. A later one
-    /// overrides an earlier one.
-    pub fn apply(&mut self, key: &str, value: Option<&'a str>) -> Verdict {
-        match self.try_apply(key, value) {
-            Some(true) => Verdict::Taken,
-            Some(false) => Verdict::Malformed,
-            None => Verdict::Unknown,
+    /// Takes in a word of the command line, if it is one of these options. One
+    /// that makes no sense changes nothing.
+    pub fn accept(&mut self, token: &Token<'a>) -> Accept<'a> {
+        match self.set(token) {
+            Ok(true) => Accept::Known,
+            Ok(false) => Accept::Unknown,
+            Err(malformed) => Accept::Malformed(malformed),
         }
     }
 
-    fn try_apply(&mut self, key: &str, value: Option<&'a str>) -> Option<bool> {
-        Some(match (key, value) {
-            ("exit", None) => {
-                self.exit = true;
-                true
+    fn set(&mut self, token: &Token<'a>) -> Result<bool, Malformed<'a>> {
+        match () {
+            () if token.is("exit") => match token.value {
+                None => self.exit = true,
+                Some(_) => return Err(token.malformed("takes no value")),
+            },
+            () if token.is("selftest") => {
+                let level = Level::parse(token.value()?);
+                self.selftest = level.ok_or(token.malformed("not quick, full or off"))?;
             }
-            ("exit", Some(_)) => false,
-            ("selftest", _) => set(&mut self.selftest, value.and_then(Level::parse)),
-            ("selftest.seed", _) => set(&mut self.seed, value.and_then(number).map(Some)),
-            ("selftest.timeout", _) => {
-                set(&mut self.test_timeout, value.and_then(number).and_then(|n| n.try_into().ok()))
+            () if token.is("selftest.seed") => self.seed = Some(token.number()?),
+            () if token.is("selftest.timeout") => {
+                let seconds = u32::try_from(token.number()?);
+                self.test_timeout = seconds.map_err(|_| token.malformed("too long"))?;
             }
-            ("kunit.filter_glob", _) => {
-                set(&mut self.filter_glob, value.filter(|glob| !glob.is_empty()).map(Some))
+            () if token.is("kunit.filter_glob") => {
+                let glob = token.value()?;
+                self.filter_glob = Some(glob).filter(|glob| !glob.is_empty());
             }
-            // As in Linux, without a number: one pattern.
-            ("memtest", None) => set(&mut self.memtest, Some(1)),
-            ("memtest", Some(text)) => {
-                set(&mut self.memtest, number(text).and_then(|n| n.try_into().ok()))
+            () if token.is("crash") => {
+                let kind = Crash::parse(token.value()?);
+                self.crash = Some(kind.ok_or(token.malformed("no such way to crash"))?);
             }
-            ("crash", _) => set(&mut self.crash, value.and_then(Crash::parse).map(Some)),
-            _ => return None,
-        })
+            () => return Ok(false),
+        }
+        Ok(true)
     }
-}
-
-fn set<T>(field: &mut T, value: Option<T>) -> bool {
-    let read = value.is_some();
-    if let Some(value) = value {
-        *field = value;
-    }
-    read
-}
-
-/// A number, decimal or hexadecimal with `0x`.
-fn number(text: &str) -> Option<u64> {
-    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => (digits, 16),
-        None => (text, 10),
-    };
-    // `from_str_radix` would take a sign.
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    plain.then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mm::cmdline::tokens;
 
-    fn apply<'a>(options: &mut Options<'a>, word: &'a str) -> Verdict {
-        match word.split_once('=') {
-            Some((key, value)) => options.apply(key, Some(value)),
-            None => options.apply(word, None),
-        }
+    fn accept<'a>(options: &mut Options<'a>, word: &'a str) -> Accept<'a> {
+        options.accept(&tokens(word).next().unwrap().unwrap())
     }
 
     #[test]
@@ -169,10 +139,9 @@ mod tests {
             "selftest.seed=0xDEAD",
             "selftest.timeout=7",
             "kunit.filter_glob=buddy.*",
-            "memtest=4",
             "crash=stack",
         ] {
-            assert_eq!(apply(&mut options, word), Verdict::Taken, "{word}");
+            assert_eq!(accept(&mut options, word), Accept::Known, "{word}");
         }
         let want = Options {
             exit: true,
@@ -180,13 +149,12 @@ mod tests {
             seed: Some(0xdead),
             test_timeout: 7,
             filter_glob: Some("buddy.*"),
-            memtest: 4,
             crash: Some(Crash::StackOverflow),
         };
         assert_eq!(options, want);
-        assert_eq!(apply(&mut options, "memtest"), Verdict::Taken);
-        assert_eq!(apply(&mut options, "selftest=off"), Verdict::Taken);
-        assert_eq!((options.memtest, options.selftest), (1, Level::Off));
+        assert_eq!(accept(&mut options, "selftest=off"), Accept::Known);
+        assert_eq!(accept(&mut options, "kunit.filter_glob="), Accept::Known);
+        assert_eq!((options.filter_glob, options.selftest), (None, Level::Off));
     }
 
     #[test]
@@ -198,19 +166,19 @@ mod tests {
             "selftest=",
             "selftest=QUICK",
             "selftest.seed=",
-            "memtest=-1",
             "selftest.seed=+1",
             "selftest.seed=0x",
             "selftest.seed=18446744073709551616",
-            "memtest=4294967296",
-            "memtest=x",
-            "kunit.filter_glob=",
+            "selftest.timeout=1s",
+            "selftest.timeout=4294967296",
             "kunit.filter_glob",
             "crash",
             "crash=boom",
-            "selftest.timeout=1s",
         ] {
-            assert_eq!(apply(&mut options, word), Verdict::Malformed, "{word}");
+            let Accept::Malformed(malformed) = accept(&mut options, word) else {
+                panic!("{word} is taken");
+            };
+            assert_eq!(malformed.text, word);
         }
         assert_eq!(options, Options::default());
     }
@@ -218,8 +186,8 @@ mod tests {
     #[test]
     fn others_are_not_ours() {
         let mut options = Options::default();
-        for word in ["", "mem=1G", "Exit", "exit2", "selftest.", "cma=16M"] {
-            assert_eq!(apply(&mut options, word), Verdict::Unknown, "{word}");
+        for word in ["mem=1G", "Exit", "exit2", "selftest.", "cma=16M"] {
+            assert_eq!(accept(&mut options, word), Accept::Unknown, "{word}");
         }
         assert_eq!(options, Options::default());
     }

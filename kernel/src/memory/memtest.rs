@@ -40,9 +40,10 @@ impl Words for Frames {
     }
 }
 
-/// Runs the first `patterns` patterns, zero last, over all memory that is free
+/// Runs the first `patterns` patterns (each once for [`u32::MAX`]), zero last, over all memory that is free
 /// in `early`, and reserves the pages that fail. Returns how many those are.
 pub(crate) fn memtest(early: &mut EarlyMem<'_>, patterns: u32) -> u64 {
+    let patterns = if patterns == u32::MAX { Pattern::COUNT } else { patterns };
     log::info!("memtest: {patterns} patterns over {}K", early.free_pages() * 4);
     for n in (0..patterns).rev() {
         let pattern = Pattern::numbered(n);

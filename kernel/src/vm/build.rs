@@ -47,6 +47,9 @@ pub(crate) struct Plan<'a> {
     /// Frames that hold the kernel's file: its code and constants lie there, so
     /// the direct map may only read them.
     pub(crate) kernel_file: PfnRange,
+    /// The boot image's ramdisk, to be read even if the command line says that
+    /// there is no RAM.
+    pub(crate) ramdisk: PfnRange,
     /// The firmware's map; the direct map may read its ACPI tables.
     pub(crate) firmware: mm::firmware::Map<'a>,
     /// The largest page that the processor can do.
@@ -123,6 +126,7 @@ fn map_direct(
         }
         map_range(new, early, ram.intersect(plan.kernel_file), READ, plan.largest)?;
     }
+    map_range(new, early, plan.ramdisk, READ, PageSize::Small)?;
     for tables in plan.firmware.of_kind(RegionKind::AcpiData) {
         let end = Pfn::containing(tables.end - 1).add(1);
         let range = PfnRange::new(Pfn::containing(tables.start), end);
