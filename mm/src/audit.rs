@@ -7,7 +7,7 @@ use crate::buddy::Buddy;
 use crate::memmap::MemMap;
 use crate::mm::Mm;
 use crate::page::{NIL, PageFlags, PageType, link};
-use crate::pcp::{NR_PCP_LISTS, list_order};
+use crate::pcp::list_order;
 use crate::platform::Platform;
 use crate::sync::{Cpu, Lock};
 use crate::types::{
@@ -165,10 +165,10 @@ impl<P: Platform> Mm<P> {
         unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
                 let mut pages = 0;
-                for index in 0..NR_PCP_LISTS {
+                for (index, list) in pcp.lists.iter().enumerate() {
                     let order = list_order(index);
                     let mut prev = NIL;
-                    for pfn in pcp.lists[index].iter(&self.map) {
+                    for pfn in list.iter(&self.map) {
                         let page = self.map.page(pfn);
                         auditor.holds(
                             "type of a page on a per-CPU list",

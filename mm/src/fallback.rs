@@ -52,34 +52,36 @@ impl Buddy<'_> {
         let may_cma = flags.contains(AllocFlags::CMA);
         // Keep CMA from being the last memory that is free: use it in turn.
         let free_cma = self.zone.free_cma.load(Relaxed);
-        if may_cma && free_cma > self.zone.free.load(Relaxed) / 2 {
-            if let Some(pfn) = self.take_smallest(order, MigrateType::Cma) {
-                return Some(pfn);
-            }
+        if may_cma
+            && free_cma > self.zone.free.load(Relaxed) / 2
+            && let Some(pfn) = self.take_smallest(order, MigrateType::Cma)
+        {
+            return Some(pfn);
         }
-        if *source == Source::Own {
-            if let Some(pfn) = self.take_smallest(order, ty) {
-                return Some(pfn);
-            }
+        if *source == Source::Own
+            && let Some(pfn) = self.take_smallest(order, ty)
+        {
+            return Some(pfn);
         }
-        if may_cma && matches!(*source, Source::Own | Source::Cma) {
-            if let Some(pfn) = self.take_smallest(order, MigrateType::Cma) {
-                *source = Source::Cma;
-                return Some(pfn);
-            }
+        if may_cma
+            && matches!(*source, Source::Own | Source::Cma)
+            && let Some(pfn) = self.take_smallest(order, MigrateType::Cma)
+        {
+            *source = Source::Cma;
+            return Some(pfn);
         }
-        if *source != Source::Steal {
-            if let Some(pfn) = self.claim(order, ty, flags, boost_factor) {
-                // The own lists have the rest of the block now.
-                *source = Source::Own;
-                return Some(pfn);
-            }
+        if *source != Source::Steal
+            && let Some(pfn) = self.claim(order, ty, flags, boost_factor)
+        {
+            // The own lists have the rest of the block now.
+            *source = Source::Own;
+            return Some(pfn);
         }
-        if !flags.contains(AllocFlags::NOFRAGMENT) {
-            if let Some(pfn) = self.steal(order, ty) {
-                *source = Source::Steal;
-                return Some(pfn);
-            }
+        if !flags.contains(AllocFlags::NOFRAGMENT)
+            && let Some(pfn) = self.steal(order, ty)
+        {
+            *source = Source::Steal;
+            return Some(pfn);
         }
         None
     }

@@ -196,10 +196,10 @@ impl<P: Platform> Mm<P> {
         reserves: Reserves,
         reclaimed: u64,
     ) -> Option<(Pfn, bool)> {
-        if reclaimed > 0 {
-            if let Some(found) = self.walk(attempt, Some(Mark::Min), reserves) {
-                return Some(found);
-            }
+        if reclaimed > 0
+            && let Some(found) = self.walk(attempt, Some(Mark::Min), reserves)
+        {
+            return Some(found);
         }
         // Pages on per-CPU lists are free for their CPU only, and only as they
         // are: here they are worth more in the buddy.
@@ -306,10 +306,10 @@ impl<P: Platform> Mm<P> {
             }
             self.reclaim(attempt);
             self.drain_all(None);
-            if self.out_of_memory(attempt) {
-                if let Some(found) = self.walk(&hard, None, Reserves::All) {
-                    return Ok(found);
-                }
+            if self.out_of_memory(attempt)
+                && let Some(found) = self.walk(&hard, None, Reserves::All)
+            {
+                return Ok(found);
             }
             self.platform.stall();
         }

@@ -8,7 +8,9 @@ use mm::types::{MigrateType, NodeId, Order, Pfn, ZoneKind};
 use mm::zone::Mark;
 use mm::{AllocError, Config, FreeError, Gfp, Mm, Page, Request};
 
+/// A machine of `mib` MiB; a small one where every access is interpreted.
 fn machine(mib: u64) -> Mm<Machine> {
+    let mib = if cfg!(miri) { mib.min(4) } else { mib };
     let mm = pc(mib, 1, &Config::default()).expect("a machine");
     mm.audit().expect("a whole machine");
     mm

@@ -232,8 +232,8 @@ impl<P: Platform> Mm<P> {
     /// Gives the targets that were not used back, each as large as it is.
     fn return_targets(&self, run: &mut Run<'_>) {
         let mut highest = None;
-        for order in 0..NR_ORDERS {
-            while let Some(pfn) = run.targets[order].pop_front(&self.map) {
+        for (order, list) in run.targets.iter_mut().enumerate() {
+            while let Some(pfn) = list.pop_front(&self.map) {
                 highest = highest.max(Some(pfn));
                 self.put_back(pfn, Order(order as u8), Placement::Tail);
             }
@@ -251,10 +251,10 @@ impl<P: Platform> Mm<P> {
         let span = zone.span();
         let mut block = span.start.pageblock();
         while block < span.end {
-            if let Some(info) = self.map.try_block(block) {
-                if info.skip() {
-                    info.set_skip(false);
-                }
+            if let Some(info) = self.map.try_block(block)
+                && info.skip()
+            {
+                info.set_skip(false);
             }
             block = block.add(PAGEBLOCK_PAGES);
         }

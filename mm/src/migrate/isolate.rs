@@ -66,10 +66,10 @@ impl<P: Platform> Mm<P> {
         let Some(desc) = self.map.try_page(pfn) else { return };
         debug_assert!(desc.head().flags().contains(PageFlags::ISOLATED));
         self.lock_page(desc);
-        if !desc.head().flags().contains(PageFlags::RELEASED) {
-            if let Some(ops) = self.movable_ops(desc) {
-                ops.putback(self, pfn);
-            }
+        if !desc.head().flags().contains(PageFlags::RELEASED)
+            && let Some(ops) = self.movable_ops(desc)
+        {
+            ops.putback(self, pfn);
         }
         desc.clear_flags(PageFlags::ISOLATED);
         desc.unlock();
