@@ -218,7 +218,7 @@ impl<P: Platform> Mm<P> {
     }
 
     #[cold]
-    fn count_allocated(&self, zone: &Zone, pages: u64, cpu: &crate::sync::Cpu<'_, P>) {
+    pub(crate) fn count_allocated(&self, zone: &Zone, pages: u64, cpu: &crate::sync::Cpu<'_, P>) {
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
         unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.allocated += pages) };
     }
@@ -367,7 +367,7 @@ impl<P: Platform> Mm<P> {
 
     /// Reports if somebody wrote to a block while it was free.
     #[cold]
-    fn check_poison(&self, pfn: Pfn, order: Order) {
+    pub(crate) fn check_poison(&self, pfn: Pfn, order: Order) {
         // SAFETY: the frames are contiguous and the caller's alone.
         let bytes = unsafe { core::slice::from_raw_parts(self.platform.frame(pfn), order.bytes()) };
         if let Some(at) = bytes.iter().position(|&b| b != POISON) {

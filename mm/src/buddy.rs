@@ -8,7 +8,7 @@ use crate::memmap::MemMap;
 use crate::page::{HeadWord, PageType};
 use crate::platform::Platform;
 use crate::sync::{AtomicI64, Cpu, LockGuard, Ordering::Relaxed};
-use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, Pfn};
+use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 use crate::zone::{FreeLists, Zone};
 
 /// Where a block goes on its list.
@@ -119,6 +119,14 @@ impl<'a> Buddy<'a> {
     /// be clear but for the head word.
     pub(crate) fn free(&mut self, pfn: Pfn, order: Order, placement: Placement) {
         let ty = self.map.block(pfn).migratetype();
+        if order > PAGEBLOCK_ORDER && self.types_differ(pfn, ty) {
+            // While it was allocated the type of one half has changed
+            // (isolated, or kept as HighAtomic): each goes to its own list.
+            for half in [pfn, pfn.add(PAGEBLOCK_PAGES)] {
+                self.free(half, PAGEBLOCK_ORDER, placement);
+            }
+            return;
+        }
         self.account(order.pages() as i64, ty);
         let (mut head, mut at) = (pfn, order);
         while at < MAX_ORDER {
@@ -142,6 +150,12 @@ impl<'a> Buddy<'a> {
         }
         let tail = placement == Placement::Tail || self.merge_likely(head, at, ty);
         self.link(head, at, ty, tail);
+    }
+
+    /// Whether the upper pageblock of a largest block is of another type than
+    /// `ty`.
+    fn types_differ(&self, pfn: Pfn, ty: MigrateType) -> bool {
+        self.map.block(pfn.add(PAGEBLOCK_PAGES)).migratetype() != ty
     }
 
     /// Whether the block above this one's pair is free: then this one is best

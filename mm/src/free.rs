@@ -69,7 +69,7 @@ impl<P: Platform> Mm<P> {
     }
 
     #[cold]
-    fn refuse(&self, page: Page, why: FreeError) -> FreeError {
+    pub(crate) fn refuse(&self, page: Page, why: FreeError) -> FreeError {
         self.stats.count(Event::BadFree);
         let state = self.map.try_page(page.pfn).map(PageDesc::head);
         self.platform.log(
@@ -95,6 +95,9 @@ impl<P: Platform> Mm<P> {
         desc.set_head(HeadWord::new(PageType::Held, order));
         let block = self.map.block(pfn);
         let zone = &self.zones[block.zone_index()];
+        let cpu = self.enter();
+        // Only now: whoever isolates the block drains this CPU afterwards, and
+        // must not miss a page that was on its way to the list.
         let ty = block.migratetype();
         let index = match ty {
             // Nothing of a block that is being emptied may be handed out again,
@@ -103,7 +106,6 @@ impl<P: Platform> Mm<P> {
             MigrateType::Cma => list_index(order, MigrateType::Movable),
             _ => list_index(order, ty),
         };
-        let cpu = self.enter();
         let cell = self.pcp(cpu.id(), zone);
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the cell
         // again.
@@ -124,6 +126,12 @@ impl<P: Platform> Mm<P> {
                 }
             });
         }
+    }
+
+    /// Counts pages that were freed past the per-CPU lists.
+    pub(crate) fn count_freed(&self, zone: &Zone, pages: u64, cpu: &crate::sync::Cpu<'_, P>) {
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.freed += pages) };
     }
 
     /// Gives a block that the manager itself took off the lists (Held) back to

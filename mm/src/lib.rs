@@ -10,6 +10,7 @@ mod boot_slice;
 mod buddy;
 pub mod cmdline;
 pub mod compact;
+pub mod contig;
 mod dump;
 pub mod early;
 mod fallback;

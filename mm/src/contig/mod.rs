@@ -1,0 +1,205 @@
+//! Contiguous ranges of any size: a range's pageblocks are isolated, what moves
+//! is moved away, and the range is taken off the free lists whole (Linux
+//! `alloc_contig_range`, mm/page_alloc.c; mm/page_isolation.c). Everything is
+//! done by heads of blocks, never page by page. May call: `migrate`,
+//! `pressure`, `free`, `buddy`, and what those call.
+
+mod evacuate;
+mod isolate;
+mod pages;
+mod release;
+mod room;
+mod take;
+mod walk;
+
+use crate::gfp::Gfp;
+use crate::memmap::BlockInfo;
+use crate::mm::Mm;
+use crate::platform::Platform;
+use crate::types::{Order, Pfn, PfnRange};
+use crate::zone::Zone;
+use core::fmt;
+use core::panic::Location;
+use evacuate::Evacuation;
+
+/// Times that what moves is asked to move before the range counts as busy.
+const ATTEMPTS: u32 = 5;
+
+/// Whom a contiguous range is for: it decides which blocks may be emptied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Anybody. What belongs to a contiguous area is left to its area.
+    General,
+    /// The area with that index, which owns all blocks of the range.
+    Area(u8),
+}
+
+impl Purpose {
+    /// What marks the heads of such a range, so that each allocation is given
+    /// back the way it was made.
+    pub(crate) const fn tag(self) -> u32 {
+        match self {
+            Self::General => 0,
+            Self::Area(index) => index as u32 + 1,
+        }
+    }
+}
+
+/// Why a frame keeps a range from being taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// Its pageblock is being emptied for somebody else.
+    Isolated,
+    /// It is not RAM, reserved, kernel memory, or another's contiguous area.
+    Unmovable,
+    /// Its owner would not move it, or it came into use meanwhile.
+    InUse,
+}
+
+/// What stands in the way of a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Obstacle {
+    /// A frame in the way. No window that contains it can be had just now.
+    pub pfn: Pfn,
+    /// Why.
+    pub why: Reason,
+}
+
+/// Why there was no contiguous range. Nothing has changed then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContigError {
+    /// The request makes no sense: empty, outside of RAM, over the border of a
+    /// zone or node, or with flags that contradict each other.
+    Invalid(&'static str),
+    /// Something is in the way.
+    Busy(Obstacle),
+    /// The zone would fall below its low mark and nothing more could be freed,
+    /// or no range of that size can be had at all.
+    NoMemory,
+}
+
+impl fmt::Display for ContigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(why) => write!(f, "invalid request: {why}"),
+            Self::Busy(Obstacle { pfn, why: Reason::Isolated }) => {
+                write!(f, "{pfn:?} is being isolated by another")
+            }
+            Self::Busy(Obstacle { pfn, why: Reason::Unmovable }) => {
+                write!(f, "{pfn:?} cannot be moved")
+            }
+            Self::Busy(Obstacle { pfn, why: Reason::InUse }) => write!(f, "{pfn:?} is in use"),
+            Self::NoMemory => f.write_str("out of memory"),
+        }
+    }
+}
+
+impl core::error::Error for ContigError {}
+
+impl From<Obstacle> for ContigError {
+    fn from(obstacle: Obstacle) -> Self {
+        Self::Busy(obstacle)
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// Allocates exactly the frames of `range`, which lie in one zone and
+    /// outside of contiguous areas, moving what can be moved out of the way.
+    /// The caller gives them back, whole or in parts, by
+    /// [`free_contig_range`](Self::free_contig_range).
+    ///
+    /// The zone stays above its low mark: room is made first, as `gfp` allows
+    /// (without DIRECT_RECLAIM kswapd is woken and that is all). Waits for
+    /// other CPUs whatever the gfp: called with interrupts on and no lock held.
+    /// Ends in bounded time.
+    ///
+    /// # Errors
+    /// See [`ContigError`]; all pageblocks have their old types then. Of two
+    /// requests that overlap one wins and the other is told
+    /// [`Busy`](ContigError::Busy).
+    #[track_caller]
+    pub fn alloc_contig_range(&self, range: PfnRange, gfp: Gfp) -> Result<PfnRange, ContigError> {
+        self.alloc_contig(range, Purpose::General, gfp, Location::caller())
+    }
+
+    /// As [`alloc_contig_range`](Self::alloc_contig_range), for whomever.
+    pub(crate) fn alloc_contig(
+        &self,
+        range: PfnRange,
+        purpose: Purpose,
+        gfp: Gfp,
+        at: &'static Location<'static>,
+    ) -> Result<PfnRange, ContigError> {
+        if let Err(bad) = gfp.zone().and(gfp.migratetype()) {
+            return Err(ContigError::Invalid(bad.0));
+        }
+        let zone = self.one_zone(range)?;
+        self.make_room(zone, range, gfp)?;
+        if self.take_if_free(zone, range, purpose).is_err() {
+            self.empty_and_take(zone, range, purpose, gfp)?;
+        }
+        self.hand_out_contig(zone, range, gfp, at);
+        Ok(range)
+    }
+
+    /// Isolates the range, empties it and takes it.
+    fn empty_and_take(
+        &self,
+        zone: &Zone,
+        range: PfnRange,
+        purpose: Purpose,
+        gfp: Gfp,
+    ) -> Result<(), ContigError> {
+        let isolated = self.isolate(zone, range, purpose)?;
+        for _ in 0..ATTEMPTS {
+            // Whether something was busy on the way does not matter: what
+            // counts is whether everything is free now.
+            if self.take_isolated(&isolated, range, purpose).is_ok() {
+                return Ok(());
+            }
+            self.drain_all(Some(zone));
+            if self.evacuate(&isolated, range, gfp) == Evacuation::OutOfMemory {
+                return self
+                    .take_isolated(&isolated, range, purpose)
+                    .map_err(|_| ContigError::NoMemory);
+            }
+        }
+        Ok(self.take_isolated(&isolated, range, purpose)?)
+    }
+
+    /// The zone that all of `range` lies in.
+    fn one_zone(&self, range: PfnRange) -> Result<&Zone, ContigError> {
+        if range.is_empty() || range.end > self.map.end() {
+            return Err(ContigError::Invalid("an empty range or one beyond RAM"));
+        }
+        let index = self.map.try_block(range.start).map(BlockInfo::zone_index);
+        let mut blocks = pageblocks(range);
+        match index {
+            Some(zone)
+                if blocks.all(|b| self.map.try_block(b).map(BlockInfo::zone_index) == index) =>
+            {
+                Ok(&self.zones[zone])
+            }
+            _ => Err(ContigError::Invalid("not all in one zone")),
+        }
+    }
+}
+
+/// First frames of the pageblocks that `range` touches, lowest first.
+pub(crate) fn pageblocks(range: PfnRange) -> impl Iterator<Item = Pfn> {
+    pieces(range, crate::types::PAGEBLOCK_ORDER).map(|piece| piece.start.pageblock())
+}
+
+/// `range` cut at every multiple of `1 << order` pages, lowest first.
+pub(crate) fn pieces(range: PfnRange, order: Order) -> impl Iterator<Item = PfnRange> {
+    let mut at = range.start;
+    core::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let end = at.align_down(order).add(order.pages()).min(range.end);
+        let piece = PfnRange::new(at, end);
+        at = end;
+        Some(piece)
+    })
+}

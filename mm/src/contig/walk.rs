@@ -1,0 +1,74 @@
+//! Walking a range by heads: what kind of pages are there, and which of them
+//! is in the way. Without the zone lock everything seen is a hint. May call:
+//! `memmap`, `page`.
+
+use super::{Obstacle, Reason};
+use crate::memmap::MemMap;
+use crate::page::{HeadWord, PageType};
+use crate::types::{Order, Pfn, PfnRange};
+
+/// What the pages of a range are to somebody who wants to have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// On the buddy's lists.
+    Free,
+    /// On some CPU's list: free once that is drained.
+    Pcp,
+    /// Allocated, by somebody who can be asked to move.
+    Movable,
+    /// In the way.
+    Fixed,
+}
+
+impl Kind {
+    pub(super) const fn of(ty: PageType) -> Self {
+        match ty {
+            PageType::Buddy => Self::Free,
+            PageType::Pcp => Self::Pcp,
+            PageType::Lru | PageType::Movable => Self::Movable,
+            // Held: the manager itself has it, for somebody else.
+            _ => Self::Fixed,
+        }
+    }
+}
+
+/// The heads of the blocks that cover `range` (whose pageblocks are present),
+/// lowest first; the first may lie before it. A frame that no head covers, as
+/// can be seen without the lock, comes as a tail of one page.
+pub(super) fn heads(map: &MemMap, range: PfnRange) -> impl Iterator<Item = (Pfn, HeadWord)> + '_ {
+    let mut at = range.start;
+    core::iter::from_fn(move || {
+        if at >= range.end {
+            return None;
+        }
+        let word = map.page(at).head();
+        let (head, word) = match word.ty() {
+            // The first block may begin before the range; others may have
+            // merged with what is behind us.
+            PageType::Tail => map.head_of(at).unwrap_or((at, word)),
+            _ => (at, word),
+        };
+        at = head.add(order_of(word).pages()).max(at.add(1));
+        Some((head, word))
+    })
+}
+
+/// The order of a head; a word that is no head's counts as one page.
+fn order_of(word: HeadWord) -> Order {
+    if word.ty() == PageType::Tail { Order(0) } else { word.order() }
+}
+
+/// The first block in `range` that can be neither taken nor moved.
+pub(super) fn first_fixed(map: &MemMap, range: PfnRange) -> Option<Obstacle> {
+    heads(map, range)
+        .find(|(_, word)| Kind::of(word.ty()) == Kind::Fixed)
+        .map(|(pfn, _)| Obstacle { pfn: pfn.max(range.start), why: Reason::Unmovable })
+}
+
+/// The last block in `range` that is not free: no window that reaches from
+/// before it beyond it is worth a try.
+pub(super) fn last_used(map: &MemMap, range: PfnRange) -> Option<Obstacle> {
+    let last = heads(map, range).filter(|(_, word)| Kind::of(word.ty()) != Kind::Free).last()?;
+    let end = last.0.add(order_of(last.1).pages()).min(range.end);
+    Some(Obstacle { pfn: Pfn(end.0 - 1), why: Reason::InUse })
+}
