@@ -1,8 +1,12 @@
 //! Page owner: who allocated what, by place in the source. Costs nothing until
 //! it is switched on; then a word in each allocated head names a call site.
-//! May call: `sync`.
+//! May call: `sync`, the memory map.
 
+use crate::mm::Mm;
+use crate::page::PageType;
+use crate::platform::{LogLevel, Platform};
 use crate::sync::{AtomicBool, AtomicPtr, Ordering};
+use crate::types::{PAGEBLOCK_PAGES, Pfn};
 use core::panic::Location;
 
 /// Call sites that can be told apart; all others share the last one.
@@ -73,6 +77,87 @@ impl PageOwner {
         // SAFETY: only `intern` stores here, and what it stores was made from a
         // reference that lives for ever.
         unsafe { ptr.as_ref() }
+    }
+}
+
+/// What one call site holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holding {
+    /// The place; None for those that could not be recorded.
+    pub at: Option<&'static Location<'static>>,
+    /// Blocks it holds.
+    pub blocks: u64,
+    /// Pages in them.
+    pub pages: u64,
+}
+
+impl<P: Platform> Mm<P> {
+    /// Who holds a page, if that was recorded and the page is allocated to
+    /// whoever asked for it (not to a slab or a driver, which know better).
+    pub fn holder(&self, pfn: Pfn) -> Option<&'static Location<'static>> {
+        let (head, word) = self.map.head_of(pfn)?;
+        if !matches!(word.ty(), PageType::Kernel | PageType::LargeKmalloc) {
+            return None;
+        }
+        self.owners.location(Site(self.map.page(head).owner()))
+    }
+
+    /// What each call site that has been met holds now, in no order. Walks all
+    /// descriptors once for each site: for a person who asks, not for a program.
+    /// Any context; on a running machine an estimate.
+    pub fn for_each_holding(&self, mut f: impl FnMut(Holding)) {
+        for site in 1..=SITES as u32 {
+            let site = Site(site);
+            let at = self.owners.location(site);
+            if at.is_none() && site.0 < SITES as u32 {
+                continue;
+            }
+            let mut holding = Holding { at, blocks: 0, pages: 0 };
+            for zone in self.zones.iter() {
+                self.add_holdings(zone, site, &mut holding);
+            }
+            if holding.blocks > 0 {
+                f(holding);
+            }
+        }
+    }
+
+    fn add_holdings(&self, zone: &crate::zone::Zone, site: Site, holding: &mut Holding) {
+        let span = zone.span();
+        let mut pfn = span.start;
+        while pfn < span.end {
+            if !zone.owns(&self.map, pfn) {
+                pfn = pfn.pageblock().add(PAGEBLOCK_PAGES);
+                continue;
+            }
+            let page = self.map.page(pfn);
+            let word = page.head();
+            if word.ty() == PageType::Kernel && page.owner() == site.0 {
+                holding.blocks += 1;
+                holding.pages += word.order().pages();
+            }
+            pfn = pfn.add(word.order().pages());
+        }
+    }
+
+    /// Logs who holds what, a line each, in the manner of Linux's page_owner.
+    pub fn log_holdings(&self) {
+        self.for_each_holding(|h| match h.at {
+            Some(at) => self.platform.log(
+                LogLevel::Info,
+                format_args!(
+                    "page_owner: {} pages in {} blocks: {}:{}",
+                    h.pages,
+                    h.blocks,
+                    at.file(),
+                    at.line()
+                ),
+            ),
+            None => self.platform.log(
+                LogLevel::Info,
+                format_args!("page_owner: {} pages in {} blocks: others", h.pages, h.blocks),
+            ),
+        });
     }
 }
 

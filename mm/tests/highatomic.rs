@@ -20,7 +20,7 @@ fn urgent(mm: &Mm<Machine>, order: u8) -> Page {
 }
 
 fn reserved(mm: &Mm<Machine>) -> u64 {
-    mm.zones().iter().map(|zone| zone.reserved_highatomic()).sum()
+    mm.zones().iter().map(mm::zone::Zone::reserved_highatomic).sum()
 }
 
 #[test]

@@ -214,12 +214,21 @@ fn owners_are_named() {
     let config = Config { page_owner: true, ..Config::default() };
     let mm = pc(16, 1, &config).expect("a machine");
     let page = alloc(&mm, 0, Gfp::KERNEL).expect("a page");
-    let desc = mm.map().try_page(page.pfn).expect("present");
-    assert_eq!(desc.head().ty(), PageType::Kernel);
-    let site = mm::owner::Site(desc.owner());
-    let at = mm.page_owner().location(site).expect("recorded");
+    let more = mm.alloc_pages(Request::new(Order(2), Gfp::KERNEL)).expect("a block");
+    assert_eq!(mm.map().try_page(page.pfn).expect("present").head().ty(), PageType::Kernel);
+    let at = mm.holder(page.pfn).expect("recorded");
     assert!(at.file().ends_with("pages.rs"));
+    assert_eq!(mm.holder(more.pfn.add(3)).map(|l| l.line() > at.line()), Some(true));
+    mm.platform().take_log();
+    mm.log_holdings();
+    let mut lines: Vec<_> = mm.platform().take_log().into_iter().map(|l| l.1).collect();
+    lines.sort();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].starts_with("page_owner: 1 pages in 1 blocks: "), "{lines:?}");
+    assert!(lines[1].starts_with("page_owner: 4 pages in 1 blocks: "), "{lines:?}");
     mm.free_pages(page).expect("free");
+    mm.free_pages(more).expect("free");
+    assert_eq!(mm.holder(page.pfn), None);
     mm.audit().expect("whole");
 }
 

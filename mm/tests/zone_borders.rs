@@ -15,8 +15,7 @@ fn kinds_and_present(mm: &Mm<Machine>) -> Vec<(NodeId, ZoneKind, u64)> {
 /// too: at a multiple of 2 MiB that is none of 4 MiB.
 #[test]
 fn reserved_memory_lies_across_a_zone_border() {
-    let mut config = Config::default();
-    config.movable_start = [Pfn(1018 << 8); MAX_NODES];
+    let config = Config { movable_start: [Pfn(1018 << 8); MAX_NODES], ..Config::default() };
     let mm = pc(1024, 1, &config).expect("a machine");
     mm.audit().expect("a whole machine");
     let zone = mm.zone(NodeId(0), ZoneKind::Movable).expect("a zone");

@@ -8,28 +8,28 @@ use mm::types::{MAX_ORDER, Order, PAGE_SIZE, Pfn};
 use mm::{AllocError, FreeError, Gfp, Mm, Page, Request};
 
 /// Who owns each frame, by a number; 0 is nobody.
-pub struct Owners {
+pub(crate) struct Owners {
     by_frame: Vec<u32>,
     next: u32,
     owned: u64,
 }
 
 impl Owners {
-    pub fn new(end: Pfn) -> Self {
+    pub(crate) fn new(end: Pfn) -> Self {
         Self { by_frame: vec![0; end.0 as usize], next: 1, owned: 0 }
     }
 
     /// Pages with an owner.
-    pub fn owned(&self) -> u64 {
+    pub(crate) fn owned(&self) -> u64 {
         self.owned
     }
 
-    pub fn of(&self, pfn: Pfn) -> u32 {
+    pub(crate) fn of(&self, pfn: Pfn) -> u32 {
         self.by_frame.get(pfn.0 as usize).copied().unwrap_or(0)
     }
 
     /// A new owner for a block that nobody may own yet.
-    pub fn take(&mut self, page: Page) -> u32 {
+    pub(crate) fn take(&mut self, page: Page) -> u32 {
         let id = self.next;
         self.next += 1;
         for pfn in frames(page) {
@@ -41,7 +41,7 @@ impl Owners {
         id
     }
 
-    pub fn drop(&mut self, page: Page, id: u32) {
+    pub(crate) fn drop(&mut self, page: Page, id: u32) {
         for pfn in frames(page) {
             let owner = &mut self.by_frame[pfn.0 as usize];
             assert_eq!(*owner, id, "{pfn:?} of {page:?} changed hands");
@@ -51,7 +51,7 @@ impl Owners {
     }
 }
 
-pub fn frames(page: Page) -> impl Iterator<Item = Pfn> {
+pub(crate) fn frames(page: Page) -> impl Iterator<Item = Pfn> {
     (page.pfn.0..page.pfn.0 + page.order.pages()).map(Pfn)
 }
 
@@ -64,7 +64,7 @@ struct Held {
 
 /// What happened how often, to see that a run was worth something.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     served: [u64; 11],
     refused: [u64; 11],
     marked: u64,
@@ -74,13 +74,13 @@ pub struct Counts {
 
 /// The blocks that are held.
 #[derive(Default)]
-pub struct Blocks {
+pub(crate) struct Blocks {
     held: Vec<Held>,
     pub counts: Counts,
 }
 
 impl Blocks {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 }
@@ -139,7 +139,7 @@ fn some_gfp(world: &mut World<'_>) -> Gfp {
 }
 
 impl World<'_> {
-    pub fn allocate(&mut self) {
+    pub(crate) fn allocate(&mut self) {
         // Small orders are common, but each order has its turn.
         let order = if self.rng.percent(70) {
             (self.rng.bits() | 1 << MAX_ORDER.0).trailing_zeros() as u8
@@ -200,14 +200,14 @@ impl World<'_> {
         Some(page)
     }
 
-    pub fn free(&mut self) {
+    pub(crate) fn free(&mut self) {
         if let Some(page) = self.part_with() {
             self.mm.free_pages(page).expect("a held block can be freed");
         }
     }
 
     /// Single pages in bulk, either way.
-    pub fn bulk(&mut self) {
+    pub(crate) fn bulk(&mut self) {
         let mut pages = [Pfn(0); 64];
         let want = 1 + self.rng.below(pages.len() as u64) as usize;
         if self.rng.percent(self.appetite) {
@@ -239,7 +239,7 @@ impl World<'_> {
 
     /// Frees what is not held, in some way; the answer has to say what is
     /// wrong with it, and nothing may change.
-    pub fn free_wrongly(&mut self) {
+    pub(crate) fn free_wrongly(&mut self) {
         let end = self.mm.map().end();
         // Half the time something that is held, at a wrong place or order.
         let pfn = match self.blocks.held.len() as u64 {

@@ -8,7 +8,7 @@ use mm::platform::{Context, Platform};
 use mm::types::CpuId;
 
 /// The manager under test beside what should be true of it.
-pub struct World<'a> {
+pub(crate) struct World<'a> {
     pub mm: &'a Mm<Machine>,
     pub rng: Rng,
     pub owners: Owners,
@@ -20,7 +20,7 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(mm: &'a Mm<Machine>, seed: u64) -> Self {
+    pub(crate) fn new(mm: &'a Mm<Machine>, seed: u64) -> Self {
         mm.audit().expect("a whole machine at the start");
         Self {
             mm,
@@ -33,7 +33,7 @@ impl<'a> World<'a> {
     }
 
     /// One random operation, checked against the model.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         self.ops += 1;
         if self.ops.is_multiple_of(997) {
             self.appetite = 25 + self.rng.below(60);
@@ -82,7 +82,7 @@ impl<'a> World<'a> {
     }
 
     /// The audit passes, and its totals are the model's.
-    pub fn check(&mut self) {
+    pub(crate) fn check(&mut self) {
         let audit = match self.mm.audit() {
             Ok(audit) => audit,
             Err(wrong) => panic!("after {} operations: {wrong}", self.ops),
@@ -95,7 +95,7 @@ impl<'a> World<'a> {
     }
 
     /// Frees everything; the machine is then as it was.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.mm.platform().set_context(Context::default());
         while !self.blocks.is_empty() {
             self.free();
