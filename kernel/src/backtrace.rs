@@ -6,8 +6,11 @@ use crate::vm::stacks;
 use crate::{image, ramdisk};
 use core::fmt;
 
-/// Frames to print at most.
-const DEPTH: usize = 32;
+/// Lines to print at most: with the rest of a crash report one screen full.
+const LINES: usize = 24;
+
+/// Frames to look at at most.
+const DEPTH: usize = 4096;
 
 /// A backtrace that begins at instruction `rip` with frame pointer `rbp`.
 pub(crate) struct Backtrace {
@@ -20,28 +23,44 @@ pub(crate) struct Backtrace {
 impl fmt::Display for Backtrace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         frame(f, self.rip, self.rip)?;
-        let mut rbp = self.rbp;
+        let (mut rbp, mut last, mut repeats, mut lines) = (self.rbp, self.rip, 0, 1);
         for _ in 0..DEPTH {
             // A frame is the caller's frame pointer, then the return address.
             if rbp % 8 != 0 || !stacks::is_stack(rbp) || !stacks::is_stack(rbp + 15) {
-                return Ok(());
+                break;
             }
             let words = rbp as *const u64;
             // SAFETY: 16 bytes inside a mapped stack, aligned.
             let (caller, return_to) = unsafe { (words.read(), words.add(1).read()) };
-            if return_to == 0 {
-                return Ok(());
+            if return_to == last {
+                repeats += 1;
+            } else {
+                told_repeats(f, &mut repeats)?;
+                if return_to == 0 || lines == LINES {
+                    break;
+                }
+                // The call, not what follows it, which may be another function.
+                frame(f, return_to, return_to - 1)?;
+                lines += 1;
+                last = return_to;
             }
-            // The call, not what follows it, which may be another function.
-            frame(f, return_to, return_to - 1)?;
             // Frames lie higher the further out they are; a new stack may not.
             if caller == rbp {
-                return Ok(());
+                break;
             }
             rbp = caller;
         }
-        f.write_str("  ...\n")
+        told_repeats(f, &mut repeats)
     }
+}
+
+/// Says how often the last line's frame comes again, if it does.
+fn told_repeats(f: &mut fmt::Formatter<'_>, repeats: &mut u32) -> fmt::Result {
+    if *repeats > 0 {
+        writeln!(f, "  ... {repeats} more times")?;
+    }
+    *repeats = 0;
+    Ok(())
 }
 
 fn frame(f: &mut fmt::Formatter<'_>, shown: u64, addr: u64) -> fmt::Result {

@@ -4,6 +4,7 @@ use crate::arch::exit::{Verdict, exit};
 use crate::arch::gdt::Ist;
 use crate::arch::irq::IrqMutex;
 use crate::arch::{apic, cpu, idt, percpu, pic, time};
+use crate::console::Framebuffer;
 use crate::crash::BUILD_ID;
 use crate::memory::{InUse, memtest};
 use crate::platform::Machine;
@@ -13,6 +14,7 @@ use crate::{cmdline, console, crash, memory, ramdisk, selftests, stage};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
 use core::fmt;
+use core::ptr::NonNull;
 use mm::cmdline::tokens;
 use mm::early::EarlyMem;
 use mm::firmware::{ZoneLayout, check_ram, report_nodes, report_zones};
@@ -50,10 +52,18 @@ fn start(info: &'static mut BootInfo) -> ! {
         unsafe { ramdisk::set(addr as *const u8, info.ramdisk_len as usize) };
     }
 
-    let serial = console::init();
+    let screen = info.framebuffer.as_mut().and_then(|framebuffer| {
+        let info = framebuffer.info();
+        Some(Framebuffer { start: NonNull::new(framebuffer.buffer_mut().as_mut_ptr())?, info })
+    });
+    // SAFETY: the loader mapped the framebuffer, for this address space.
+    let found = unsafe { console::init(screen) };
     log::info!("Quarry {} ({BUILD_ID})", env!("CARGO_PKG_VERSION"));
-    if !serial {
+    if !found.serial {
         log::warn!("no serial port answers");
+    }
+    if !found.screen {
+        log::warn!("no framebuffer to write on");
     }
 
     stage::begin("interrupt controllers and clock");
@@ -81,13 +91,12 @@ fn start(info: &'static mut BootInfo) -> ! {
         Some(start) => bytes(start, len),
         None => PfnRange::default(),
     };
-    let framebuffer = info.framebuffer.as_ref();
     let in_use = InUse {
         kernel: bytes(info.kernel_addr, info.kernel_len),
         ramdisk: physical(info.ramdisk_addr.into_option(), info.ramdisk_len),
         framebuffer: physical(
-            framebuffer.map(|buffer| buffer.buffer().as_ptr() as u64),
-            framebuffer.map_or(0, |buffer| buffer.info().byte_len as u64),
+            screen.map(|screen| screen.start.as_ptr() as u64),
+            screen.map_or(0, |screen| screen.info.byte_len as u64),
         ),
     };
     let Some(firmware) = memory::early(
@@ -116,14 +125,22 @@ fn start(info: &'static mut BootInfo) -> ! {
         ramdisk: in_use.ramdisk,
         firmware: firmware.map,
         largest,
-        devices: Devices { local_apic },
+        devices: Devices { local_apic, framebuffer: in_use.framebuffer },
     };
     let mut early = firmware.early;
     let root = match vm::build(&mut loader, &mut early, &plan) {
         Ok(root) => root,
         Err(error) => crash::give_up(format_args!("{error}")),
     };
+    // The loader maps the framebuffer page by page from a page's start on.
+    let screen = screen.and_then(|screen| {
+        let start = core::ptr::with_exposed_provenance_mut(layout::FRAMEBUFFER as usize);
+        Some(Framebuffer { start: NonNull::new(start)?, info: screen.info })
+    });
+    // SAFETY: nothing to promise about none.
+    unsafe { console::move_screen(None) };
     *HANDOVER.lock() = Some(Handover {
+        screen,
         early,
         zones,
         options,
@@ -143,6 +160,7 @@ fn bytes(start: u64, len: u64) -> PfnRange {
 
 /// What the boot carries from the loader's stack and tables to its own.
 struct Handover {
+    screen: Option<Framebuffer>,
     early: EarlyMem<'static>,
     options: Options,
     apic: apic::Access,
@@ -159,6 +177,8 @@ extern "C" fn on_own_tables() -> ! {
     let Some(handover) = HANDOVER.lock().take() else {
         crash::give_up(format_args!("the boot has no handover"));
     };
+    // SAFETY: these tables map the framebuffer there for good.
+    unsafe { console::move_screen(handover.screen) };
     let (start, len) = handover.ramdisk;
     // SAFETY: the ramdisk is RAM that nobody manages, thus mapped for good.
     unsafe { ramdisk::set(vm::frame_ptr(start), len as usize) };

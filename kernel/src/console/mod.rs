@@ -1,12 +1,16 @@
-//! Where the kernel's words go: one lock around the serial line, the log with
-//! its time stamps, and whole lines without stamps for the test report. Calls
-//! `arch` for time and interrupt masking.
+//! Where the kernel's words go: one lock around serial line and screen, the log
+//! with its time stamps, and whole lines without stamps for the test report.
+//! Calls `arch` for time and interrupt masking.
 
 mod logger;
+mod screen;
 mod serial;
+
+pub(crate) use screen::Framebuffer;
 
 use crate::arch::irq::{IrqGuard, IrqMutex};
 use core::fmt::{self, Write};
+use screen::Screen;
 use serial::Serial;
 
 static CONSOLE: IrqMutex<Console> = IrqMutex::new(Console::new());
@@ -21,6 +25,7 @@ const PENDING: usize = 64;
 /// All output devices together, and where the next character goes.
 pub(crate) struct Console {
     serial: Serial,
+    screen: Screen,
     column: usize,
     pending: [u8; PENDING],
     pending_len: usize,
@@ -28,7 +33,13 @@ pub(crate) struct Console {
 
 impl Console {
     const fn new() -> Self {
-        Self { serial: Serial::new(), column: 0, pending: [0; PENDING], pending_len: 0 }
+        Self {
+            serial: Serial::new(),
+            screen: Screen::new(),
+            column: 0,
+            pending: [0; PENDING],
+            pending_len: 0,
+        }
     }
 
     /// Begins a new line unless one has just begun.
@@ -39,19 +50,26 @@ impl Console {
     }
 
     fn newline(&mut self) {
-        self.push(b'\r');
-        self.push(b'\n');
+        self.queue(b'\r');
+        self.queue(b'\n');
         self.flush();
+        self.screen.newline();
         self.column = 0;
     }
 
     fn push(&mut self, byte: u8) {
+        self.queue(byte);
+        self.screen.put(byte);
+        self.column += 1;
+    }
+
+    /// Hands a byte to the serial line, some time before the line ends.
+    fn queue(&mut self, byte: u8) {
         if self.pending_len == PENDING {
             self.flush();
         }
         self.pending[self.pending_len] = byte;
         self.pending_len += 1;
-        self.column += 1;
     }
 
     fn flush(&mut self) {
@@ -74,12 +92,39 @@ impl Write for Console {
     }
 }
 
-/// Finds the output devices and takes over the `log` facade. Returns whether
-/// there is a serial line.
-pub(crate) fn init() -> bool {
-    let found = CONSOLE.lock().serial.probe();
+/// Output devices that were found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    /// A serial line.
+    pub(crate) serial: bool,
+    /// A screen.
+    pub(crate) screen: bool,
+}
+
+/// Finds the output devices and takes over the `log` facade.
+///
+/// # Safety
+///
+/// As for [`move_screen`].
+pub(crate) unsafe fn init(framebuffer: Option<Framebuffer>) -> Found {
+    let mut console = CONSOLE.lock();
+    let serial = console.serial.probe();
+    // SAFETY: passed on to the caller.
+    unsafe { console.screen.attach(framebuffer) };
+    console.screen.clear();
     logger::install();
-    found
+    Found { serial, screen: console.screen.is_attached() }
+}
+
+/// Says where the framebuffer is mapped from now on; with None, nowhere.
+///
+/// # Safety
+///
+/// All of it must be mapped until the next call, and nobody else may write to
+/// it.
+pub(crate) unsafe fn move_screen(framebuffer: Option<Framebuffer>) {
+    // SAFETY: passed on to the caller.
+    unsafe { CONSOLE.lock().screen.attach(framebuffer) };
 }
 
 /// Writes one whole line without time stamp, at the start of a line whatever
@@ -102,5 +147,7 @@ pub(crate) unsafe fn seize() -> IrqGuard<'static, Console> {
     let mut console = unsafe { CONSOLE.seize(SEIZE_SPINS) };
     console.pending_len = console.pending_len.min(PENDING);
     console.fresh_line();
+    // One screen holds all of a report, for a photograph.
+    console.screen.clear();
     console
 }

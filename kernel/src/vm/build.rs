@@ -30,6 +30,9 @@ const WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
 /// Device registers: writable, uncached.
 const DEVICE: PageTableFlags =
     WRITE.union(PageTableFlags::NO_CACHE).union(PageTableFlags::WRITE_THROUGH);
+/// The framebuffer: uncached unless the firmware has said by an MTRR that
+/// writes to it may be combined.
+const SCREEN: PageTableFlags = WRITE.union(PageTableFlags::NO_CACHE);
 
 /// Early memory has no frame left for a page table or a stack, or the loader's
 /// tables are not what they should be.
@@ -58,12 +61,14 @@ pub(crate) struct Plan<'a> {
     pub(crate) devices: Devices,
 }
 
-/// Device registers that every boot needs: one page each, at
-/// [`layout::MMIO`] and up in this order.
+/// Device memory that every boot needs.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Devices {
-    /// The local APIC's registers, if they are in memory.
+    /// The local APIC's registers, if they are in memory; they appear at
+    /// [`layout::LOCAL_APIC`].
     pub(crate) local_apic: Option<Pfn>,
+    /// The framebuffer, if there is one; it appears at [`layout::FRAMEBUFFER`].
+    pub(crate) framebuffer: PfnRange,
 }
 
 /// Frames for tables, from early memory, where the provisional map reaches.
@@ -107,6 +112,11 @@ pub(crate) fn build(
     map_stacks(&mut new, early)?;
     if let Some(pfn) = plan.devices.local_apic {
         map::<Size4KiB>(&mut new, early, layout::LOCAL_APIC, pfn, DEVICE)?;
+    }
+    for (at, page) in (plan.devices.framebuffer.start.0..plan.devices.framebuffer.end.0).enumerate()
+    {
+        let virt = layout::FRAMEBUFFER + (at * PAGE_SIZE) as u64;
+        map::<Size4KiB>(&mut new, early, virt, Pfn(page), SCREEN)?;
     }
     Ok(root)
 }
