@@ -14,8 +14,9 @@ use crate::{console, crash};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::Mm;
+use mm::arena::MovableArena;
 use quarry_kernel::options::Options;
-use selftest::suites::Suites;
+use selftest::suites::{Ground, Suites};
 use selftest::{Config, Counts, Filter, Harness, Suite};
 
 /// A test that has begun and not ended.
@@ -73,7 +74,7 @@ pub(crate) fn watchdog(frame: &TrapFrame) {
 }
 
 /// Runs what the command line asks for. Returns how it went.
-pub(crate) fn run(mm: &Subject, options: &Options<'_>) -> Counts {
+pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
     LIMIT_MS.store(u64::from(options.test_timeout) * 1000, Ordering::Relaxed);
     let config = Config {
         level: options.selftest,
@@ -87,14 +88,24 @@ pub(crate) fn run(mm: &Subject, options: &Options<'_>) -> Counts {
         }
         None => &[],
     };
+    let on = match Ground::new(mm, &ARENA) {
+        Ok(ground) => ground,
+        Err(error) => {
+            log::error!("no self-tests: {error}");
+            return Counts { fail: 1, ..Counts::default() };
+        }
+    };
     // The audit of everything is the last of `mm`'s suites.
     let groups = [crash, &kernel_suites::SUITES, Suites::<Machine>::ALL];
     let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
-    selftest::run(mm, &groups, &config, scratch, &mut ToConsole)
+    selftest::run(&on, &groups, &config, scratch, &mut ToConsole)
 }
 
 /// What the tests run on.
-type Subject = Mm<Machine>;
+type Subject = Ground<Machine>;
+
+/// The pages that the tests move.
+static ARENA: MovableArena<Machine> = MovableArena::new();
 
 /// The report goes to the console, in whole lines without time stamps.
 struct ToConsole;

@@ -34,6 +34,19 @@ pub struct Handle {
     generation: u32,
 }
 
+impl Handle {
+    /// The handle as a number, for clients that keep theirs in plain words.
+    pub const fn to_bits(self) -> u64 {
+        (self.generation as u64) << 32 | self.slot as u64
+    }
+
+    /// The handle that [`to_bits`](Self::to_bits) made `bits` of. One made of
+    /// any other number is found out like a stale one.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
 /// The handle names no page of this arena (any more).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StaleHandle;

@@ -12,6 +12,7 @@ extern crate std;
 
 mod case;
 mod filter;
+mod herd;
 mod hold;
 mod report;
 mod rng;

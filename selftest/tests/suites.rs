@@ -2,7 +2,7 @@
 use mm::host::{Machine, pc};
 use mm::types::CpuId;
 use mm::{Config as MmConfig, Mm};
-use selftest::suites::Suites;
+use selftest::suites::{Ground, Suites};
 use selftest::{Config, Counts, Filter, Harness, Level, run};
 use std::fmt::Arguments;
 use std::time::Instant;
@@ -28,54 +28,59 @@ fn seed() -> u64 {
     given.map_or(1, |text| text.parse().expect("QUARRY_SEED is a number"))
 }
 
-fn run_all(mm: &Mm<Machine>, level: Level) -> Counts {
+fn run_all(on: &Ground<Machine>, level: Level) -> Counts {
     let mut lines = Lines { text: String::new(), start: Instant::now() };
     let filter = std::env::var("QUARRY_FILTER").unwrap_or_default();
     let config = Config { level, seed: seed(), filter: Filter::new(&filter) };
-    let counts = run(mm, &[Suites::ALL], &config, &mut vec![0; 8192], &mut lines);
+    let counts = run(on, &[Suites::ALL], &config, &mut vec![0; 8192], &mut lines);
     println!("{}", lines.text);
     assert_eq!(counts.fail, 0);
     assert!(counts.pass > 0);
     counts
 }
 
-fn both_levels(mm: &Mm<Machine>) {
-    run_all(mm, Level::Quick);
-    run_all(mm, Level::Full);
+/// The ground of a machine, which lives as long as the tests do.
+fn ground(mm: Mm<Machine>) -> Ground<Machine> {
+    Ground::new(Box::leak(Box::new(mm)), Box::leak(Box::default())).expect("room for a driver")
+}
+
+fn both_levels(mm: Mm<Machine>) {
+    let on = ground(mm);
+    run_all(&on, Level::Quick);
+    run_all(&on, Level::Full);
     // What the suites leave behind is good enough to run them again.
-    run_all(mm, Level::Quick);
+    run_all(&on, Level::Quick);
 }
 
 #[test]
 fn pc_of_32_mib() {
-    both_levels(&pc(32, 1, &MmConfig::default()).unwrap());
+    both_levels(pc(32, 1, &MmConfig::default()).unwrap());
 }
 
 #[test]
 fn pc_of_64_mib() {
-    both_levels(&pc(64, 1, &MmConfig::default()).unwrap());
+    both_levels(pc(64, 1, &MmConfig::default()).unwrap());
 }
 
 #[test]
 fn pc_of_200_mib() {
-    both_levels(&pc(200, 2, &MmConfig::default()).unwrap());
+    both_levels(pc(200, 2, &MmConfig::default()).unwrap());
 }
 
 #[test]
 fn pc_of_512_mib_skips_nothing_that_it_could_run() {
-    let mm = pc(512, 1, &MmConfig::default()).unwrap();
-    both_levels(&mm);
+    both_levels(pc(512, 1, &MmConfig::default()).unwrap());
 }
 
 #[test]
 fn pc_of_6_gib() {
-    both_levels(&pc(6144, 1, &MmConfig::default()).unwrap());
+    both_levels(pc(6144, 1, &MmConfig::default()).unwrap());
 }
 
 #[test]
 fn from_the_second_cpu() {
-    let mm = pc(128, 2, &MmConfig::default()).unwrap();
-    run_all(&mm, Level::Quick);
-    mm.platform().run_on(CpuId(1));
-    run_all(&mm, Level::Quick);
+    let on = ground(pc(128, 2, &MmConfig::default()).unwrap());
+    run_all(&on, Level::Quick);
+    on.mm.platform().run_on(CpuId(1));
+    run_all(&on, Level::Quick);
 }

@@ -76,5 +76,6 @@ mod full {
 
 #[test]
 fn small() {
-    run(1, 2, 5, 400, 100, &Config::default());
+    let ops = if cfg!(miri) { 120 } else { 4000 };
+    run(1, 2, 5, ops, 60, &Config::default());
 }

@@ -1,9 +1,8 @@
 //! The whole audit, after all other suites.
 
-use super::suite;
+use super::{Ground, suite};
 use crate::case::{CaseResult, Level, Test};
 use crate::{check_eq, fail, skip};
-use mm::Mm;
 use mm::platform::Platform;
 
 suite! {
@@ -16,8 +15,8 @@ suite! {
 /// Pages that a boot can afford to audit: 16 GiB.
 const QUICK_AUDIT: u64 = 1 << 22;
 
-fn everything<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn everything<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     if t.level < Level::Full && mm.managed_pages() > QUICK_AUDIT {
         skip!("{} pages are for selftest=full", mm.managed_pages());
     }

@@ -1,14 +1,14 @@
 //! The buddy and the lists before it: blocks are whole, distinct and aligned,
 //! come back together when they are freed, and wrong frees change nothing.
 
-use super::{free_blocks, suite};
+use super::{Ground, free_blocks, suite};
 use crate::case::{CaseResult, Level, Test};
 use crate::hold::{Block, Held, Hoard};
 use crate::{check, check_eq, check_ok, fail, skip};
 use mm::page::PageType;
 use mm::platform::Platform;
 use mm::types::{MAX_ORDER, MigrateType, NR_ORDERS, Order, Pfn};
-use mm::{AllocError, FreeError, Gfp, Mm, Page, Request};
+use mm::{AllocError, FreeError, Gfp, Page, Request};
 
 suite! {
     /// The buddy allocator.
@@ -29,8 +29,8 @@ suite! {
 /// Ordinary memory, or a quiet failure.
 const TRY: Gfp = Gfp::KERNEL.union(Gfp::NOWARN).union(Gfp::NORETRY);
 
-fn every_order<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn every_order<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let mut held: [Option<Block<'_, P>>; NR_ORDERS] = [const { None }; NR_ORDERS];
     for (order, slot) in (0..).map(Order).zip(&mut held) {
         let Ok(mut block) = Block::alloc(mm, Request::new(order, TRY)) else {
@@ -51,8 +51,8 @@ fn every_order<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn halves_merge_again<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn halves_merge_again<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     mm.drain_all(None);
     let before = free_blocks(mm);
     let budget = (mm.free_pages_total() / 4).min(4096);
@@ -78,8 +78,8 @@ fn halves_merge_again<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn bulk<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn bulk<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     for gfp in [TRY, TRY | Gfp::MOVABLE, TRY | Gfp::DMA] {
         let mut pages = [Pfn(0); 100];
         let want = 1 + t.rng.index(pages.len());
@@ -109,8 +109,8 @@ fn bulk<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn pages_come_zeroed<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn pages_come_zeroed<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     for order in [0, 1, 4].map(Order) {
         let mut dirty = Hoard::new(mm);
         for _ in 0..8 {
@@ -130,7 +130,7 @@ fn pages_come_zeroed<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn impossible_requests_fail<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
+fn impossible_requests_fail<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     for (order, gfp) in [
         (11, Gfp::KERNEL),
         (255, Gfp::KERNEL),
@@ -138,11 +138,11 @@ fn impossible_requests_fail<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult 
         (0, Gfp::KERNEL | Gfp::DMA | Gfp::HIGHMEM),
         (0, Gfp::KERNEL | Gfp::MOVABLE | Gfp::RECLAIMABLE),
     ] {
-        match t.on.alloc_pages(Request::new(Order(order), gfp)) {
+        match t.on.mm.alloc_pages(Request::new(Order(order), gfp)) {
             Err(AllocError::Invalid(_)) => {}
             Err(why) => fail!("order {order}, {gfp:?}: {why}"),
             Ok(page) => {
-                let _ = t.on.free_pages(page);
+                let _ = t.on.mm.free_pages(page);
                 fail!("order {order}, {gfp:?} was served");
             }
         }
@@ -150,8 +150,8 @@ fn impossible_requests_fail<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult 
     Ok(())
 }
 
-fn wrong_frees_change_nothing<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn wrong_frees_change_nothing<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     t.note(format_args!("the refusals logged now are provoked"));
     let mut block = check_ok!(Block::alloc(mm, Request::new(Order(2), TRY)));
     block.stamp(7);
@@ -172,8 +172,8 @@ fn wrong_frees_change_nothing<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResul
     Ok(())
 }
 
-fn cpu_lists_drain<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn cpu_lists_drain<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let block = check_ok!(Block::alloc(mm, Request::new(Order(0), TRY)));
     let zone = &mm.zones()[check_ok!(mm.map().try_block(block.pfn())).zone_index()];
     check_ok!(block.free());
@@ -185,8 +185,8 @@ fn cpu_lists_drain<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn mobility_is_grouped<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn mobility_is_grouped<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     if mm.free_pages_total() < 8192 {
         skip!("less than 32 MiB free: types may have to mix");
     }
@@ -210,18 +210,18 @@ fn mobility_is_grouped<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn random_ops<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
+fn random_ops<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     ops(t, 3000)
 }
 
-fn long_random_ops<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
+fn long_random_ops<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     ops(t, 200_000)
 }
 
 /// Allocates and frees at random, all orders and kinds; each block keeps its
 /// stamp as long as it is held.
-fn ops<P: Platform>(t: &mut Test<'_, Mm<P>>, ops: u32) -> CaseResult {
-    let mm = t.on;
+fn ops<P: Platform>(t: &mut Test<'_, Ground<P>>, ops: u32) -> CaseResult {
+    let mm = t.on.mm;
     let most = if t.level < Level::Full { 8192 } else { super::QUICK_PAGES };
     let budget = (mm.free_pages_total() / 2).min(most);
     let kinds = [

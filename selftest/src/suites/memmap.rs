@@ -1,14 +1,14 @@
 //! The memory map: every frame of RAM has one state, found from any frame of
 //! its block, and nothing else has any.
 
-use super::{blocks_of, suite};
+use super::{Ground, blocks_of, suite};
 use crate::case::{CaseResult, Test};
 use crate::hold::{Block, WORDS};
 use crate::{check, check_eq, check_ok, skip};
 use mm::page::{HeadWord, PageDesc, PageType};
 use mm::platform::Platform;
 use mm::types::{MAX_ORDER, Order, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn};
-use mm::{Gfp, Mm, Request};
+use mm::{Gfp, Request};
 
 suite! {
     /// The memory map.
@@ -25,8 +25,8 @@ suite! {
 /// descriptors for nothing.
 const WALKED_BLOCKS: usize = 4096;
 
-fn heads_cover_every_zone<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn heads_cover_every_zone<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     for (index, zone) in mm.zones().iter().enumerate() {
         let (mut present, mut blocks) = (0, 0);
         let mut covered = Pfn(0);
@@ -54,8 +54,8 @@ fn heads_cover_every_zone<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn nothing_outside<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let map = t.on.map();
+fn nothing_outside<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let map = t.on.mm.map();
     for pfn in [map.end(), map.end().add(1), Pfn(u64::MAX >> 12), Pfn(u64::MAX)] {
         check!(map.try_page(pfn).is_none(), "{pfn:?} has a descriptor");
         check!(map.head_of(pfn).is_none(), "{pfn:?} has a head");
@@ -63,8 +63,8 @@ fn nothing_outside<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     // Holes between pieces of RAM: as many as there are blocks without a word.
     let mut holes = 0u64;
     let mut at = Pfn(0);
-    for index in 0..t.on.zones().len() {
-        for block in blocks_of(t.on, index).take(WALKED_BLOCKS) {
+    for index in 0..t.on.mm.zones().len() {
+        for block in blocks_of(t.on.mm, index).take(WALKED_BLOCKS) {
             if at < block && map.try_block(at).is_none() {
                 check!(map.try_page(at).is_none(), "{at:?} has a descriptor and no block");
                 holes += 1;
@@ -76,8 +76,8 @@ fn nothing_outside<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn low_frames_are_kept<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let map = t.on.map();
+fn low_frames_are_kept<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let map = t.on.mm.map();
     // Frame 0, and the VGA and BIOS window of a PC.
     for pfn in [Pfn(0)].into_iter().chain((0xa0..0x100).map(Pfn)) {
         let Some((_, head)) = map.head_of(pfn) else { continue };
@@ -86,8 +86,8 @@ fn low_frames_are_kept<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn tails_find_their_head<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn tails_find_their_head<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let mut tried = 0;
     for order in (0..=MAX_ORDER.0).map(Order) {
         let request = Request::new(order, Gfp::KERNEL | Gfp::NOWARN | Gfp::NORETRY);
@@ -119,8 +119,8 @@ fn is_free(head: HeadWord) -> bool {
     matches!(head.ty(), PageType::Buddy | PageType::Pcp)
 }
 
-fn frames_are_distinct<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn frames_are_distinct<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let gfps = [Gfp::KERNEL, Gfp::KERNEL | Gfp::DMA, Gfp::KERNEL | Gfp::DMA32];
     let mut held: [Option<Block<'_, P>>; 48] = [const { None }; 48];
     for (i, slot) in held.iter_mut().enumerate() {

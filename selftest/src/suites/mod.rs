@@ -3,7 +3,9 @@
 
 mod audit;
 mod buddy;
+mod compaction;
 mod memmap;
+mod migrate;
 mod watermark;
 mod zones;
 
@@ -11,6 +13,8 @@ use crate::case::{Subject, Suite};
 use core::fmt;
 use core::marker::PhantomData;
 use mm::Mm;
+use mm::arena::MovableArena;
+use mm::migrate::TooManyOwners;
 use mm::platform::Platform;
 use mm::types::{NR_ORDERS, PAGEBLOCK_PAGES, Pfn};
 
@@ -22,11 +26,13 @@ pub struct Suites<P>(PhantomData<P>);
 
 impl<P: Platform + 'static> Suites<P> {
     /// All suites; the audit of everything comes last.
-    pub const ALL: &'static [Suite<Mm<P>>] = &[
+    pub const ALL: &'static [Suite<Ground<P>>] = &[
         memmap::Memmap::<P>::SUITE,
         zones::Zones::<P>::SUITE,
         buddy::Buddy::<P>::SUITE,
         watermark::Watermark::<P>::SUITE,
+        migrate::Migrate::<P>::SUITE,
+        compaction::Compaction::<P>::SUITE,
         audit::Audit::<P>::SUITE,
     ];
 }
@@ -40,7 +46,7 @@ macro_rules! suite {
 
         impl<P: mm::platform::Platform + 'static> $ty<P> {
             /// The suite itself.
-            pub(crate) const SUITE: $crate::Suite<mm::Mm<P>> = $crate::Suite {
+            pub(crate) const SUITE: $crate::Suite<$crate::suites::Ground<P>> = $crate::Suite {
                 name: $name,
                 cases: &[$($crate::Case::$level(stringify!($case), $case::<P>),)*],
             };
@@ -61,12 +67,40 @@ impl fmt::Display for MmTally {
     }
 }
 
-impl<P: Platform> Subject for Mm<P> {
+/// What the suites run on: a manager, and an arena of pages that can be moved
+/// under their users.
+pub struct Ground<P: Platform> {
+    /// The manager under test.
+    pub mm: &'static Mm<P>,
+    /// Nobody else uses it.
+    pub(crate) arena: &'static MovableArena<P>,
+}
+
+impl<P: Platform> Clone for Ground<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Ground<P> {}
+
+impl<P: Platform> Ground<P> {
+    /// The ground for tests of `mm`. The arena becomes a driver of it.
+    ///
+    /// # Errors
+    /// When the manager has no room for another driver.
+    pub fn new(mm: &'static Mm<P>, arena: &'static MovableArena<P>) -> Result<Self, TooManyOwners> {
+        arena.register(mm)?;
+        Ok(Self { mm, arena })
+    }
+}
+
+impl<P: Platform> Subject for Ground<P> {
     type Tally = MmTally;
 
     fn tally(&self) -> MmTally {
-        let free = self.zones().iter().map(|z| z.free_pages() + self.pcp_pages(z)).sum();
-        MmTally { free }
+        let zones = self.mm.zones().iter();
+        MmTally { free: zones.map(|zone| zone.free_pages() + self.mm.pcp_pages(zone)).sum() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Watermarks: each right reaches exactly as deep as it should. Tried on the
 //! lowest zone, which is small and which nobody else draws from.
 
-use super::suite;
+use super::{Ground, suite};
 use crate::case::{CaseResult, Test};
 use crate::hold::{Block, Hoard};
 use crate::{check, check_eq, check_ok, skip};
@@ -68,8 +68,8 @@ fn depth(min: u64, flags: AllocFlags) -> u64 {
     left
 }
 
-fn rights_reach_their_depth<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn rights_reach_their_depth<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let zone = lowest(mm)?;
     let _unboosted = Unboosted::new(mm);
     let min = zone.mark(Mark::Min);
@@ -118,8 +118,8 @@ fn rights_reach_their_depth<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult 
     Ok(())
 }
 
-fn reserve_pages_are_marked<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn reserve_pages_are_marked<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let zone = lowest(mm)?;
     let _unboosted = Unboosted::new(mm);
     let dma = |order, gfp: Gfp| Request::new(Order(order), gfp | Gfp::DMA | Gfp::NOWARN);
@@ -150,8 +150,8 @@ fn order_pages(order: u8) -> u64 {
     Order(order).pages()
 }
 
-fn free_is_not_contiguous<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn free_is_not_contiguous<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let zone = lowest(mm)?;
     let _unboosted = Unboosted::new(mm);
     let dma = |order| Request::new(Order(order), TRY | Gfp::DMA);
@@ -179,8 +179,8 @@ fn free_is_not_contiguous<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     even.release()
 }
 
-fn low_zones_are_kept_back<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn low_zones_are_kept_back<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let zone = lowest(mm)?;
     let kept = zone.lowmem_reserve(ZoneKind::Normal);
     if kept == 0 {

@@ -1,6 +1,6 @@
 //! Zones: where they lie, what they count, and who gets pages from which.
 
-use super::suite;
+use super::{Ground, suite};
 use crate::case::{CaseResult, Test};
 use crate::hold::Block;
 use crate::{check, check_eq, check_ok, skip};
@@ -24,8 +24,8 @@ suite! {
     }
 }
 
-fn spans_and_counts<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn spans_and_counts<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let mut populated = 0;
     for zone in mm.zones() {
         let (span, name) = (zone.span(), zone.kind.name());
@@ -47,8 +47,8 @@ fn spans_and_counts<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn marks_follow_the_formulas<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn marks_follow_the_formulas<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     let lowmem =
         mm.zones().iter().filter(|z| z.kind != ZoneKind::Movable).map(mm::zone::Zone::managed);
     let lowmem = lowmem.sum();
@@ -86,8 +86,8 @@ fn check_zone<P: Platform>(
     Ok(check_ok!(mm.zone(node, kind)))
 }
 
-fn cpu_lists_are_sized<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let (mm, platform) = (t.on, t.on.platform());
+fn cpu_lists_are_sized<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let (mm, platform) = (t.on.mm, t.on.mm.platform());
     for zone in mm.zones() {
         let cpus = (0..platform.cpus()).filter(|&c| platform.node_of_cpu(CpuId(c)) == zone.node);
         let batch = pcp_batch(zone.managed());
@@ -98,8 +98,8 @@ fn cpu_lists_are_sized<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
     Ok(())
 }
 
-fn requests_reach_their_zone<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn requests_reach_their_zone<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     for gfp in [
         Gfp::KERNEL | Gfp::DMA,
         Gfp::KERNEL | Gfp::DMA32,
@@ -134,8 +134,8 @@ fn requests_reach_their_zone<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult
     Ok(())
 }
 
-fn a_node_is_honoured<P: Platform>(t: &mut Test<'_, Mm<P>>) -> CaseResult {
-    let mm = t.on;
+fn a_node_is_honoured<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let mm = t.on.mm;
     if mm.nodes() == 1 {
         skip!("only one node");
     }
