@@ -64,8 +64,9 @@ pub enum Reason {
     Crashed,
     /// The kernel left as passed without a complete report.
     NoReport,
-    /// QEMU ended in another way: reset, halt, quit, or an error of its own.
-    Left(End),
+    /// QEMU ended in another way: reset, quit by hand, or an error of its own;
+    /// what the kernel had reported until then.
+    Left(End, Option<Report>),
 }
 
 impl Outcome {
@@ -79,7 +80,7 @@ impl Outcome {
             }
             (End::Exited(QEMU_PASSED), _) => Self::Failed(Reason::NoReport),
             (End::Exited(QEMU_FAILED), _) => Self::Failed(Reason::Crashed),
-            _ => Self::Failed(Reason::Left(end)),
+            _ => Self::Failed(Reason::Left(end, report)),
         }
     }
 
@@ -106,10 +107,18 @@ impl fmt::Display for Outcome {
             Self::Failed(Reason::NoReport) => {
                 write!(f, "the kernel left without a complete report (no QUARRY-END line)")
             }
-            Self::Failed(Reason::Left(End::Exited(status))) => {
-                write!(f, "QEMU ended with status {status}, not by the kernel's verdict")
+            Self::Failed(Reason::Left(end, report)) => {
+                match end {
+                    End::Exited(status) => write!(f, "QEMU ended with status {status}")?,
+                    _ => write!(f, "QEMU was killed")?,
+                }
+                match report {
+                    Some(Report { pass, fail, .. }) => {
+                        write!(f, " after the self-tests ({pass} passed, {fail} failed)")
+                    }
+                    None => write!(f, " before the self-tests were done"),
+                }
             }
-            Self::Failed(Reason::Left(_)) => write!(f, "QEMU was killed"),
             Self::TimedOut => write!(f, "timed out"),
         }
     }
@@ -141,6 +150,13 @@ mod tests {
         for report in [None, Some(GOOD), Some(BAD)] {
             assert_eq!(Outcome::judge(End::TimedOut, report).status(), 124);
         }
+    }
+
+    #[test]
+    fn leaving_by_hand_tells_what_was_reported() {
+        let text = |report| Outcome::judge(End::Exited(0), report).to_string();
+        assert!(text(Some(GOOD)).contains("40 passed, 0 failed"));
+        assert!(text(None).contains("before"));
     }
 
     #[test]
