@@ -6,25 +6,27 @@
 
 kunit_dir=${target:?setup.sh comes first}/kunit
 
-# Prints kunit.py's path, fetching it first if need be.
+# Prints kunit.py's path, if it has been fetched.
 kunit_tool() {
-    local tool package archive scratch
+    local tool
     tool=$(find "$kunit_dir" -path '*/tools/testing/kunit/kunit.py' -print -quit 2>/dev/null)
-    if [ -z "$tool" ]; then
-        mkdir -p "$kunit_dir"
-        scratch=$(mktemp -d "$kunit_dir/fetch.XXXXXX")
-        # apt downloads as a user of its own where it can.
-        chmod 755 "$scratch"
-        package=$(kunit_package)
-        [ -n "$package" ] || return 1
-        echo "fetching kunit.py from $package" >&2
-        (cd "$scratch" && apt-get download -q "$package" >&2 && dpkg-deb -x "$package"_*.deb .) || return 1
-        archive=$(find "$scratch/usr/src" -name 'linux-source-*.tar.*' -print -quit)
-        tar -C "$kunit_dir" -xf "$archive" --wildcards '*/tools/testing/kunit/*' || return 1
-        rm -rf "$scratch"
-        tool=$(find "$kunit_dir" -path '*/tools/testing/kunit/kunit.py' -print -quit)
-    fi
     [ -n "$tool" ] && printf '%s\n' "$tool"
+}
+
+# Fetches it, if that has not been done.
+kunit_fetch() {
+    local package archive scratch
+    kunit_tool >/dev/null && return 0
+    package=$(kunit_package)
+    [ -n "$package" ] || return 1
+    mkdir -p "$kunit_dir"
+    scratch=$(mktemp -d "$kunit_dir/fetch.XXXXXX")
+    echo "fetching kunit.py from $package"
+    (cd "$scratch" && apt-get download -q "$package" && dpkg-deb -x "$package"_*.deb .) || return 1
+    archive=$(find "$scratch/usr/src" -name 'linux-source-*.tar.*' -print -quit)
+    tar -C "$kunit_dir" -xf "$archive" --wildcards '*/tools/testing/kunit/*' || return 1
+    rm -rf "$scratch"
+    kunit_tool >/dev/null
 }
 
 # The kernel source package to take it from: 6.1 if there is one, else the latest.
