@@ -30,6 +30,10 @@ pub struct Audit {
     pub pcp: u64,
     /// Pages allocated to somebody.
     pub allocated: u64,
+    /// Of these, pages in slabs.
+    pub slab: u64,
+    /// Of these, pages in large kmalloc blocks.
+    pub large_kmalloc: u64,
     /// Pages reserved since boot.
     pub reserved: u64,
 }
@@ -122,6 +126,8 @@ impl<P: Platform> Mm<P> {
             self.audit_pcps(&mut auditor, zone, count.pcp_pages)?;
             auditor.report.pages += count.present;
         }
+        let Audit { slab, large_kmalloc, .. } = auditor.report;
+        self.audit_slab(&mut auditor, slab, large_kmalloc)?;
         Ok(auditor.report)
     }
 
@@ -312,6 +318,11 @@ fn audit_head(
         _ => {
             auditor.equal("references to a frozen page", Some(pfn), 0, u64::from(page.count()))?;
             auditor.report.allocated += pages;
+            match word.ty() {
+                PageType::Slab => auditor.report.slab += pages,
+                PageType::LargeKmalloc => auditor.report.large_kmalloc += pages,
+                _ => {}
+            }
         }
     }
     if word.ty() != PageType::Hole {

@@ -31,6 +31,7 @@ pub mod platform;
 pub mod pressure;
 mod room;
 pub mod setup;
+pub mod slab;
 mod slow;
 pub mod stats;
 pub mod sync;

@@ -8,6 +8,7 @@ use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
+use crate::slab::SlabState;
 use crate::stats::Stats;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed};
 use crate::types::{CpuId, NR_ZONES, NodeId, ZoneKind};
@@ -65,6 +66,7 @@ pub struct Mm<P: Platform> {
     pub(crate) stats: Stats,
     pub(crate) owners: PageOwner,
     pub(crate) movable_owners: MovableOwners<P>,
+    pub(crate) slab: SlabState,
 }
 
 impl<P: Platform> Mm<P> {

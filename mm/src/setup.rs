@@ -11,6 +11,7 @@ use crate::mm::{Mm, NO_ZONE, Tunables};
 use crate::owner::PageOwner;
 use crate::page::PageType;
 use crate::platform::{LogLevel, Platform};
+use crate::slab::SlabState;
 use crate::stats::Stats;
 use crate::sync::{CpuCell, Ordering::Relaxed};
 use crate::types::{
@@ -115,6 +116,7 @@ impl<P: Platform> Mm<P> {
                 zonelist_entry(nodes, i)
             })
             .ok_or(SetupError::TooLittleRam)?;
+        let slab = SlabState::new(&platform, &mut early).ok_or(SetupError::TooLittleRam)?;
         let map = make_map(&platform, &mut early, end, config)?;
 
         let tunables = Tunables::new();
@@ -126,8 +128,18 @@ impl<P: Platform> Mm<P> {
         owners.set(config.page_owner);
         let stats = Stats::default();
         let movable_owners = MovableOwners::new();
-        let mm =
-            Self { platform, map, zones, pcps, zonelists, tunables, stats, owners, movable_owners };
+        let mm = Self {
+            platform,
+            map,
+            zones,
+            pcps,
+            zonelists,
+            tunables,
+            stats,
+            owners,
+            movable_owners,
+            slab,
+        };
         mm.hand_over(&early);
         mm.recompute_watermarks();
         Ok(mm)

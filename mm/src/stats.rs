@@ -54,7 +54,9 @@ events! {
     Pfmemalloc = "pgalloc_pfmemalloc",
     /// Frees that were refused: double, foreign, wrong order.
     BadFree = "free_refused",
-    /// Free pages whose poison was found overwritten.
+    /// Objects that were refused or found damaged by the slab layer.
+    BadObject = "slab_refused",
+    /// Free pages or objects whose poison was found overwritten.
     PoisonOverwritten = "poison_overwritten",
 }
 

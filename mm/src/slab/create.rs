@@ -1,0 +1,358 @@
+//! Caches made, shared between users whose objects are alike, shrunk, and
+//! destroyed. May call: `alloc`, `free`, `state`.
+
+use super::alloc::Target;
+use super::cache::{Cache, CacheConfig, CacheId, Name, NewCache};
+use super::geometry::{Geometry, Want, array_sizes, geometry};
+use super::state::UP;
+use super::{MAX_CACHES, SlabError};
+use crate::gfp::Gfp;
+use crate::list::PageList;
+use crate::mm::Mm;
+use crate::platform::{LogLevel, Platform};
+use crate::sync::{
+    AtomicU64, Cpu,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use crate::types::{CpuId, NodeId};
+use core::panic::Location;
+use core::ptr::{NonNull, null_mut};
+
+/// Merging may waste less than this per object.
+const MERGE_WASTE: u32 = 8;
+
+/// The geometry that `config` gets on this machine.
+pub(crate) fn shape<P: Platform>(mm: &Mm<P>, config: &CacheConfig) -> Option<Geometry> {
+    geometry(&Want {
+        object_size: config.size,
+        align: config.align,
+        hwcache_align: config.hwcache_align,
+        ctor: config.ctor.is_some(),
+        reclaim_account: config.reclaim_account,
+        init_on_free: mm.tunables.init_on_free.load(Relaxed),
+        debug: config.debug,
+        max_order: mm.slab.max_order(),
+    })
+}
+
+/// Zone and mobility of the pages of such a cache.
+fn place(config: &CacheConfig) -> Gfp {
+    let mut gfp = Gfp::empty();
+    if config.dma {
+        gfp |= Gfp::DMA;
+    }
+    if config.reclaim_account {
+        gfp |= Gfp::RECLAIMABLE;
+    }
+    gfp
+}
+
+/// Whether objects of `config` may share the slabs of others.
+fn mergeable(config: &CacheConfig) -> bool {
+    config.merge && config.ctor.is_none() && config.debug.is_empty()
+}
+
+impl<P: Platform> Mm<P> {
+    /// Makes a cache of objects as `config` says, or a handle to one that
+    /// serves such objects already (unless `config.merge` says no). The name is
+    /// copied: 1 to 31 bytes. From a context that may wait.
+    ///
+    /// # Errors
+    /// [`SlabError::Invalid`] for what no cache can be; [`SlabError::NotUp`];
+    /// [`SlabError::NoMemory`], also when there are 1024 caches already.
+    pub fn cache_create(&self, name: &str, config: CacheConfig) -> Result<CacheId, SlabError> {
+        if self.slab.phase.load(Acquire) != UP {
+            return Err(SlabError::NotUp);
+        }
+        let bad = SlabError::Invalid("a name is 1 to 31 bytes without control characters");
+        let copy = Name::new(name).ok_or(bad)?;
+        if name.contains(char::is_whitespace) {
+            // Readers of slabinfo take fields by spaces.
+            self.platform
+                .log(LogLevel::Warn, format_args!("slab: cache name '{name}' contains a space"));
+        }
+        let geometry = shape(self, &config).ok_or(SlabError::Invalid("size or alignment"))?;
+        if mergeable(&config)
+            && let Some(id) = self.merge(&config, &geometry)
+        {
+            return Ok(id);
+        }
+        self.create_at(None, copy, &config)
+    }
+
+    /// A handle to a cache that serves such objects already.
+    fn merge(&self, config: &CacheConfig, wanted: &Geometry) -> Option<CacheId> {
+        let cpu = self.enter();
+        let mut registry = self.slab.registry.lock();
+        let fits = |cache: &Cache| {
+            let has = &cache.geometry;
+            cache.mergeable
+                && cache.gfp == place(config)
+                && has.size >= wanted.size
+                && has.size - wanted.size < MERGE_WASTE
+                && has.align >= wanted.align
+                && has.size.is_multiple_of(wanted.align)
+        };
+        let cache = (0..MAX_CACHES as u16)
+            .filter_map(|i| self.slab.cache(&cpu, i).filter(|c| c.index == i))
+            .find(|cache| fits(cache))?;
+        let index = self.slab.free_slot()?;
+        cache.users.fetch_add(1, Relaxed);
+        cache.object_size.fetch_max(config.size as u32, Relaxed);
+        registry.created += 1;
+        Some(self.slab.enter(index, core::ptr::from_ref(cache).cast_mut()))
+    }
+
+    /// Makes a cache, with a number of the caller's choice or any.
+    pub(crate) fn create_at(
+        &self,
+        index: Option<u16>,
+        name: Name,
+        config: &CacheConfig,
+    ) -> Result<CacheId, SlabError> {
+        let geometry = shape(self, config).ok_or(SlabError::Invalid("size or alignment"))?;
+        let descriptors =
+            Target { index: 0, id: None, arrays: self.slab.phase.load(Relaxed) == UP };
+        let place_of =
+            self.alloc_object(descriptors, Gfp::KERNEL).map_err(|_| SlabError::NoMemory)?;
+        let cpu = self.enter();
+        let mut registry = self.slab.registry.lock();
+        let Some(index) = index.or_else(|| self.slab.free_slot()) else {
+            drop(registry);
+            drop(cpu);
+            self.free_object(descriptors, place_of, Location::caller()).ok();
+            return Err(SlabError::NoMemory);
+        };
+        registry.created += 1;
+        let new = NewCache {
+            name,
+            index,
+            geometry,
+            object_size: config.size as u32,
+            ctor: config.ctor,
+            gfp: place(config),
+            mergeable: mergeable(config),
+            seq: registry.created,
+            sizes: array_sizes(geometry.size, self.platform.cpus(), !geometry.debug.is_empty()),
+        };
+        // SAFETY: an object of the cache of descriptors has room for one.
+        let cache = unsafe { Cache::place(place_of, self.nodes(), new) };
+        Ok(self.slab.enter(index, cache.as_ptr()))
+    }
+
+    /// Gives back what a cache holds free: empties the arrays of all CPUs and
+    /// nodes and frees all slabs without objects in use. Returns the pages that
+    /// were freed. With interrupts on and no lock held.
+    ///
+    /// # Errors
+    /// [`SlabError::NoSuchCache`].
+    pub fn cache_shrink(&self, id: CacheId) -> Result<u64, SlabError> {
+        if !self.slab.is_live(id) {
+            return Err(SlabError::NoSuchCache);
+        }
+        Ok(self.shrink(Target { index: id.index, id: Some(id), arrays: true }))
+    }
+
+    /// Shrinks all caches; returns the pages that were freed. Context as for
+    /// [`cache_shrink`](Self::cache_shrink).
+    pub fn slab_shrink(&self) -> u64 {
+        (0..MAX_CACHES as u16)
+            .filter(|&index| {
+                let cpu = self.enter();
+                self.slab.cache(&cpu, index).is_some_and(|c| c.index == index)
+            })
+            .map(|index| self.shrink(Target { index, id: None, arrays: true }))
+            .sum()
+    }
+
+    pub(crate) fn shrink(&self, target: Target) -> u64 {
+        let freed = AtomicU64::new(0);
+        self.platform.on_cpus(&|id: CpuId| {
+            // SAFETY: `on_cpus` runs this holding the CPU.
+            let cpu = unsafe { Cpu::held(&self.platform, id) };
+            let Ok(cache) = self.resolve(&cpu, target) else { return };
+            let mut surplus = PageList::new();
+            self.drain_array(&cpu, cache, &mut surplus);
+            freed.fetch_add(self.release_slabs(cache, surplus), Relaxed);
+        });
+        for node in (0..self.nodes() as u8).map(NodeId) {
+            let cpu = self.enter();
+            let Ok(cache) = self.resolve(&cpu, target) else { break };
+            freed.fetch_add(self.shrink_node(cache, node), Relaxed);
+        }
+        freed.into_inner()
+    }
+
+    /// Frees what a node has free of `cache`.
+    fn shrink_node(&self, cache: &Cache, node: NodeId) -> u64 {
+        let mut surplus = PageList::new();
+        self.drain_shared(cache, node, &mut surplus);
+        let mut lists = cache.node(node).lists.lock();
+        while self.take_surplus(cache, &mut lists, &mut surplus) {}
+        drop(lists);
+        self.release_slabs(cache, surplus)
+    }
+
+    /// Objects in use; exact only once the arrays are empty.
+    fn live_objects(&self, cache: &Cache) -> u64 {
+        let per_slab = u64::from(cache.geometry.objects);
+        cache
+            .nodes()
+            .iter()
+            .map(|node| {
+                let lists = node.lists.lock();
+                lists.slabs() * per_slab - lists.free_objects
+            })
+            .sum()
+    }
+
+    /// Gives a handle up; with the last one the cache goes. With interrupts on
+    /// and no lock held; nobody else may be using this handle.
+    ///
+    /// # Errors
+    /// [`SlabError::Busy`] with the number of objects in use if this is the
+    /// last handle and there are any: cache and handle stay as they are.
+    /// [`SlabError::NoSuchCache`].
+    pub fn cache_destroy(&self, id: CacheId) -> Result<(), SlabError> {
+        let target = Target { index: id.index, id: Some(id), arrays: true };
+        self.shrink(target);
+        let last = {
+            let cpu = self.enter();
+            let registry = self.slab.registry.lock();
+            let cache = self.slab.by_id(&cpu, id)?;
+            let last = cache.users.load(Relaxed) == 1;
+            if last {
+                let live = self.live_objects(cache);
+                if live > 0 {
+                    drop(registry);
+                    return Err(self.still_busy(cache, live));
+                }
+            } else {
+                cache.users.fetch_sub(1, Relaxed);
+            }
+            self.slab.revoke(id);
+            drop(registry);
+            last
+        };
+        if last { self.destroy_last(id) } else { self.drop_handle(id) }
+    }
+
+    #[cold]
+    fn still_busy(&self, cache: &Cache, live: u64) -> SlabError {
+        self.platform.log(
+            LogLevel::Error,
+            format_args!(
+                "slab: cache '{}' not destroyed: {live} objects in use",
+                cache.name.as_str()
+            ),
+        );
+        SlabError::Busy { live }
+    }
+
+    /// Forgets a second handle to a cache that stays.
+    fn drop_handle(&self, id: CacheId) -> Result<(), SlabError> {
+        let own = {
+            let cpu = self.enter();
+            self.slab.cache(&cpu, id.index).is_some_and(|c| c.index == id.index)
+        };
+        // The cache's own number goes on naming its slabs.
+        if !own {
+            self.forget_number(id.index, None);
+        }
+        Ok(())
+    }
+
+    /// Takes a number out of all tables; `own` is the cache's, if it goes too.
+    fn forget_number(&self, index: u16, own: Option<u16>) {
+        let slot = &self.slab.slots[usize::from(index)];
+        slot.cache.store(null_mut(), Release);
+        // Whoever found the cache under it before has left once each CPU has
+        // been seen, and left no array behind.
+        self.platform.on_cpus(&|id: CpuId| {
+            // SAFETY: `on_cpus` runs this holding the CPU; the closure does not
+            // nest.
+            let array = unsafe {
+                let cpu = Cpu::held(&self.platform, id);
+                self.slab.arrays(&cpu).with(|arrays| arrays.slot(index).and_then(Option::take))
+            };
+            if let Some(array) = array.filter(|_| own == Some(index)) {
+                self.kfree_direct(array.cast());
+            }
+        });
+        slot.give_up();
+    }
+
+    /// Takes a cache apart to which no valid handle is left.
+    fn destroy_last(&self, id: CacheId) -> Result<(), SlabError> {
+        let (descriptor, own) = {
+            let cpu = self.enter();
+            let cache = self.slab.cache(&cpu, id.index).ok_or(SlabError::NoSuchCache)?;
+            (NonNull::from(cache), cache.index)
+        };
+        // Its handle is refused from now on: once the arrays are empty again,
+        // they stay so.
+        self.shrink(Target { index: own, id: None, arrays: true });
+        {
+            let cpu = self.enter();
+            let _registry = self.slab.registry.lock();
+            let cache = self.slab.cache(&cpu, own).ok_or(SlabError::NoSuchCache)?;
+            let live = self.live_objects(cache);
+            if live > 0 {
+                // Somebody was faster, with the handle while it was good.
+                self.slab.revive(id);
+                return Err(self.still_busy(cache, live));
+            }
+        }
+        if own != id.index {
+            self.forget_number(id.index, Some(own));
+        }
+        self.forget_number(own, Some(own));
+        // SAFETY: it is out of all tables, and all CPUs have been seen since:
+        // this is the last reference.
+        let cache = unsafe { descriptor.as_ref() };
+        for node in cache.nodes() {
+            let shared = {
+                let _cpu = self.enter();
+                node.lists.lock().shared.take()
+            };
+            if let Some(array) = shared {
+                self.kfree_direct(array.cast());
+            }
+        }
+        let descriptors = Target { index: 0, id: None, arrays: true };
+        self.free_object(descriptors, descriptor.cast(), Location::caller()).ok();
+        Ok(())
+    }
+
+    /// Empties and frees the arrays that all CPUs have of a cache. They are
+    /// made again where the cache is used.
+    pub(crate) fn drop_arrays(&self, own: u16) {
+        self.platform.on_cpus(&|id: CpuId| {
+            // SAFETY: `on_cpus` runs this holding the CPU.
+            let cpu = unsafe { Cpu::held(&self.platform, id) };
+            let Some(cache) = self.slab.cache(&cpu, own) else { return };
+            let mut surplus = PageList::new();
+            self.drain_array(&cpu, cache, &mut surplus);
+            self.release_slabs(cache, surplus);
+            let names = |i: u16| {
+                let named = self.slab.cache(&cpu, i);
+                named.is_some_and(|c| c.index == own)
+            };
+            // SAFETY: `cpu` is that CPU's token; the closure does not nest.
+            let array = unsafe {
+                self.slab.arrays(&cpu).with(|arrays| {
+                    let array = arrays.slot(own).and_then(Option::take);
+                    for i in (0..MAX_CACHES as u16).filter(|&i| names(i)) {
+                        if let Some(slot) = arrays.slot(i) {
+                            *slot = None;
+                        }
+                    }
+                    array
+                })
+            };
+            if let Some(array) = array {
+                self.kfree_direct(array.cast());
+            }
+        });
+    }
+}

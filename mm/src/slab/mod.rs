@@ -1,0 +1,90 @@
+//! The slab layer: caches of objects over the page allocator (Linux 6.1
+//! mm/slab.c), with objects of the reserves kept for those who may have them.
+//!
+//! A slab is a block of type Slab. All that is known of it stands in the
+//! descriptor of its head: the cache, the colour, objects in use, a bit for each
+//! free object (more than 64 objects: in the last words of the slab), and the
+//! PFMEMALLOC flag, the only truth about whether its objects are reserve
+//! objects. Each CPU has an array of free objects per cache, reached with its
+//! token only; each node has lists of slabs per cache under a lock. Objects in
+//! an array are in use by their slab's count.
+//!
+//! May call: `alloc`, `free` and everything below; nothing above.
+
+mod alloc;
+mod array;
+mod audit;
+mod cache;
+mod create;
+mod debug;
+mod free;
+pub mod geometry;
+mod grow;
+mod init;
+mod kmalloc;
+mod node;
+mod reserve;
+mod slabs;
+mod state;
+
+pub use cache::{CacheConfig, CacheId};
+pub use kmalloc::ZERO_SIZE;
+pub(crate) use state::SlabState;
+
+use crate::types::Order;
+use core::fmt;
+
+/// Why the slab layer refused. Nothing has changed then but a line in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SlabError {
+    /// [`slab_init`](crate::Mm::slab_init) has not run, or ran already.
+    NotUp,
+    /// There is no cache with this handle: it was destroyed.
+    NoSuchCache,
+    /// A cache cannot be made so: why.
+    Invalid(&'static str),
+    /// No memory for the cache's own tables, or no number left for it.
+    NoMemory,
+    /// The pointer does not point to memory of the slab layer.
+    NotSlab,
+    /// The object belongs to another cache.
+    WrongCache,
+    /// The pointer points into a slab but not to the start of an object.
+    NotObject,
+    /// The object is free already.
+    DoubleFree,
+    /// Somebody wrote before or after the object. It stays allocated.
+    Overrun,
+    /// The cache still has objects in use.
+    Busy {
+        /// How many.
+        live: u64,
+    },
+}
+
+impl fmt::Display for SlabError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUp => f.write_str("the slab layer is not up"),
+            Self::NoSuchCache => f.write_str("no such cache"),
+            Self::Invalid(why) => write!(f, "invalid cache: {why}"),
+            Self::NoMemory => f.write_str("out of memory"),
+            Self::NotSlab => f.write_str("not an object"),
+            Self::WrongCache => f.write_str("the object of another cache"),
+            Self::NotObject => f.write_str("not the start of an object"),
+            Self::DoubleFree => f.write_str("double free"),
+            Self::Overrun => f.write_str("written to outside of its bounds"),
+            Self::Busy { live } => write!(f, "{live} objects in use"),
+        }
+    }
+}
+
+impl core::error::Error for SlabError {}
+
+/// Caches there can be at a time.
+pub(crate) const MAX_CACHES: usize = 1024;
+
+/// RAM above which slabs of two pages are made without need (Linux: 32 MiB).
+pub(crate) const fn max_order(managed_pages: u64) -> Order {
+    Order((managed_pages > (32 << 20) / crate::types::PAGE_SIZE as u64) as u8)
+}
