@@ -221,7 +221,7 @@ impl<P: Platform> Mm<P> {
         // Objects of the reserves that are in the way go home.
         let over = (array.avail + want).saturating_sub(array.limit);
         if over > 0 {
-            self.give_back(cache, node, lists, &array.objects()[..over as usize], surplus);
+            self.put_objects(cache, node, lists, &array.objects()[..over as usize], surplus);
             array.forget_oldest(over);
         }
         if self.take_shared(lists, array, want, guarded) == 0 {

@@ -129,7 +129,7 @@ impl<P: Platform> Mm<P> {
                     return Ok(());
                 }
                 let mut lists = cache.node(node).lists.lock();
-                if self.give_back(cache, node, &mut lists, &[ptr], &mut surplus) == 0 {
+                if self.put_objects(cache, node, &mut lists, &[ptr], &mut surplus) == 0 {
                     return Ok(());
                 }
                 Err(SlabError::DoubleFree)
@@ -159,7 +159,7 @@ impl<P: Platform> Mm<P> {
             }
         }
         if moved == 0 {
-            self.give_back(cache, node, &mut lists, &array.objects()[..n], surplus);
+            self.put_objects(cache, node, &mut lists, &array.objects()[..n], surplus);
             moved = n;
         }
         array.forget_oldest(moved as u32);
@@ -170,7 +170,7 @@ impl<P: Platform> Mm<P> {
     /// `surplus`, to be released when the lock is given up. Returns how many
     /// were refused (and logged) because they were free there already or were
     /// none.
-    pub(crate) fn give_back(
+    pub(crate) fn put_objects(
         &self,
         cache: &Cache,
         node: NodeId,
@@ -260,7 +260,7 @@ impl<P: Platform> Mm<P> {
         surplus: &mut PageList,
     ) {
         let mut lists = cache.node(node).lists.lock();
-        self.give_back(cache, node, &mut lists, array.objects(), surplus);
+        self.put_objects(cache, node, &mut lists, array.objects(), surplus);
         array.forget_oldest(array.avail);
     }
 
@@ -268,7 +268,7 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn drain_shared(&self, cache: &Cache, node: NodeId, surplus: &mut PageList) {
         let mut lists = cache.node(node).lists.lock();
         while let Some(taken) = lists.shared().and_then(ArrayCache::pop) {
-            self.give_back(cache, node, &mut lists, &[taken.ptr], surplus);
+            self.put_objects(cache, node, &mut lists, &[taken.ptr], surplus);
         }
     }
 }
