@@ -75,16 +75,18 @@ fn report(log: &[u8], phys_bits: u32) -> (String, bool) {
         let _ = writeln!(text, "{args}"); // writing to a String cannot fail
     };
 
-    let lines: Vec<_> = log.split(|&b| b == b'\n').filter_map(parse_e820_line).collect();
+    let lines = log.split(|&b| b == b'\n').map(parse_e820_line);
+    let entries: Vec<_> =
+        (1..).zip(lines).filter_map(|(number, entry)| Some((number, entry?))).collect();
     // A table of the kernel's is of fixed size; here it is as long as it needs
     // to be.
-    let mut slots = vec![RawRegion::EMPTY; lines.len()];
+    let mut slots = vec![RawRegion::EMPTY; entries.len()];
     let mut raw = RawMap::new(&mut slots);
-    for entry in lines {
+    for (number, entry) in entries {
         match entry {
             Ok(entry) => raw.push(entry),
             Err(error) => {
-                line(format_args!("warning: BIOS-e820: {error}"));
+                line(format_args!("warning: line {number}: {error}"));
                 if let LineError::Kind(entry) = error {
                     raw.push(entry);
                 }
@@ -102,7 +104,7 @@ fn report(log: &[u8], phys_bits: u32) -> (String, bool) {
     let too_high = populate(&map, &mut early);
     if too_high > 0 {
         let limit = MAX_PFN.addr();
-        line(format_args!("warning: {too_high} pages from {limit:#x} up cannot be managed"));
+        line(format_args!("note: {too_high} pages from {limit:#x} up are too high to be managed"));
     }
     report_zones(&ZoneLayout::new(early.ram(), MovableSplit::default()), &mut line);
     let enough = check_ram(map.ram_pages());
@@ -146,4 +148,36 @@ fn main() -> ExitCode {
     // A reader that has gone away does not change the answer.
     let _ = io::stdout().lock().write_all(text.as_bytes());
     if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Option<Request>, String> {
+        parse_args(args.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn command_line() {
+        let request = |phys_bits, file: &str| Ok(Some(Request { phys_bits, file: file.into() }));
+        assert_eq!(parse(&["log"]), request(52, "log"));
+        assert_eq!(parse(&["-"]), request(52, "-"));
+        assert_eq!(parse(&["--phys-bits", "36", "log"]), request(36, "log"));
+        assert_eq!(parse(&["log", "--phys-bits=39"]), request(39, "log"));
+        assert_eq!(parse(&["--", "--phys-bits"]), request(52, "--phys-bits"));
+        assert_eq!(parse(&["--help"]), Ok(None));
+        for wrong in [
+            &[][..],
+            &["a", "b"],
+            &["-x", "a"],
+            &["--phys-bits"],
+            &["--phys-bits", "a"],
+            &["--phys-bits", "53", "a"],
+            &["--phys-bits", "11", "a"],
+            &["--phys-bits=", "a"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -30,6 +30,10 @@ pub use zones::{CoreSize, DMA_END, DMA32_END, MovableSplit, ZoneLayout};
 
 use core::fmt;
 
+/// Entries that a kernel's table of raw regions should have room for; the
+/// result needs twice as many. (Firmware hands over a few hundred at most.)
+pub const MAX_ENTRIES: usize = 1024;
+
 /// The width of physical addresses when nobody says: what the architecture
 /// allows at most.
 pub const MAX_PHYS_BITS: u32 = 52;
@@ -45,6 +49,8 @@ pub struct Mem {
 
 impl fmt::Display for Mem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[mem {:#018x}-{:#018x}]", self.start, self.end.wrapping_sub(1))
+        // Half-open form cannot say the last byte of all: see RawRegion::inclusive.
+        let last = if self.end == u64::MAX { u64::MAX } else { self.end.wrapping_sub(1) };
+        write!(f, "[mem {:#018x}-{last:#018x}]", self.start)
     }
 }
