@@ -188,7 +188,7 @@ fn edits_of_the_map() {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 20 } else { 2000 },
+        cases: 2000,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -196,6 +196,7 @@ proptest! {
     /// Whatever is on the line: nothing panics, each word is a part of it, in
     /// order, and what is refused is quoted from it.
     #[test]
+    #[cfg_attr(miri, ignore = "making up text is slow, and nothing here is unsafe")]
     fn any_line(line in "(\\PC|[ \"=,@#$!%0-9xKMG-]|mem|map|cma|slub_debug){0,60}") {
         let mut options = Options::default();
         let mut from = line.as_ptr() as usize;
@@ -220,6 +221,7 @@ proptest! {
 
     /// Options about memory with anything for a value.
     #[test]
+    #[cfg_attr(miri, ignore = "making up text is slow, and nothing here is unsafe")]
     fn any_value(
         name in prop::sample::select(&["mem", "memmap", "cma", "movablecore", "slab_debug"][..]),
         value in "([0-9a-fx]{0,5}[KMGTPE]?[-@#$!,%]?){0,4}",
