@@ -6,6 +6,7 @@ extern crate std;
 mod alloc;
 pub mod arena;
 pub mod audit;
+mod background;
 mod boot_slice;
 mod buddy;
 pub mod cmdline;

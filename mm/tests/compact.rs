@@ -215,3 +215,41 @@ fn a_lack_of_memory_is_not_for_compaction() {
     assert_eq!(lab.mm.stats().get(Event::CompactMigrateScanned), scanned);
     lab.end();
 }
+
+#[test]
+fn the_background_makes_a_block_and_ends_the_boost() {
+    use mm::platform::Worker;
+    use mm::types::NodeId;
+    if cfg!(miri) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.thin(2);
+    assert_eq!(lab.huge(), 0);
+    let zones = lab.mm.zones().iter().filter(|z| z.managed() > 0).count() as u32;
+    assert!((1..=zones).contains(&lab.mm.kcompactd_round(NodeId(0))));
+    assert!(lab.huge() > 0);
+    lab.verify();
+    assert_eq!(lab.mm.kcompactd_round(NodeId(0)), 0, "there are blocks enough");
+
+    // Unmovable requests in a machine of movable blocks mix types: a boost.
+    let boost = || lab.mm.zones().iter().map(mm::zone::Zone::boost).sum::<u64>();
+    lab.mm.kswapd_round(NodeId(0));
+    assert_eq!(boost(), 0);
+    lab.mm.platform().take_woken();
+    let mut pages = Vec::new();
+    while boost() == 0 {
+        pages.push(lab.mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page"));
+    }
+    // The request that caused it, or the next that takes from the zone, wakes.
+    pages.push(lab.mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page"));
+    assert!(lab.mm.platform().take_woken().contains(&Worker::Kswapd(NodeId(0))));
+    lab.mm.work(Worker::Kswapd(NodeId(0)));
+    assert_eq!(boost(), 0);
+    assert_eq!(lab.mm.platform().take_woken(), [Worker::Kcompactd(NodeId(0))]);
+    for page in pages {
+        lab.mm.free_pages(page).expect("free");
+    }
+    lab.end();
+}

@@ -10,7 +10,7 @@ mod source;
 pub(crate) mod state;
 mod target;
 
-use crate::buddy::Buddy;
+use crate::buddy::{Buddy, Placement};
 use crate::gfp::AllocFlags;
 use crate::migrate::MigrateMode;
 use crate::mm::Mm;
@@ -46,43 +46,73 @@ impl<P: Platform> Mm<P> {
         attempt: &Attempt,
         priority: CompactPriority,
     ) -> (CompactResult, Option<Pfn>) {
-        let order = attempt.request.order;
+        let mode = match priority {
+            CompactPriority::Async => MigrateMode::Async,
+            _ => MigrateMode::SyncLight,
+        };
         let mut best = CompactResult::Skipped;
         for zone in self.zonelist(attempt.request.node.unwrap_or_default(), attempt.class) {
             if zone.managed() == 0 {
                 continue;
             }
-            if priority < CompactPriority::SyncFull && zone.compact.deferred(order) {
-                best = best.max(CompactResult::Deferred);
-                continue;
-            }
-            if !self.worth_compacting(zone, attempt) {
-                continue;
-            }
-            let mode = match priority {
-                CompactPriority::Async => MigrateMode::Async,
-                _ => MigrateMode::SyncLight,
-            };
-            let wanted = Wanted {
-                order,
-                migratetype: attempt.migratetype,
-                class: attempt.class,
-                flags: attempt.flags,
-            };
-            let mut run = Run::new(zone, mode, Some(wanted), priority == CompactPriority::SyncFull);
-            let result = self.compact_zone(&mut run);
+            let (result, captured) = self.compact_in(zone, attempt, mode, priority);
             best = best.max(result);
             if result == CompactResult::Success {
-                zone.compact.succeeded(order, false);
-                return (result, run.captured);
-            }
-            if mode != MigrateMode::Async
-                && matches!(result, CompactResult::Complete | CompactResult::PartialSkipped)
-            {
-                zone.compact.defer(order);
+                return (result, captured);
             }
         }
         (best, None)
+    }
+
+    /// Compacts one zone in the background; a block that a free hands over goes
+    /// to the lists. True if a block of the order is there now.
+    pub(crate) fn compact_one(
+        &self,
+        zone: &Zone,
+        attempt: &Attempt,
+        mode: MigrateMode,
+        priority: CompactPriority,
+    ) -> bool {
+        let (result, captured) = self.compact_in(zone, attempt, mode, priority);
+        if let Some(pfn) = captured {
+            self.put_back(pfn, attempt.request.order, Placement::Auto);
+        }
+        result == CompactResult::Success
+    }
+
+    /// Compacts one zone for an attempt, unless that failed too often lately or
+    /// could not help.
+    fn compact_in(
+        &self,
+        zone: &Zone,
+        attempt: &Attempt,
+        mode: MigrateMode,
+        priority: CompactPriority,
+    ) -> (CompactResult, Option<Pfn>) {
+        let order = attempt.request.order;
+        let hardest = priority == CompactPriority::SyncFull;
+        if !hardest && zone.compact.deferred(order) {
+            return (CompactResult::Deferred, None);
+        }
+        if !self.worth_compacting(zone, attempt) {
+            return (CompactResult::Skipped, None);
+        }
+        let wanted = Wanted {
+            order,
+            migratetype: attempt.migratetype,
+            class: attempt.class,
+            flags: attempt.flags,
+        };
+        let mut run = Run::new(zone, mode, Some(wanted), hardest);
+        let result = self.compact_zone(&mut run);
+        if result == CompactResult::Success {
+            zone.compact.succeeded(order, false);
+        } else if mode != MigrateMode::Async
+            && matches!(result, CompactResult::Complete | CompactResult::PartialSkipped)
+        {
+            zone.compact.defer(order);
+        }
+        (result, run.captured)
     }
 
     /// Whether compaction could help: enough is free to move pages to, and it

@@ -1,0 +1,85 @@
+//! The background's rounds: functions that a thread of the kernel's, or a test,
+//! calls when a worker was woken (`Platform::wake`). Each does one round and
+//! says what is left. May call: `compact`, `zone`, `free`.
+
+use crate::buddy::Buddy;
+use crate::gfp::{AllocFlags, Gfp, Request};
+use crate::migrate::MigrateMode;
+use crate::mm::Mm;
+use crate::platform::{Platform, Worker};
+use crate::pressure::{Attempt, CompactPriority};
+use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
+use crate::types::{MigrateType, NodeId, PAGEBLOCK_ORDER, ZoneKind};
+use crate::zone::{Mark, Zone};
+
+impl<P: Platform> Mm<P> {
+    /// Does one round of a worker's work. Interrupts on, no lock held; may
+    /// wait. Reporting has no device yet and nothing to do.
+    pub fn work(&self, worker: Worker) {
+        match worker {
+            Worker::Kswapd(node) => {
+                self.kswapd_round(node);
+            }
+            Worker::Kcompactd(node) => {
+                self.kcompactd_round(node);
+            }
+            Worker::Reporting => {}
+        }
+    }
+
+    /// One round of a node's kswapd: there is nothing to reclaim yet, so that
+    /// what remains of its work is to end the boost that fragmentation gave the
+    /// marks, and to have the cause compacted (Linux mm/vmscan.c). True if the
+    /// node's zones are all above their high marks.
+    pub fn kswapd_round(&self, node: NodeId) -> bool {
+        let zones = || self.zones().iter().filter(|z| z.node == node && z.managed() > 0);
+        let mut boosted = false;
+        for zone in zones() {
+            // What is added after this look is the next round's.
+            let seen = zone.boost();
+            if seen > 0 {
+                boosted = true;
+                let cpu = self.enter();
+                let _lists = Buddy::lock(&self.map, zone, &cpu);
+                zone.boost.store(zone.boost.load(Relaxed).saturating_sub(seen), Relaxed);
+            }
+        }
+        if boosted {
+            self.platform.wake(Worker::Kcompactd(node));
+        }
+        zones().all(|z| z.free_pages() >= z.mark(Mark::High))
+    }
+
+    /// One round of a node's kcompactd: makes a free pageblock in each zone
+    /// that has none and where compaction can help (Linux mm/compaction.c).
+    /// Returns how many zones gained one.
+    pub fn kcompactd_round(&self, node: NodeId) -> u32 {
+        self.stats.count(Event::CompactDaemonWake);
+        self.zones()
+            .iter()
+            .filter(|z| z.node == node && z.managed() > 0)
+            .map(|zone| u32::from(self.compact_in_background(zone)))
+            .sum()
+    }
+
+    fn compact_in_background(&self, zone: &Zone) -> bool {
+        let request = Request::new(PAGEBLOCK_ORDER, Gfp::KERNEL | Gfp::MOVABLE).on(zone.node);
+        let attempt = Attempt {
+            request,
+            class: ZoneKind::Movable,
+            migratetype: MigrateType::Movable,
+            flags: AllocFlags::CMA,
+        };
+        if zone.has_block(PAGEBLOCK_ORDER, AllocFlags::CMA) {
+            return false;
+        }
+        let done =
+            self.compact_one(zone, &attempt, MigrateMode::SyncLight, CompactPriority::SyncLight);
+        if !done {
+            // What lies on per-CPU lists may be what was missing.
+            self.drain_all(Some(zone));
+        }
+        done
+    }
+}
