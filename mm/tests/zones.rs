@@ -7,7 +7,8 @@ use mm::firmware::{
     parse_e820_line, populate, report_nodes, report_zones, reserve_bootloader, sanitize,
 };
 use mm::firmware::{DMA_END, DMA32_END, MIN_RAM_BYTES, RegionKind, Warning};
-use mm::types::{NodeId, Pfn, PfnRange, ZoneKind};
+use mm::types::{MAX_ORDER, NodeId, Pfn, PfnRange, ZoneKind};
+use proptest::prelude::*;
 
 const BIOS_512M: &str = "\
 BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable
@@ -213,7 +214,7 @@ fn core_memory_is_spread_over_the_nodes() {
         let layout = ZoneLayout::new(early.ram(), half);
         assert_eq!(layout.movable_start(NodeId(1)), None);
         // 262079 pages of core less node 1's 16352; 158 + 3840 lie in zone DMA.
-        let expected = Pfn(0x1000 + 262_079 - 16_352 - 3_998).align_up(mm::types::MAX_ORDER);
+        let expected = Pfn(0x1000 + 262_079 - 16_352 - 3_998).align_up(MAX_ORDER);
         assert_eq!(layout.movable_start(NodeId(0)), Some(expected));
         assert_eq!(layout.zone_of(NodeId(0), expected), ZoneKind::Movable);
         assert_eq!(layout.zone_of(NodeId(0), Pfn(expected.0 - 1)), ZoneKind::Dma32);
@@ -321,4 +322,71 @@ fn memory_line_is_worded_as_linux_words_it() {
         "Memory: 1976244K/2096632K available (6144K kernel code, 1224K rwdata, 1508K rodata, \
          844K init, 2348K bss, 52492K reserved, 65536K cma-reserved)"
     );
+}
+
+/// Sorted, disjoint ranges on up to three nodes, around the zones' borders.
+fn ram() -> impl Strategy<Value = Vec<RamRange>> {
+    let border = prop_oneof![Just(0u64), Just(DMA_END.0), Just(DMA32_END.0)];
+    let frame = (border, 0..6000u64).prop_map(|(b, o)| (b + o).saturating_sub(3000));
+    let cuts = prop::collection::btree_set(frame, 2..14);
+    (cuts, prop::collection::vec(0..3u8, 7)).prop_map(|(cuts, nodes)| {
+        let cuts: Vec<_> = cuts.into_iter().collect();
+        let pairs = cuts.chunks_exact(2).zip(nodes);
+        let range = |c: &[u64]| PfnRange::new(Pfn(c[0]), Pfn(c[1]));
+        pairs.map(|(c, node)| RamRange { range: range(c), node: NodeId(node) }).collect()
+    })
+}
+
+fn core_size() -> impl Strategy<Value = Option<CoreSize>> {
+    prop_oneof![
+        Just(None),
+        (0..=100u8).prop_map(|p| Some(CoreSize::Percent(p))),
+        (0..8000u64).prop_map(|pages| Some(CoreSize::Bytes(pages << 12))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 4 } else { 2000 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Every frame of RAM is in exactly one zone, the one that the layout says;
+    /// zone Movable takes from the highest zone only, and leaves the core.
+    #[test]
+    fn zones_part_the_ram(ram in ram(), kernelcore in core_size(), movablecore in core_size()) {
+        let split = MovableSplit { kernelcore, movablecore };
+        let layout = ZoneLayout::new(&ram, split);
+        let total: u64 = ram.iter().map(|r| r.range.pages()).sum();
+        let mut present = 0;
+        let mut movable = 0;
+        for node in (0..4).map(NodeId) {
+            for kind in ZoneKind::ALL {
+                let span = layout.span(&ram, node, kind);
+                let pages = layout.present(&ram, node, kind);
+                prop_assert!(pages <= span.pages());
+                prop_assert_eq!(pages == 0, span.is_empty());
+                present += pages;
+                movable += if kind == ZoneKind::Movable { pages } else { 0 };
+            }
+            if let Some(start) = layout.movable_start(node) {
+                prop_assert!(start.is_aligned(MAX_ORDER));
+                prop_assert_eq!(layout.movable_starts()[node.0 as usize], start);
+            }
+        }
+        prop_assert_eq!(present, total);
+        for r in &ram {
+            let middle = Pfn(r.range.start.0.midpoint(r.range.end.0));
+            for pfn in [r.range.start, middle, Pfn(r.range.end.0 - 1)] {
+                let kind = layout.zone_of(r.node, pfn);
+                prop_assert!(layout.span(&ram, r.node, kind).contains(pfn), "{:?} {:?}", pfn, kind);
+            }
+        }
+        let core = kernelcore.map_or(0, |size| size.pages(total));
+        prop_assert!(movable == 0 || total - movable >= core);
+        if kernelcore.is_none() && movablecore.is_none() {
+            prop_assert_eq!(movable, 0);
+        }
+    }
 }

@@ -30,10 +30,6 @@ pub use zones::{CoreSize, DMA_END, DMA32_END, MovableSplit, ZoneLayout};
 
 use core::fmt;
 
-/// Entries that a kernel's table of raw regions should have room for; the
-/// result needs twice as many. (Firmware hands over a few hundred at most.)
-pub const MAX_ENTRIES: usize = 1024;
-
 /// The width of physical addresses when nobody says: what the architecture
 /// allows at most.
 pub const MAX_PHYS_BITS: u32 = 52;
