@@ -285,6 +285,16 @@ fn what_the_loader_holds_is_present_but_taken() {
 }
 
 #[test]
+fn frame_0_and_the_hole_below_1m_are_never_present() {
+    with_map(&[RawRegion::new(0, 64 << 20, RegionKind::Usable)], |map, early| {
+        assert_eq!(map.ram_pages(), 0x4000);
+        assert_eq!(early.present_pages(), 0x4000 - 1 - 0x60);
+        assert_eq!(early.ram_pages_in(PfnRange::new(Pfn(0xa0), Pfn(0x100))), 0);
+        assert_eq!(early.ram()[0].range.start, Pfn(1));
+    });
+}
+
+#[test]
 fn ram_beyond_the_descriptors_is_left_out() {
     let mut raw = [RawRegion::new(0, 1 << 45, RegionKind::Usable)];
     let mut out = [Region::EMPTY; 2];

@@ -97,7 +97,6 @@ impl<'a> RawMap<'a> {
         };
         let cheapest = (0..self.entries.len()).min_by_key(|&i| worth(&self.entries[i]));
         if let Some(i) = cheapest
-            && worth(&self.entries[i]).0 < 2
             && worth(&self.entries[i]) < worth(&entry)
         {
             self.entries[i] = entry;
