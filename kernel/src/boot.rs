@@ -1,27 +1,30 @@
-//! The boot: its stages in order. May call everything.
+//! The boot: its stages in order, first on the boot loader's page tables, then
+//! on the kernel's own. May call everything.
 
+mod options;
+
+use crate::arch::cpu::Features;
 use crate::arch::exit::{Verdict, exit};
 use crate::arch::gdt::Ist;
-use crate::arch::irq::IrqMutex;
 use crate::arch::{apic, cpu, idt, percpu, pic, time};
 use crate::console::Framebuffer;
-use crate::crash::BUILD_ID;
-use crate::memory::{InUse, memtest};
+use crate::crash::{self, BUILD_ID};
+use crate::memory::{self, FirmwareMap, InUse, memtest};
 use crate::platform::Machine;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
-use crate::{cmdline, console, crash, memory, ramdisk, selftests, stage};
+use crate::{cmdline, console, heap, ramdisk, selftests, stage};
+use alloc::boxed::Box;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
 use core::fmt;
 use core::ptr::NonNull;
-use mm::cmdline::tokens;
+use mm::Mm;
 use mm::early::EarlyMem;
 use mm::firmware::{ZoneLayout, check_ram, report_nodes, report_zones};
-use mm::options::{Accept, Options as MemoryOptions};
 use mm::types::{PAGE_SIZE, Pfn, PfnRange};
+use options::Options;
 use quarry_kernel::direct_map::PageSize;
-use quarry_kernel::options::Options as KernelOptions;
 use x86_64::VirtAddr;
 use x86_64::instructions::{hlt, interrupts};
 
@@ -40,6 +43,17 @@ const CONFIG: BootloaderConfig = {
 
 entry_point!(start, config = &CONFIG);
 
+/// What the boot carries from the loader's stack and tables to its own.
+struct Handover {
+    options: Options,
+    screen: Option<Framebuffer>,
+    early: EarlyMem<'static>,
+    zones: ZoneLayout,
+    apic: apic::Access,
+    /// First frame, and bytes.
+    ramdisk: (Pfn, u64),
+}
+
 fn start(info: &'static mut BootInfo) -> ! {
     time::start();
     let cpu = percpu::init_boot_cpu();
@@ -51,146 +65,78 @@ fn start(info: &'static mut BootInfo) -> ! {
         // SAFETY: the loader mapped the ramdisk there, for this address space.
         unsafe { ramdisk::set(addr as *const u8, info.ramdisk_len as usize) };
     }
-
-    let screen = info.framebuffer.as_mut().and_then(|framebuffer| {
-        let info = framebuffer.info();
-        Some(Framebuffer { start: NonNull::new(framebuffer.buffer_mut().as_mut_ptr())?, info })
-    });
-    // SAFETY: the loader mapped the framebuffer, for this address space.
-    let found = unsafe { console::init(screen) };
-    log::info!("Quarry {} ({BUILD_ID})", env!("CARGO_PKG_VERSION"));
-    if !found.serial {
-        log::warn!("no serial port answers");
-    }
-    if !found.screen {
-        log::warn!("no framebuffer to write on");
-    }
+    let screen = open_console(info);
+    heap::init();
 
     stage::begin("interrupt controllers and clock");
     pic::init();
     let (khz, source) = time::calibrate();
-    let features = cpu::features();
     log::info!("tsc: {}.{:03} MHz ({source:?})", khz / 1000, khz % 1000);
-    log::info!("cpu: {}, {} bits of physical address", cpu::brand(), features.phys_bits);
-    if !features.nx {
-        crash::give_up(format_args!("the processor cannot protect pages from execution (NX)"));
-    }
-    log::info!("NX (Execute Disable) protection: active");
+    let features = check_processor();
 
     stage::begin("command line");
-    let options = read_options(cmdline::get());
+    let options = options::read(cmdline::get());
 
+    stage::begin("memory map");
     // SAFETY: the loader's tables are in force, and it was asked for this entry.
     let loader = info.recursive_index.into_option().and_then(|at| unsafe { Loader::new(at) });
     let Some(mut loader) = loader else {
         crash::give_up(format_args!("the boot loader's page tables cannot be reached"));
     };
-
-    stage::begin("memory map");
-    let physical = |addr: Option<u64>, len: u64| match addr.and_then(|at| loader.translate(at)) {
-        Some(start) => bytes(start, len),
-        None => PfnRange::default(),
-    };
-    let in_use = InUse {
-        kernel: bytes(info.kernel_addr, info.kernel_len),
-        ramdisk: physical(info.ramdisk_addr.into_option(), info.ramdisk_len),
-        framebuffer: physical(
-            screen.map(|screen| screen.start.as_ptr() as u64),
-            screen.map_or(0, |screen| screen.info.byte_len as u64),
-        ),
-    };
-    let Some(firmware) = memory::early(
-        &info.memory_regions,
-        features.phys_bits,
-        options.memory.map_edits(),
-        &in_use,
-    ) else {
+    let in_use = find_in_use(info, &loader, screen);
+    let edits = options.memory.map_edits();
+    let regions = &info.memory_regions;
+    let Some(FirmwareMap { map, mut early }) =
+        memory::early(regions, features.phys_bits, edits, &in_use)
+    else {
         crash::give_up(format_args!("the memory map was read before"));
     };
-    if let Err(error) = check_ram(firmware.map.ram_pages()) {
+    if let Err(error) = check_ram(map.ram_pages()) {
         crash::give_up(format_args!("{error}"));
     }
-    let zones = ZoneLayout::new(firmware.early.ram(), options.memory.movable);
+    let zones = ZoneLayout::new(early.ram(), options.memory.movable);
     let emit = &mut |line: fmt::Arguments<'_>| log::info!("{line}");
     report_zones(&zones, emit);
-    report_nodes(&zones, firmware.early.ram(), emit);
+    report_nodes(&zones, early.ram(), emit);
 
     stage::begin("page tables");
     let (apic, local_apic) =
         if features.apic { apic::firmware_setting() } else { (apic::Access::None, None) };
-    let largest = if features.gib_pages { PageSize::Huge } else { PageSize::Large };
-    log::info!("direct map in pages of {}K and less", largest.order().bytes() / 1024);
     let plan = Plan {
         kernel_file: in_use.kernel,
         ramdisk: in_use.ramdisk,
-        firmware: firmware.map,
-        largest,
+        firmware: map,
+        largest: if features.gib_pages { PageSize::Huge } else { PageSize::Large },
         devices: Devices { local_apic, framebuffer: in_use.framebuffer },
     };
-    let mut early = firmware.early;
+    log::info!("direct map in pages of {}K and less", plan.largest.order().bytes() / 1024);
     let root = match vm::build(&mut loader, &mut early, &plan) {
         Ok(root) => root,
         Err(error) => crash::give_up(format_args!("{error}")),
     };
-    // The loader maps the framebuffer page by page from a page's start on.
+
+    // The loader maps the framebuffer page by page from a page's start on, and
+    // so does the kernel.
     let screen = screen.and_then(|screen| {
         let start = core::ptr::with_exposed_provenance_mut(layout::FRAMEBUFFER as usize);
         Some(Framebuffer { start: NonNull::new(start)?, info: screen.info })
     });
     // SAFETY: nothing to promise about none.
     unsafe { console::move_screen(None) };
-    *HANDOVER.lock() = Some(Handover {
-        screen,
-        early,
-        zones,
-        options,
-        apic,
-        ramdisk: (in_use.ramdisk.start, info.ramdisk_len),
-    });
+    let ramdisk = (in_use.ramdisk.start, info.ramdisk_len);
+    #[allow(clippy::disallowed_methods, reason = "in the early arena, which is large enough")]
+    let handover = Box::new(Handover { options, screen, early, zones, apic, ramdisk });
     // SAFETY: these tables map image, RAM and stack as needed; all that the new
-    // stack needs from the old one is in the handover.
-    unsafe { vm::activate(root, Stack::Boot.top(), on_own_tables) }
+    // stack needs from the old one is in the handover, which lies in the image.
+    unsafe { vm::activate(root, Stack::Boot.top(), on_own_tables, Box::into_raw(handover)) }
 }
-
-/// The frames that hold `len` bytes from `start` on.
-fn bytes(start: u64, len: u64) -> PfnRange {
-    let end = start.saturating_add(len).saturating_add(PAGE_SIZE as u64 - 1);
-    PfnRange::new(Pfn::containing(start), Pfn::containing(end))
-}
-
-/// What the boot carries from the loader's stack and tables to its own.
-struct Handover {
-    screen: Option<Framebuffer>,
-    early: EarlyMem<'static>,
-    options: Options,
-    apic: apic::Access,
-    zones: ZoneLayout,
-    /// First frame, and bytes.
-    ramdisk: (Pfn, u64),
-}
-
-static HANDOVER: IrqMutex<Option<Handover>> = IrqMutex::new(None);
 
 /// The boot goes on with page tables and stacks of the kernel's own.
-extern "C" fn on_own_tables() -> ! {
+extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     stacks::set_own();
-    let Some(handover) = HANDOVER.lock().take() else {
-        crash::give_up(format_args!("the boot has no handover"));
-    };
-    // SAFETY: these tables map the framebuffer there for good.
-    unsafe { console::move_screen(handover.screen) };
-    let (start, len) = handover.ramdisk;
-    // SAFETY: the ramdisk is RAM that nobody manages, thus mapped for good.
-    unsafe { ramdisk::set(vm::frame_ptr(start), len as usize) };
-    let cpu = percpu::boot_cpu();
-    for (ist, stack) in [
-        (Ist::DoubleFault, Stack::DoubleFault),
-        (Ist::Nmi, Stack::Nmi),
-        (Ist::MachineCheck, Stack::MachineCheck),
-    ] {
-        // SAFETY: the stack is mapped for good and for this exception only.
-        unsafe { cpu.tables.set_ist(ist, VirtAddr::new(stack.top())) };
-    }
+    // SAFETY: `start` made it of a box and gave it away.
+    let mut handover = unsafe { Box::from_raw(handover) };
+    adopt(&handover);
 
     stage::begin("timer and interrupts");
     // SAFETY: the registers are mapped if they are in memory; all vectors have
@@ -202,22 +148,18 @@ extern "C" fn on_own_tables() -> ! {
     pic::start_watchdog_timer();
     interrupts::enable();
 
-    let mut early = handover.early;
-    let options = handover.options;
-    if options.memory.memtest > 0 {
+    let patterns = handover.options.memory.memtest;
+    if patterns > 0 {
         stage::begin("memory test");
-        memtest(&mut early, options.memory.memtest);
+        memtest(&mut handover.early, patterns);
     }
 
     stage::begin("memory manager");
-    let config = options.memory.config(&handover.zones);
-    // SAFETY: the kernel's tables are in force and the CPU has its area.
-    let machine = unsafe { Machine::new() };
-    let mm = match memory::start(machine, early, &config) {
-        Ok(mm) => mm,
-        Err(error) => crash::give_up(format_args!("{error}")),
-    };
-    log::info!("{}", memory::line(mm));
+    let early = core::mem::replace(&mut handover.early, EarlyMem::new(&mut [], &mut []));
+    let options = handover.options.clone();
+    let mm = start_memory(early, &handover.zones, &options);
+    // It goes back to the early arena, though the slab layer is up by now.
+    drop(handover);
 
     stage::begin("self-tests");
     let counts = selftests::run(mm, &options.kernel);
@@ -232,35 +174,94 @@ extern "C" fn on_own_tables() -> ! {
     }
 }
 
-/// All that the command line says.
-#[derive(Clone)]
-struct Options {
-    kernel: KernelOptions<'static>,
-    memory: MemoryOptions<'static>,
+/// From here on there is somebody to tell.
+fn open_console(info: &mut BootInfo) -> Option<Framebuffer> {
+    let screen = info.framebuffer.as_mut().and_then(|framebuffer| {
+        let info = framebuffer.info();
+        Some(Framebuffer { start: NonNull::new(framebuffer.buffer_mut().as_mut_ptr())?, info })
+    });
+    // SAFETY: the loader mapped the framebuffer, for this address space.
+    let found = unsafe { console::init(screen) };
+    log::info!("Quarry {} ({BUILD_ID})", env!("CARGO_PKG_VERSION"));
+    if !found.serial {
+        log::warn!("no serial port answers");
+    }
+    if !found.screen {
+        log::warn!("no framebuffer to write on");
+    }
+    screen
 }
 
-/// Reads the command line; what makes no sense it quotes in a warning.
-fn read_options(line: &'static str) -> Options {
-    log::info!("Command line: {line}");
-    let mut options =
-        Options { kernel: KernelOptions::default(), memory: MemoryOptions::default() };
-    for token in tokens(line) {
-        let accepted = token.map(|token| {
-            let accepted = match options.kernel.accept(&token) {
-                Accept::Unknown => options.memory.accept(&token),
-                accepted => accepted,
-            };
-            (token.text, accepted)
-        });
-        match accepted {
-            Ok((_, Accept::Known)) => {}
-            Ok((text, Accept::Unknown)) => {
-                log::warn!("unknown option \"{}\"", text.escape_debug());
-            }
-            Ok((_, Accept::Malformed(malformed))) | Err(malformed) => {
-                log::warn!("malformed option {malformed}");
-            }
-        }
+/// What the processor can do; ends the boot if that is not enough.
+fn check_processor() -> Features {
+    let features = cpu::features();
+    log::info!("cpu: {}, {} bits of physical address", cpu::brand(), features.phys_bits);
+    if !features.nx {
+        crash::give_up(format_args!("the processor cannot protect pages from execution (NX)"));
     }
-    options
+    log::info!("NX (Execute Disable) protection: active");
+    features
+}
+
+/// The frames that hold `len` bytes from `start` on.
+fn frames_of(start: u64, len: u64) -> PfnRange {
+    let end = start.saturating_add(len).saturating_add(PAGE_SIZE as u64 - 1);
+    PfnRange::new(Pfn::containing(start), Pfn::containing(end))
+}
+
+/// What the loader has put into memory, as far as it tells.
+fn find_in_use(info: &BootInfo, loader: &Loader, screen: Option<Framebuffer>) -> InUse {
+    let physical = |addr: Option<u64>, len: u64| match addr.and_then(|at| loader.translate(at)) {
+        Some(start) => frames_of(start, len),
+        None => PfnRange::default(),
+    };
+    InUse {
+        kernel: frames_of(info.kernel_addr, info.kernel_len),
+        ramdisk: physical(info.ramdisk_addr.into_option(), info.ramdisk_len),
+        framebuffer: physical(
+            screen.map(|screen| screen.start.as_ptr() as u64),
+            screen.map_or(0, |screen| screen.info.byte_len as u64),
+        ),
+    }
+}
+
+/// Takes over what is mapped elsewhere now, and gives the worst exceptions
+/// their guarded stacks.
+fn adopt(handover: &Handover) {
+    // SAFETY: these tables map the framebuffer there for good.
+    unsafe { console::move_screen(handover.screen) };
+    let (start, len) = handover.ramdisk;
+    // SAFETY: these tables map the ramdisk for good, and nobody manages it.
+    unsafe { ramdisk::set(vm::frame_ptr(start), len as usize) };
+    for (ist, stack) in [
+        (Ist::DoubleFault, Stack::DoubleFault),
+        (Ist::Nmi, Stack::Nmi),
+        (Ist::MachineCheck, Stack::MachineCheck),
+    ] {
+        // SAFETY: the stack is mapped for good and for this exception only.
+        unsafe { percpu::this().tables.set_ist(ist, VirtAddr::new(stack.top())) };
+    }
+}
+
+/// Builds the memory manager and makes it the kernel's allocator.
+fn start_memory(
+    early: EarlyMem<'_>,
+    zones: &ZoneLayout,
+    options: &Options,
+) -> &'static Mm<Machine> {
+    // SAFETY: the kernel's tables are in force and the CPU has its area.
+    let machine = unsafe { Machine::new() };
+    let mm = match memory::start(machine, early, &options.memory.config(zones)) {
+        Ok(mm) => mm,
+        Err(error) => crash::give_up(format_args!("{error}")),
+    };
+    if let Some(factor) = options.memory.watermark_scale_factor {
+        mm.set_watermark_scale_factor(factor);
+    }
+    log::info!("{}", memory::line(mm));
+    if let Err(error) = mm.slab_init() {
+        crash::give_up(format_args!("no slab layer: {error}"));
+    }
+    heap::hand_over(mm);
+    mm
 }

@@ -5,6 +5,9 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
 mod arch;
 #[cfg(target_os = "none")]
 mod backtrace;
@@ -18,6 +21,8 @@ mod console;
 mod crash;
 #[cfg(target_os = "none")]
 mod fw_cfg;
+#[cfg(target_os = "none")]
+mod heap;
 #[cfg(target_os = "none")]
 mod image;
 #[cfg(target_os = "none")]

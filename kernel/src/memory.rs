@@ -6,7 +6,7 @@
 mod map;
 mod memtest;
 
-pub(crate) use map::{InUse, early};
+pub(crate) use map::{FirmwareMap, InUse, early};
 pub(crate) use memtest::memtest;
 
 use crate::image;

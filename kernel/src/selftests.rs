@@ -2,6 +2,7 @@
 //! (for the crash report), and a watchdog that ends one that hangs. Calls
 //! `selftest`, `console`, `arch::time`.
 
+mod heap_suite;
 mod kernel_suites;
 mod provoke;
 
@@ -96,7 +97,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
         }
     };
     // The audit of everything is the last of `mm`'s suites.
-    let groups = [crash, &kernel_suites::SUITES, Suites::<Machine>::ALL];
+    let groups = [crash, &kernel_suites::SUITES, &heap_suite::SUITES, Suites::<Machine>::ALL];
     let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
     selftest::run(&on, &groups, &config, scratch, &mut ToConsole)
 }

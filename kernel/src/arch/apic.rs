@@ -129,11 +129,12 @@ pub(crate) unsafe fn init(how: Access) -> Option<u64> {
     write(Register::DivideConfig, DIVIDE_16);
     write(Register::InitialCount, u32::MAX);
     let (per_ms, start) = (time::counts_per_ms(), time::counter());
-    while time::counter().wrapping_sub(start) < 5 * per_ms {
-        core::hint::spin_loop();
+    let mut passed = 0;
+    while passed < 5 * per_ms {
+        passed = time::counter().wrapping_sub(start);
     }
     let counted = u64::from(u32::MAX - read(Register::CurrentCount));
-    let khz = counted / 5;
+    let khz = (u128::from(counted) * u128::from(per_ms) / u128::from(passed.max(1))) as u64;
     let initial = khz * 1000 / HZ;
     if initial == 0 {
         write(Register::InitialCount, 0);
@@ -153,6 +154,11 @@ pub(crate) fn tick() {
 /// Whether the timer runs.
 pub(crate) fn is_running() -> bool {
     access() != Access::None && read(Register::InitialCount) != 0
+}
+
+/// Where [`ticks`] are counted.
+pub(crate) fn tick_counter() -> *const u64 {
+    TICKS.as_ptr()
 }
 
 /// Timer interrupts so far.

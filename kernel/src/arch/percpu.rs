@@ -13,6 +13,8 @@ use x86_64::registers::model_specific::GsBase;
 /// One CPU's own area.
 #[repr(C)]
 pub(crate) struct PerCpu {
+    /// Where this area lies, for [`this`] to read through GS.
+    this: *const Self,
     id: CpuId,
     /// Nesting depth of hardware interrupt handlers.
     irq_depth: AtomicU32,
@@ -20,44 +22,54 @@ pub(crate) struct PerCpu {
     pub(crate) tables: CpuTables,
 }
 
-static BOOT_CPU: PerCpu =
-    PerCpu { id: CpuId(0), irq_depth: AtomicU32::new(0), tables: CpuTables::new() };
+// SAFETY: the pointer never changes, and what it points to may be shared.
+unsafe impl Sync for PerCpu {}
+
+static BOOT_CPU: PerCpu = PerCpu {
+    this: &raw const BOOT_CPU,
+    id: CpuId(0),
+    irq_depth: AtomicU32::new(0),
+    tables: CpuTables::new(),
+};
 
 /// Gives the boot CPU its area. Called once, before anything asks for
 /// [`cpu_id`].
 pub(crate) fn init_boot_cpu() -> &'static PerCpu {
     GsBase::write(VirtAddr::from_ptr(&raw const BOOT_CPU));
-    boot_cpu()
+    &BOOT_CPU
 }
 
-/// The boot CPU's area.
-pub(crate) fn boot_cpu() -> &'static PerCpu {
-    &BOOT_CPU
+/// The area of the CPU this runs on, which may change as soon as interrupts are
+/// on.
+#[inline]
+pub(crate) fn this() -> &'static PerCpu {
+    let area: *const PerCpu;
+    // SAFETY: GS points to this CPU's area since `init_boot_cpu`.
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) area, const offset_of!(PerCpu, this),
+             options(nostack, readonly, preserves_flags));
+    }
+    // SAFETY: areas are static and shared.
+    unsafe { &*area }
 }
 
 /// The CPU this runs on; it may change as soon as interrupts are on.
 #[inline]
 pub(crate) fn cpu_id() -> CpuId {
-    let id: u16;
-    // SAFETY: GS points to this CPU's area since `init_boot_cpu`.
-    unsafe {
-        asm!("mov {:x}, gs:[{}]", out(reg) id, const offset_of!(PerCpu, id),
-             options(nostack, readonly, preserves_flags));
-    }
-    CpuId(id)
+    this().id
 }
 
 /// Notes that a hardware interrupt handler begins.
 pub(crate) fn enter_irq() {
-    BOOT_CPU.irq_depth.fetch_add(1, Ordering::Relaxed);
+    this().irq_depth.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Notes that a hardware interrupt handler ends.
 pub(crate) fn leave_irq() {
-    BOOT_CPU.irq_depth.fetch_sub(1, Ordering::Relaxed);
+    this().irq_depth.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Whether this runs in a hardware interrupt handler.
 pub(crate) fn in_irq() -> bool {
-    BOOT_CPU.irq_depth.load(Ordering::Relaxed) != 0
+    this().irq_depth.load(Ordering::Relaxed) != 0
 }

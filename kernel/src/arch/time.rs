@@ -9,9 +9,8 @@ static BASE: AtomicU64 = AtomicU64::new(0);
 /// Counts per millisecond; 0 until it is known.
 static PER_MS: AtomicU64 = AtomicU64::new(0);
 
-/// One measurement takes 5 ms.
-const TICKS: u16 = (pit::HZ / 200) as u16;
-const MEASUREMENTS: usize = 3;
+/// The measurement takes 10 ms.
+const TICKS: u16 = (pit::HZ / 100) as u16;
 
 /// Where the counter's frequency came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,9 +26,10 @@ pub(crate) enum Source {
 /// Learns the counter's frequency; returns it in kHz, with its source. Times
 /// count from the first call of [`start`].
 pub(crate) fn calibrate() -> (u64, Source) {
-    // The shortest is the one that nothing interrupted.
-    let shortest = (0..MEASUREMENTS).filter_map(|_| pit::measure_tsc(TICKS)).min();
-    let measured = shortest.map(|counts| counts * pit::HZ / u64::from(TICKS) / 1000);
+    let measured = pit::measure_tsc(TICKS).and_then(|(ticks, counts)| {
+        let khz = u128::from(counts) * u128::from(pit::HZ) / (u128::from(ticks) * 1000);
+        u64::try_from(khz).ok()
+    });
     let (khz, source) = match (measured.filter(|&khz| khz >= 1000), cpu::tsc_khz()) {
         (Some(khz), _) => (khz, Source::Pit),
         (None, Some(khz)) => (khz, Source::Cpuid),

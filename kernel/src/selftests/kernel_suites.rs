@@ -6,6 +6,7 @@ use crate::selftests::Subject;
 use crate::vm::stacks::Stack;
 use crate::vm::{self, layout};
 use crate::{image, selftests};
+use core::arch::asm;
 use core::ops::Range;
 use mm::types::{PAGE_SIZE, Pfn};
 use selftest::{Case, CaseResult, Suite, Test, check, check_eq, fail, skip};
@@ -20,6 +21,7 @@ pub(super) const SUITES: [Suite<Subject>; 2] = [
         cases: &[
             Case::quick("clock_runs", clock_runs),
             Case::quick("timer_interrupts", timer_interrupts),
+            Case::quick("interrupts_keep_registers", interrupts_keep_registers),
             Case::quick("test_is_known", test_is_known),
         ],
     },
@@ -57,6 +59,41 @@ fn timer_interrupts(_: &mut Test<'_, Subject>) -> CaseResult {
     let (ticks, start) = (apic::ticks(), time::now_ms());
     while apic::ticks() < ticks + 2 {
         check!(time::now_ms() < start + 2000, "{} ticks in 2 s", apic::ticks() - ticks);
+    }
+    Ok(())
+}
+
+/// An interrupt leaves every register as it was.
+fn interrupts_keep_registers(_: &mut Test<'_, Subject>) -> CaseResult {
+    /// Rounds after which the timer counts as dead: seconds of them.
+    const ROUNDS: u64 = 4_000_000_000;
+    if !apic::is_running() {
+        skip!("no local APIC timer");
+    }
+    let mut found: [u64; 9] = core::array::from_fn(|n| 0x0123_4567_89ab_cdef << n);
+    let [rsi, r8, r9, r10, r11, r12, r13, r14, r15] = &mut found;
+    let left: u64;
+    // SAFETY: reads the tick counter; all registers used are named.
+    unsafe {
+        asm!(
+            "2:",
+            "dec rcx",
+            "jz 3f",
+            "cmp [rdi], rdx",
+            "jb 2b",
+            "3:",
+            in("rdi") apic::tick_counter(),
+            in("rdx") apic::ticks() + 3,
+            inout("rcx") ROUNDS => left,
+            inout("rsi") *rsi, inout("r8") *r8, inout("r9") *r9, inout("r10") *r10,
+            inout("r11") *r11, inout("r12") *r12, inout("r13") *r13, inout("r14") *r14,
+            inout("r15") *r15,
+            options(nostack, readonly),
+        );
+    }
+    check!(left > 0, "the timer is dead");
+    for (n, register) in found.into_iter().enumerate() {
+        check_eq!(register, 0x0123_4567_89ab_cdef << n, "register {n}");
     }
     Ok(())
 }

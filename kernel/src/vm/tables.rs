@@ -18,14 +18,19 @@ pub(crate) const PARENT: PageTableFlags = PageTableFlags::PRESENT.union(PageTabl
 static ROOT: IrqMutex<Option<PhysFrame>> = IrqMutex::new(None);
 
 /// Puts the tables at `root` in force, moves to the stack that ends at
-/// `stack_top`, and goes on in `next` there.
+/// `stack_top`, and goes on there in `next`, which gets `with`.
 ///
 /// # Safety
 ///
 /// The tables must map the kernel image as it is now, RAM at
 /// [`layout::DIRECT_MAP`], and the stack, which nobody else may use. Nothing on
 /// the old stack may be used afterwards.
-pub(crate) unsafe fn activate(root: PhysFrame, stack_top: u64, next: extern "C" fn() -> !) -> ! {
+pub(crate) unsafe fn activate<T>(
+    root: PhysFrame,
+    stack_top: u64,
+    next: extern "C" fn(*mut T) -> !,
+    with: *mut T,
+) -> ! {
     *ROOT.lock() = Some(root);
     // SAFETY: the caller vouches for tables and stack. A zero frame pointer and
     // return address end backtraces.
@@ -39,6 +44,7 @@ pub(crate) unsafe fn activate(root: PhysFrame, stack_top: u64, next: extern "C" 
             root = in(reg) root.start_address().as_u64(),
             top = in(reg) stack_top,
             next = in(reg) next,
+            in("rdi") with,
             options(noreturn),
         )
     }

@@ -106,8 +106,8 @@ impl Object {
 
     fn user(&self) -> Option<NonNull<u32>> {
         let after = if self.debug.contains(Debug::RED_ZONE) { WORD } else { 0 };
-        // SAFETY: with STORE_USER the slot ends with a word for it.
         let has = self.debug.contains(Debug::STORE_USER);
+        // SAFETY: with STORE_USER the slot ends with a word for it.
         has.then(|| unsafe { self.ptr.add(self.padded() + after).cast() })
     }
 

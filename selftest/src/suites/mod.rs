@@ -16,7 +16,7 @@ use mm::Mm;
 use mm::arena::MovableArena;
 use mm::migrate::TooManyOwners;
 use mm::platform::Platform;
-use mm::types::{NR_ORDERS, PAGEBLOCK_PAGES, Pfn};
+use mm::types::{NR_ORDERS, NodeId, PAGEBLOCK_PAGES, Pfn};
 
 /// Most pages that the quick cases touch together: 256 MiB.
 const QUICK_PAGES: u64 = 1 << 16;
@@ -55,7 +55,8 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// What a manager has free, wherever it lies.
+/// What a manager has free, wherever it lies. Pages of the slab layer count as
+/// free: it may keep those of objects that were given back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MmTally {
     free: u64,
@@ -100,7 +101,9 @@ impl<P: Platform> Subject for Ground<P> {
 
     fn tally(&self) -> MmTally {
         let zones = self.mm.zones().iter();
-        MmTally { free: zones.map(|zone| zone.free_pages() + self.mm.pcp_pages(zone)).sum() }
+        let free: u64 = zones.map(|zone| zone.free_pages() + self.mm.pcp_pages(zone)).sum();
+        let slab = (0..self.mm.nodes()).map(|node| self.mm.slab_pages(NodeId(node as u8)));
+        MmTally { free: free + slab.map(|(reclaimable, other)| reclaimable + other).sum::<u64>() }
     }
 }
 
