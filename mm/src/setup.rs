@@ -171,6 +171,37 @@ impl<P: Platform> Mm<P> {
             }
             self.describe_reserved(PfnRange::new(at, ram.range.end));
         }
+        for zone in &self.zones[..] {
+            self.close_span(zone);
+        }
+    }
+
+    /// A zone ends where the next kind begins, not where its last RAM does, if
+    /// its node has RAM further up; and likewise below. "Spanned" counts such
+    /// holes, as in Linux.
+    fn close_span(&self, zone: &Zone) {
+        let (floor, top) = match zone.kind {
+            ZoneKind::Dma => (Pfn(0), DMA_END),
+            ZoneKind::Dma32 => (DMA_END, DMA32_END),
+            ZoneKind::Normal => (DMA32_END, Pfn(u64::MAX)),
+            // It begins where the command line says.
+            ZoneKind::Movable => return,
+        };
+        let mut span = zone.span();
+        if span.is_empty() {
+            return;
+        }
+        let others = self.zones.iter().filter(|z| z.node == zone.node && !z.span().is_empty());
+        for other in others.map(Zone::span) {
+            if other.start < span.start {
+                span.start = floor;
+            }
+            // Zone Movable may begin below the border.
+            if other.start >= top {
+                span.end = top;
+            }
+        }
+        zone.set_span(span);
     }
 
     /// No block may lie in two zones, not even one that is never handed out.

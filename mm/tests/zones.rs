@@ -82,6 +82,27 @@ fn sizes(early: &EarlyMem<'_>, layout: &ZoneLayout, node: u8) -> [(u64, u64); 4]
     })
 }
 
+/// The same of a manager built from `early` on a simulated machine: it must
+/// come to what the layout says.
+#[cfg(all(feature = "host", not(miri)))]
+fn built(early: &EarlyMem<'_>, layout: &ZoneLayout, node: u8) -> [(u64, u64); 4] {
+    use mm::host::{Machine, build};
+    let machine = Machine::new(Pfn(0), early.end_of_ram(), 1).unwrap();
+    let ram: Vec<_> = early.ram().iter().map(|r| (r.range, r.node)).collect();
+    let config = mm::Config { movable_start: layout.movable_starts(), ..mm::Config::default() };
+    let mm = build(machine, &ram, &config).unwrap();
+    mm.audit().unwrap();
+    ZoneKind::ALL.map(|kind| {
+        let zone = mm.zones().iter().find(|z| (z.node, z.kind) == (NodeId(node), kind)).unwrap();
+        (zone.span().pages(), zone.present())
+    })
+}
+
+#[cfg(not(all(feature = "host", not(miri))))]
+fn built(early: &EarlyMem<'_>, layout: &ZoneLayout, node: u8) -> [(u64, u64); 4] {
+    sizes(early, layout, node)
+}
+
 fn report(early: &EarlyMem<'_>, layout: &ZoneLayout) -> String {
     let mut text = String::new();
     report_zones(layout, &mut |line| text += &format!("{line}\n"));
@@ -93,6 +114,7 @@ fn golden(log: &str, split: MovableSplit, expected: [(u64, u64); 4], words: &str
     with_map(&entries(log), |_, early| {
         let layout = ZoneLayout::new(early.ram(), split);
         assert_eq!(sizes(early, &layout, 0), expected);
+        assert_eq!(built(early, &layout, 0), expected);
         assert_eq!(report(early, &layout), words);
     });
 }
@@ -192,6 +214,8 @@ fn two_nodes() {
         let layout = ZoneLayout::new(early.ram(), MovableSplit::default());
         assert_eq!(sizes(early, &layout, 0), [(4095, 3998), (258_048, 258_048), (0, 0), (0, 0)]);
         assert_eq!(sizes(early, &layout, 1), [(0, 0), (262_112, 262_112), (0, 0), (0, 0)]);
+        assert_eq!(built(early, &layout, 0), sizes(early, &layout, 0));
+        assert_eq!(built(early, &layout, 1), sizes(early, &layout, 1));
         assert_eq!(sizes(early, &layout, 2), [(0, 0); 4]);
         let text = report(early, &layout);
         let nodes = "\
