@@ -43,7 +43,19 @@ impl<P: Platform> Mm<P> {
     #[track_caller]
     #[inline]
     pub fn alloc_pages(&self, req: Request) -> Result<Page, AllocError> {
-        let at = Location::caller();
+        if let Some(page) = self.alloc_fast(&req) {
+            return Ok(page);
+        }
+        self.alloc_general(req, Location::caller())
+    }
+
+    /// Allocates in every way there is.
+    #[inline(never)]
+    fn alloc_general(
+        &self,
+        req: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Page, AllocError> {
         if req.order > MAX_ORDER {
             return Err(AllocError::Invalid("order above 10"));
         }

@@ -18,7 +18,11 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// A block that is not allocated, or not in this way, or not of this order:
     /// nothing has changed then but a counter and a line in the log.
+    #[inline]
     pub fn free_pages(&self, page: Page) -> Result<(), FreeError> {
+        if self.free_fast(page) {
+            return Ok(());
+        }
         self.free_as(page, PageType::Kernel)
     }
 
@@ -34,7 +38,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Frees a block whose owner marked it as of type `ty`.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn free_as(&self, page: Page, ty: PageType) -> Result<(), FreeError> {
         let Page { pfn, order } = page;
         let Some(desc) = self.map.try_page(pfn) else {

@@ -15,6 +15,7 @@ pub mod contig;
 mod dump;
 pub mod early;
 mod fallback;
+mod fast;
 pub mod firmware;
 mod free;
 pub mod gfp;

@@ -10,8 +10,8 @@ use crate::pcp::Pcp;
 use crate::platform::Platform;
 use crate::slab::SlabState;
 use crate::stats::Stats;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed};
-use crate::types::{CpuId, NR_ZONES, NodeId, ZoneKind};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed};
+use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, ZoneKind};
 use crate::watermark;
 use crate::zone::Zone;
 
@@ -31,6 +31,8 @@ pub(crate) struct Tunables {
     pub(crate) init_on_alloc: AtomicBool,
     pub(crate) init_on_free: AtomicBool,
     pub(crate) page_poison: AtomicBool,
+    /// None of the above: pages need no more than to change hands.
+    pub(crate) plain: AtomicBool,
 }
 
 impl Tunables {
@@ -45,6 +47,7 @@ impl Tunables {
             init_on_alloc: AtomicBool::new(false),
             init_on_free: AtomicBool::new(false),
             page_poison: AtomicBool::new(false),
+            plain: AtomicBool::new(true),
         }
     }
 }
@@ -62,6 +65,8 @@ pub struct Mm<P: Platform> {
     pub(crate) pcps: BootSlice<CpuCell<Pcp>>,
     /// By node, then by class of request: indices of zones, best first.
     pub(crate) zonelists: BootSlice<u16>,
+    /// By node, then by class: the index of the first zone with pages.
+    pub(crate) first_zones: [AtomicU8; MAX_NODES * NR_ZONES],
     pub(crate) tunables: Tunables,
     pub(crate) stats: Stats,
     pub(crate) owners: PageOwner,

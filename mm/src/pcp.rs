@@ -50,19 +50,30 @@ impl Pcp {
     /// Takes a block off list `index`. Its head word still says Pcp.
     #[inline]
     pub(crate) fn pop(&mut self, map: &MemMap, index: usize) -> Option<Pfn> {
-        let pfn = self.lists[index].pop_front(map)?;
-        self.count -= list_order(index).pages() as u32;
+        self.pop_of(map, index, list_order(index))
+    }
+
+    /// [`pop`](Self::pop) where the order of list `index` is known.
+    #[inline]
+    pub(crate) fn pop_of(&mut self, map: &MemMap, index: usize, order: Order) -> Option<Pfn> {
+        let pfn = self.lists.get_mut(index)?.pop_front(map)?;
+        self.count -= order.pages() as u32;
         self.free_factor >>= 1;
         Some(pfn)
+    }
+
+    /// [`push`](Self::push) where the order of list `index` is known.
+    #[inline]
+    pub(crate) fn push_of(&mut self, map: &MemMap, index: usize, pfn: Pfn, order: Order) {
+        map.page(pfn).set_head(HeadWord::new(PageType::Pcp, order));
+        self.lists[index].push_front(map, pfn);
+        self.count += order.pages() as u32;
     }
 
     /// Puts a freed block, whose descriptor is clear, on list `index`.
     #[inline]
     pub(crate) fn push(&mut self, map: &MemMap, index: usize, pfn: Pfn) {
-        let order = list_order(index);
-        map.page(pfn).set_head(HeadWord::new(PageType::Pcp, order));
-        self.lists[index].push_front(map, pfn);
-        self.count += order.pages() as u32;
+        self.push_of(map, index, pfn, list_order(index));
     }
 
     /// Fills list `index` with up to a batch of blocks of type `ty`; returns

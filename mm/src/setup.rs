@@ -13,7 +13,7 @@ use crate::page::PageType;
 use crate::platform::{LogLevel, Platform};
 use crate::slab::SlabState;
 use crate::stats::Stats;
-use crate::sync::{CpuCell, Ordering::Relaxed};
+use crate::sync::{AtomicU8, CpuCell, Ordering::Relaxed};
 use crate::types::{
     CpuId, MAX_NODES, MigrateType, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn,
     PfnRange, ZoneKind,
@@ -124,6 +124,8 @@ impl<P: Platform> Mm<P> {
         tunables.init_on_alloc.store(config.init_on_alloc, Relaxed);
         tunables.init_on_free.store(config.init_on_free, Relaxed);
         tunables.page_poison.store(config.page_poison, Relaxed);
+        let special = config.init_on_alloc || config.init_on_free || config.page_poison;
+        tunables.plain.store(!special, Relaxed);
         let owners = PageOwner::new();
         owners.set(config.page_owner);
         let stats = Stats::default();
@@ -134,6 +136,7 @@ impl<P: Platform> Mm<P> {
             zones,
             pcps,
             zonelists,
+            first_zones: [const { AtomicU8::new(u8::MAX) }; MAX_NODES * NR_ZONES],
             tunables,
             stats,
             owners,
@@ -249,6 +252,7 @@ impl<P: Platform> Mm<P> {
     /// Computes marks, lowmem reserves and per-CPU list sizes again, after boot,
     /// a change of a knob, or memory coming or going. Any context.
     pub fn recompute_watermarks(&self) {
+        self.note_first_zones();
         let t = &self.tunables;
         let lowmem = |f: &dyn Fn(&Zone) -> u64| -> u64 {
             self.zones.iter().filter(|z| z.kind != ZoneKind::Movable).map(f).sum()

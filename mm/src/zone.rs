@@ -242,6 +242,18 @@ impl Zone {
             && (order.0 == 0 || self.has_block(order, flags))
     }
 
+    /// Whether the zone is above its low mark even without what only some may
+    /// use, for a single block of a common order that has been set aside.
+    #[inline]
+    pub(crate) fn plainly_above_low(&self, class: usize, cma: bool) -> bool {
+        let mut usable = self.free.load(Relaxed) - self.free_highatomic.load(Relaxed);
+        if !cma {
+            usable -= self.free_cma.load(Relaxed);
+        }
+        let need = self.mark(Mark::Low) + self.lowmem_reserve[class].load(Relaxed);
+        usable > need as i64 + (crate::types::COSTLY_ORDER.pages() as i64)
+    }
+
     /// The same, quick where it is plain (Linux `zone_watermark_fast`): an
     /// urgent order-0 request that fails at a boosted min is asked again at the
     /// real one, since boosting is a wish and not a need.
