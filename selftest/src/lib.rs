@@ -14,6 +14,7 @@ mod case;
 mod filter;
 mod herd;
 mod hold;
+mod objects;
 mod report;
 mod rng;
 mod runner;

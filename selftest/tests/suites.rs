@@ -41,6 +41,7 @@ fn run_all(on: &Ground<Machine>, level: Level) -> Counts {
 
 /// The ground of a machine, which lives as long as the tests do.
 fn ground(mm: Mm<Machine>) -> Ground<Machine> {
+    mm.slab_init().expect("the slab layer");
     Ground::new(Box::leak(Box::new(mm)), Box::leak(Box::default())).expect("room for a driver")
 }
 
@@ -82,5 +83,6 @@ fn from_the_second_cpu() {
     let on = ground(pc(128, 2, &MmConfig::default()).unwrap());
     run_all(&on, Level::Quick);
     on.mm.platform().run_on(CpuId(1));
+    on.warm();
     run_all(&on, Level::Quick);
 }

@@ -80,6 +80,7 @@ fn halves_merge_again<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
 
 fn bulk<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let mm = t.on.mm;
+    t.note(format_args!("the refusals logged now are provoked"));
     for gfp in [TRY, TRY | Gfp::MOVABLE, TRY | Gfp::DMA] {
         let mut pages = [Pfn(0); 100];
         let want = 1 + t.rng.index(pages.len());
