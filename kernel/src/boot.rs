@@ -13,7 +13,7 @@ use crate::memory::{self, FirmwareMap, InUse, memtest};
 use crate::platform::Machine;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
-use crate::{cmdline, console, heap, ramdisk, selftests, stage};
+use crate::{cmdline, console, heap, ramdisk, selftests, stage, workers};
 use alloc::boxed::Box;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
@@ -163,6 +163,9 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
 
     stage::begin("self-tests");
     let counts = selftests::run(mm, &options.kernel);
+    if mm.page_owner().is_on() {
+        mm.log_holdings();
+    }
     if options.kernel.exit {
         // What kunit.py looks for at the end of a log.
         log::info!("reboot: System halted");
@@ -170,6 +173,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     }
     stage::begin("idle");
     loop {
+        workers::run(mm);
         hlt();
     }
 }

@@ -39,6 +39,7 @@ mod stage;
 mod take;
 #[cfg(target_os = "none")]
 mod vm;
+mod workers;
 
 /// On an operating system there is nothing for a kernel to do.
 #[cfg(not(target_os = "none"))]

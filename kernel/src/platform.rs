@@ -3,8 +3,9 @@
 
 use crate::arch::{irq, percpu, time};
 use crate::vm::{self, layout};
+use crate::workers;
 use core::fmt;
-use mm::platform::{Context, IrqState, LogLevel, Platform};
+use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::types::{CpuId, Pfn};
 
 /// The machine that the kernel runs on; there is one.
@@ -71,6 +72,10 @@ unsafe impl Platform for Machine {
 
     fn now_ms(&self) -> u64 {
         time::now_ms()
+    }
+
+    fn wake(&self, worker: Worker) {
+        workers::wake(worker);
     }
 
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {

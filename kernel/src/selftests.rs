@@ -11,7 +11,7 @@ use crate::arch::time;
 use crate::arch::trap::TrapFrame;
 use crate::platform::Machine;
 use crate::take::Take;
-use crate::{console, crash};
+use crate::{console, crash, workers};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::Mm;
@@ -99,7 +99,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
     // The audit of everything is the last of `mm`'s suites.
     let groups = [crash, &kernel_suites::SUITES, &heap_suite::SUITES, Suites::<Machine>::ALL];
     let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
-    selftest::run(&on, &groups, &config, scratch, &mut ToConsole)
+    selftest::run(&on, &groups, &config, scratch, &mut ToConsole { mm })
 }
 
 /// What the tests run on.
@@ -109,7 +109,9 @@ type Subject = Ground<Machine>;
 static ARENA: MovableArena<Machine> = MovableArena::new();
 
 /// The report goes to the console, in whole lines without time stamps.
-struct ToConsole;
+struct ToConsole {
+    mm: &'static Mm<Machine>,
+}
 
 impl Harness for ToConsole {
     fn line(&mut self, line: fmt::Arguments<'_>) {
@@ -122,6 +124,7 @@ impl Harness for ToConsole {
 
     fn case_ended(&mut self) {
         *RUNNING.lock() = None;
+        workers::run(self.mm);
     }
 
     fn now_ms(&self) -> u64 {
