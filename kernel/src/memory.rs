@@ -42,13 +42,14 @@ const fn kib(pages: u64) -> u64 {
 
 /// What is there and what is free, as Linux's line says it.
 pub(crate) fn line<P: Platform>(mm: &Mm<P>) -> MemoryLine {
-    let present: u64 = mm.zones().iter().map(Zone::present).sum();
-    let cma: u64 = mm.zones().iter().map(Zone::cma_pages).sum();
-    let managed = mm.managed_pages();
+    let sum = |f: fn(&Zone) -> u64| mm.zones().iter().map(f).sum::<u64>();
+    let present = sum(Zone::present);
+    let cma = sum(Zone::cma_pages);
     let mut line = MemoryLine {
-        available: kib(mm.free_pages_total()),
+        // As in Linux: what is lent to movable requests only does not count.
+        available: kib(mm.free_pages_total().saturating_sub(sum(Zone::free_cma_pages))),
         present: kib(present),
-        reserved: kib(present.saturating_sub(managed).saturating_sub(cma)),
+        reserved: kib(present.saturating_sub(mm.managed_pages())),
         cma: kib(cma),
         ..MemoryLine::default()
     };

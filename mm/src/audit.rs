@@ -128,6 +128,7 @@ impl<P: Platform> Mm<P> {
         }
         let Audit { slab, large_kmalloc, .. } = auditor.report;
         self.audit_slab(&mut auditor, slab, large_kmalloc)?;
+        self.audit_cma(&mut auditor)?;
         Ok(auditor.report)
     }
 

@@ -3,6 +3,7 @@
 //! May call: everything below `alloc`.
 
 use crate::boot_slice::BootSlice;
+use crate::cma::CmaAreas;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
@@ -70,6 +71,7 @@ pub struct Mm<P: Platform> {
     pub(crate) tunables: Tunables,
     pub(crate) stats: Stats,
     pub(crate) owners: PageOwner,
+    pub(crate) cma: CmaAreas,
     pub(crate) movable_owners: MovableOwners<P>,
     pub(crate) slab: SlabState,
 }

@@ -1,25 +1,14 @@
 //! The command line's options about memory. Calls `cmdline`, `firmware` and,
 //! to fill its configuration, `setup`.
 
+use crate::cma::{CmaRequest, MAX_CMA_AREAS};
 use crate::cmdline::{Malformed, Token, parse_number, take_size};
 use crate::firmware::{CoreSize, MapEdit, MovableSplit, RawRegion, RegionKind, ZoneLayout};
 use crate::setup::Config;
-use crate::types::{PAGE_SIZE, PAGEBLOCK_ORDER};
+use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_ORDER};
 
 /// Edits of the firmware's map that a command line can ask for.
 pub const MAX_EDITS: usize = 64;
-
-/// A contiguous area that is to be set up at boot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CmaRequest {
-    /// Bytes, a multiple of a pageblock and not 0.
-    pub size: u64,
-    /// The physical address at which it is to begin, or from which on it may
-    /// lie if there is an `end`.
-    pub base: Option<u64>,
-    /// The physical address before which it has to end.
-    pub end: Option<u64>,
-}
 
 /// What slabs are to be checked for (`slab_debug=`).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -206,13 +195,17 @@ impl<'a> Options<'a> {
         match self.cma {
             Some(request) => Some(request).filter(|r| r.size > 0),
             None if ram_pages < LEAST_PAGES => None,
-            None => Some(CmaRequest { size: SIZE, base: None, end: None }),
+            None => Some(area(SIZE)),
         }
     }
 
-    /// What the manager has to know, given where its zones lie.
-    pub fn config(&self, layout: &ZoneLayout) -> Config {
+    /// What the manager has to know, given where its zones lie and how many
+    /// pages of RAM there are.
+    pub fn config(&self, layout: &ZoneLayout, ram_pages: u64) -> Config {
+        let mut cma = [None; MAX_CMA_AREAS];
+        cma[0] = self.cma(ram_pages);
         Config {
+            cma,
             movable_start: layout.movable_starts(),
             min_free_kb: self.min_free_kbytes,
             init_on_alloc: self.init_on_alloc,
@@ -250,6 +243,11 @@ fn memmap_edit(text: &str) -> Result<MapEdit, Malformed<'_>> {
     Ok(MapEdit::Add(RawRegion::new(start, end, kind)))
 }
 
+/// An area of that size, anywhere.
+const fn area(size: u64) -> CmaRequest {
+    CmaRequest { size, base: None, end: None, order_per_bit: Order(0) }
+}
+
 /// `cma=SIZE[@START[-END]]`.
 fn cma<'a>(token: &Token<'a>) -> Result<CmaRequest, Malformed<'a>> {
     let malformed = |e: Malformed<'_>| token.malformed(e.why);
@@ -257,7 +255,7 @@ fn cma<'a>(token: &Token<'a>) -> Result<CmaRequest, Malformed<'a>> {
     let size = size
         .checked_next_multiple_of(PAGEBLOCK_ORDER.bytes() as u64)
         .ok_or(token.malformed("too large"))?;
-    let mut request = CmaRequest { size, base: None, end: None };
+    let mut request = area(size);
     if rest.is_empty() {
         return Ok(request);
     }

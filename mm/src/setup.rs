@@ -4,6 +4,7 @@
 
 use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
+use crate::cma::{CmaAreas, CmaRequest, MAX_CMA_AREAS};
 use crate::early::EarlyMem;
 use crate::memmap::{MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
@@ -33,6 +34,8 @@ pub struct Config {
     /// Where zone Movable begins on each node (2 MiB aligned); at the largest
     /// frame number where it has none.
     pub movable_start: [Pfn; MAX_NODES],
+    /// Contiguous areas to set up; none by default.
+    pub cma: [Option<CmaRequest>; MAX_CMA_AREAS],
     /// min_free_kbytes, if the square-root rule is not to decide.
     pub min_free_kb: Option<u64>,
     /// Zero every page when it is allocated.
@@ -49,6 +52,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             movable_start: [Pfn(u64::MAX); MAX_NODES],
+            cma: [None; MAX_CMA_AREAS],
             min_free_kb: None,
             init_on_alloc: false,
             init_on_free: false,
@@ -102,6 +106,8 @@ impl<P: Platform> Mm<P> {
         let end = early.end_of_ram();
         let nodes =
             early.ram().iter().map(|r| r.node.0 as usize + 1).max().ok_or(SetupError::NoRam)?;
+        // First of all: areas want large ranges in the best places.
+        let mut cma = CmaAreas::reserve(&platform, &mut early, config);
         let nr_zones = nodes * NR_ZONES;
         let zones = BootSlice::new(&platform, &mut early, "zones", nr_zones, |i| {
             Zone::new(NodeId((i / NR_ZONES) as u8), ZoneKind::ALL[i % NR_ZONES])
@@ -118,6 +124,7 @@ impl<P: Platform> Mm<P> {
             .ok_or(SetupError::TooLittleRam)?;
         let slab = SlabState::new(&platform, &mut early).ok_or(SetupError::TooLittleRam)?;
         let map = make_map(&platform, &mut early, end, config)?;
+        cma.activate(&platform, &mut early, &map, &zones);
 
         let tunables = Tunables::new();
         tunables.user_min_free_kb.store(config.min_free_kb.unwrap_or(0), Relaxed);
@@ -140,6 +147,7 @@ impl<P: Platform> Mm<P> {
             tunables,
             stats,
             owners,
+            cma,
             movable_owners,
             slab,
         };

@@ -28,7 +28,7 @@ fn alloc(mm: &Mm<Machine>, order: u8, gfp: Gfp) -> Page {
 fn types(mm: &Mm<Machine>) -> Vec<Option<MigrateType>> {
     (0..mm.map().end().0)
         .step_by(PAGEBLOCK_PAGES as usize)
-        .map(|pfn| mm.map().try_block(Pfn(pfn)).map(|b| b.migratetype()))
+        .map(|pfn| mm.map().try_block(Pfn(pfn)).map(mm::memmap::BlockInfo::migratetype))
         .collect()
 }
 

@@ -1,12 +1,13 @@
 //! The options about memory, word by word and on whole maps.
 
+use mm::cma::CmaRequest;
 use mm::cmdline::{Malformed, tokens};
 use mm::early::RamRange;
 use mm::firmware::{
     CoreSize, MapEdit, RawMap, RawRegion, Region, RegionKind, ZoneLayout, apply_edits, sanitize,
 };
-use mm::options::{Accept, CmaRequest, MAX_EDITS, Options, SlabDebug};
-use mm::types::{NodeId, Pfn, PfnRange};
+use mm::options::{Accept, MAX_EDITS, Options, SlabDebug};
+use mm::types::{NodeId, Order, Pfn, PfnRange};
 use proptest::prelude::*;
 
 const M: u64 = 1 << 20;
@@ -37,7 +38,8 @@ fn every_option() {
          sysctl.vm.min_free_kbytes=4096 watermark_scale_factor=100",
     );
     assert_eq!(o.map_edits(), [MapEdit::Limit(512 * M)]);
-    let area = CmaRequest { size: 64 * M, base: Some(0x1000_0000), end: None };
+    let area =
+        CmaRequest { size: 64 * M, base: Some(0x1000_0000), end: None, order_per_bit: Order(0) };
     assert_eq!(o.cma(1), Some(area));
     assert_eq!(o.movable.movablecore, Some(CoreSize::Percent(25)));
     assert_eq!(o.movable.kernelcore, Some(CoreSize::Bytes(1 << 30)));
@@ -50,9 +52,10 @@ fn every_option() {
     assert!(!debug.applies_to("kmalloc-6") && !debug.applies_to("kmalloc-64x"));
 
     let ram = [RamRange { range: PfnRange::new(Pfn(1), Pfn(1 << 21)), node: NodeId(0) }];
-    let config = o.config(&ZoneLayout::new(&ram, o.movable));
+    let config = o.config(&ZoneLayout::new(&ram, o.movable), (1 << 21) - 1);
     assert!(config.init_on_alloc && config.init_on_free && config.page_poison && config.page_owner);
     assert_eq!(config.min_free_kb, Some(4096));
+    assert_eq!((config.cma[0], config.cma[1]), (Some(area), None));
     // A quarter movable leaves more to the kernel than 1 GiB; it is below 8 GiB.
     assert_eq!(config.movable_start[0], Pfn(3 << 19));
     assert_eq!(config.movable_start[1], Pfn(u64::MAX));
@@ -71,14 +74,19 @@ fn slab_debug_forms() {
 
 #[test]
 fn contiguous_areas() {
-    let default = Some(CmaRequest { size: 16 * M, base: None, end: None });
+    let default = Some(CmaRequest { size: 16 * M, base: None, end: None, order_per_bit: Order(0) });
     // What firmware leaves of 256 MiB.
     assert_eq!(options("").cma((256 * M - 160 * 1024) / 4096), default);
     assert_eq!(options("").cma(128 * M / 4096), None);
     assert_eq!(options("cma=0").cma(1 << 20), None);
     // A pageblock is the least.
     assert_eq!(options("cma=5M").cma(1).map(|r| r.size), Some(6 * M));
-    let within = CmaRequest { size: 2 * M, base: Some(1 << 30), end: Some(2 << 30) };
+    let within = CmaRequest {
+        size: 2 * M,
+        base: Some(1 << 30),
+        end: Some(2 << 30),
+        order_per_bit: Order(0),
+    };
     assert_eq!(options("cma=2M@1G-2G").cma(1), Some(within));
 }
 

@@ -22,6 +22,8 @@ use core::fmt;
 use core::panic::Location;
 use evacuate::Evacuation;
 
+pub(crate) use walk::heads;
+
 /// Times that what moves is asked to move before the range counts as busy.
 const ATTEMPTS: u32 = 5;
 

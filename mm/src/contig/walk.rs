@@ -35,7 +35,7 @@ impl Kind {
 /// The heads of the blocks that cover `range` (whose pageblocks are present),
 /// lowest first; the first may lie before it. A frame that no head covers, as
 /// can be seen without the lock, comes as a tail of one page.
-pub(super) fn heads(map: &MemMap, range: PfnRange) -> impl Iterator<Item = (Pfn, HeadWord)> + '_ {
+pub(crate) fn heads(map: &MemMap, range: PfnRange) -> impl Iterator<Item = (Pfn, HeadWord)> + '_ {
     let mut at = range.start;
     core::iter::from_fn(move || {
         if at >= range.end {
