@@ -255,11 +255,11 @@ fn start_memory(
 ) -> &'static Mm<Machine> {
     // SAFETY: the kernel's tables are in force and the CPU has its area.
     let machine = unsafe { Machine::new() };
-    let mm =
-        match memory::start(machine, early, &options.memory.config(zones, early.present_pages())) {
-            Ok(mm) => mm,
-            Err(error) => crash::give_up(format_args!("{error}")),
-        };
+    let config = options.memory.config(zones, early.present_pages());
+    let mm = match memory::start(machine, early, &config) {
+        Ok(mm) => mm,
+        Err(error) => crash::give_up(format_args!("{error}")),
+    };
     if let Some(factor) = options.memory.watermark_scale_factor {
         mm.set_watermark_scale_factor(factor);
     }
