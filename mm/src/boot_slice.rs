@@ -32,7 +32,13 @@ impl<T> BootSlice<T> {
         const { assert!(align_of::<T>() <= PAGE_SIZE && !core::mem::needs_drop::<T>()) };
         let pages = (len * size_of::<T>()).div_ceil(PAGE_SIZE).max(1) as u64;
         let pfn = early.alloc(pages, Order(0), None, name)?;
-        let ptr: *mut T = platform.frame(pfn).cast();
+        let bytes = platform.frame(pfn);
+        // Beyond the elements too: a translating emulator may have kept the
+        // firmware's code that lay here, and then watches every write to the
+        // page until all of that is overwritten.
+        // SAFETY: the frames are contiguous and nobody else's.
+        unsafe { bytes.write_bytes(0, pages as usize * PAGE_SIZE) };
+        let ptr: *mut T = bytes.cast();
         for i in 0..len {
             // SAFETY: the frames are contiguous, large enough, page-aligned and
             // nobody else's.
