@@ -250,7 +250,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Takes up to `want` objects out of slabs that the caller may use.
-    fn take_from_lists(
+    pub(crate) fn take_from_lists(
         &self,
         cache: &Cache,
         lists: &mut NodeLists,
@@ -290,6 +290,12 @@ impl<P: Platform> Mm<P> {
         Taken { ptr, zero_bytes: zero_bytes(cache), extra: self.needs_extra(cache) }
     }
 
+    /// Bytes to clear in an object of `target`.
+    pub(crate) fn zero_bytes_of(&self, target: Target) -> u32 {
+        let cpu = self.enter();
+        self.resolve(&cpu, target).map_or(0, zero_bytes)
+    }
+
     /// Whether objects need more than to be handed out and taken back.
     pub(crate) fn needs_extra(&self, cache: &Cache) -> bool {
         !cache.geometry.debug.is_empty()
@@ -309,14 +315,14 @@ impl<P: Platform> Mm<P> {
         at: &'static Location<'static>,
     ) -> Result<NonNull<u8>, AllocError> {
         let zero = gfp.contains(Gfp::ZERO);
-        if zero && taken.zero_bytes == 0 {
-            self.free_object(target, taken.ptr, at).ok();
-            return Err(AllocError::Invalid("zeroes where a constructor is at work"));
-        }
         let mut bytes = if zero { taken.zero_bytes } else { 0 };
         if taken.extra {
             let prepared = self.prepare(target, taken.ptr, at)?;
             bytes = if zero || prepared.zero { prepared.object_size } else { 0 };
+        }
+        if zero && taken.zero_bytes == 0 {
+            self.free_object(target, taken.ptr, at).ok();
+            return Err(AllocError::Invalid("zeroes where a constructor is at work"));
         }
         // SAFETY: the object is the caller's, and has so many bytes.
         unsafe { taken.ptr.write_bytes(0, bytes as usize) };

@@ -38,6 +38,9 @@ pub(crate) struct ArrayCache {
 unsafe impl Send for ArrayCache {}
 
 impl ArrayCache {
+    /// Entries that the largest array has: 8 KiB.
+    pub(crate) const MOST: u32 = ((8192 - size_of::<Self>()) / size_of::<NonNull<u8>>()) as u32;
+
     /// Bytes for an array of `limit` entries.
     pub(crate) const fn bytes(limit: u32) -> usize {
         size_of::<Self>() + limit as usize * size_of::<NonNull<u8>>()

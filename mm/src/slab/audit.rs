@@ -44,7 +44,7 @@ impl<P: Platform> Mm<P> {
         let mut count = SlabCount::default();
         for index in 0..MAX_CACHES as u16 {
             let cpu = self.enter();
-            let Some(cache) = self.slab.cache(&cpu, index).filter(|c| c.index == index) else {
+            let Some(cache) = self.slab.own_cache(&cpu, index) else {
                 continue;
             };
             for node in (0..self.nodes() as u8).map(NodeId) {
@@ -122,7 +122,7 @@ impl<P: Platform> Mm<P> {
     fn audit_arrays(&self, auditor: &mut Auditor, mark: Mark) -> Result<(), AuditError> {
         for index in 0..MAX_CACHES as u16 {
             let cpu = self.enter();
-            let Some(cache) = self.slab.cache(&cpu, index).filter(|c| c.index == index) else {
+            let Some(cache) = self.slab.own_cache(&cpu, index) else {
                 continue;
             };
             for node in (0..self.nodes() as u8).map(NodeId) {

@@ -93,9 +93,7 @@ impl<P: Platform> Mm<P> {
                 && has.align >= wanted.align
                 && has.size.is_multiple_of(wanted.align)
         };
-        let cache = (0..MAX_CACHES as u16)
-            .filter_map(|i| self.slab.cache(&cpu, i).filter(|c| c.index == i))
-            .find(|cache| fits(cache))?;
+        let cache = self.slab.caches(&cpu).find(|cache| fits(cache))?;
         let index = self.slab.free_slot()?;
         cache.users.fetch_add(1, Relaxed);
         cache.object_size.fetch_max(config.size as u32, Relaxed);
@@ -159,7 +157,7 @@ impl<P: Platform> Mm<P> {
         (0..MAX_CACHES as u16)
             .filter(|&index| {
                 let cpu = self.enter();
-                self.slab.cache(&cpu, index).is_some_and(|c| c.index == index)
+                self.slab.own_cache(&cpu, index).is_some()
             })
             .map(|index| self.shrink(Target { index, id: None, arrays: true }))
             .sum()
@@ -253,7 +251,7 @@ impl<P: Platform> Mm<P> {
     fn drop_handle(&self, id: CacheId) -> Result<(), SlabError> {
         let own = {
             let cpu = self.enter();
-            self.slab.cache(&cpu, id.index).is_some_and(|c| c.index == id.index)
+            self.slab.own_cache(&cpu, id.index).is_some()
         };
         // The cache's own number goes on naming its slabs.
         if !own {
@@ -310,22 +308,16 @@ impl<P: Platform> Mm<P> {
         // SAFETY: it is out of all tables, and all CPUs have been seen since:
         // this is the last reference.
         let cache = unsafe { descriptor.as_ref() };
-        for node in cache.nodes() {
-            let shared = {
-                let _cpu = self.enter();
-                node.lists.lock().shared.take()
-            };
-            if let Some(array) = shared {
-                self.kfree_direct(array.cast());
-            }
+        for node in (0..self.nodes() as u8).map(NodeId) {
+            self.drop_shared(cache, node);
         }
         let descriptors = Target { index: 0, id: None, arrays: true };
         self.free_object(descriptors, descriptor.cast(), Location::caller()).ok();
         Ok(())
     }
 
-    /// Empties and frees the arrays that all CPUs have of a cache. They are
-    /// made again where the cache is used.
+    /// Empties and frees the arrays that CPUs and nodes have of a cache. They
+    /// are made again where the cache is used.
     pub(crate) fn drop_arrays(&self, own: u16) {
         self.platform.on_cpus(&|id: CpuId| {
             // SAFETY: `on_cpus` runs this holding the CPU.
@@ -354,5 +346,28 @@ impl<P: Platform> Mm<P> {
                 self.kfree_direct(array.cast());
             }
         });
+        for node in (0..self.nodes() as u8).map(NodeId) {
+            let cpu = self.enter();
+            if let Some(cache) = self.slab.cache(&cpu, own) {
+                let mut surplus = PageList::new();
+                self.drain_shared(cache, node, &mut surplus);
+                self.drop_shared(cache, node);
+                self.release_slabs(cache, surplus);
+            }
+        }
+    }
+
+    /// Frees the array that the CPUs of a node share, which was emptied.
+    fn drop_shared(&self, cache: &Cache, node: NodeId) {
+        let cpu = self.enter();
+        let mut lists = cache.node(node).lists.lock();
+        // Filled again meanwhile: it stays, in its old size, until next time.
+        let empty = lists.shared().is_some_and(|array| array.avail == 0);
+        let array = if empty { lists.shared.take() } else { None };
+        drop(lists);
+        drop(cpu);
+        if let Some(array) = array {
+            self.kfree_direct(array.cast());
+        }
     }
 }

@@ -14,20 +14,24 @@
 mod alloc;
 mod array;
 mod audit;
+mod bulk;
 mod cache;
 mod create;
 mod debug;
 mod free;
 pub mod geometry;
 mod grow;
+mod info;
 mod init;
 mod kmalloc;
 mod node;
+mod reap;
 mod reserve;
 mod slabs;
 mod state;
 
 pub use cache::{CacheConfig, CacheId};
+pub use info::CacheInfo;
 pub use kmalloc::ZERO_SIZE;
 pub(crate) use state::SlabState;
 

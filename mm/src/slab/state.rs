@@ -139,6 +139,23 @@ impl SlabState {
         unsafe { cache.as_ref() }
     }
 
+    /// The cache whose own number this is, not a second handle's.
+    pub(crate) fn own_cache<'c, P: Platform>(
+        &self,
+        cpu: &'c Cpu<'_, P>,
+        index: u16,
+    ) -> Option<&'c Cache> {
+        self.cache(cpu, index).filter(|cache| cache.index == index)
+    }
+
+    /// All caches.
+    pub(crate) fn caches<'c, P: Platform>(
+        &self,
+        cpu: &'c Cpu<'_, P>,
+    ) -> impl Iterator<Item = &'c Cache> {
+        (0..MAX_CACHES as u16).filter_map(|index| self.own_cache(cpu, index))
+    }
+
     /// The cache that a handle names.
     pub(crate) fn by_id<'c, P: Platform>(
         &self,
