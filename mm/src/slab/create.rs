@@ -95,10 +95,11 @@ impl<P: Platform> Mm<P> {
         };
         let cache = self.slab.caches(&cpu).find(|cache| fits(cache))?;
         let index = self.slab.free_slot()?;
+        let descriptor = self.slab.slots[usize::from(cache.index)].cache.load(Acquire);
         cache.users.fetch_add(1, Relaxed);
         cache.object_size.fetch_max(config.size as u32, Relaxed);
         registry.created += 1;
-        Some(self.slab.enter(index, core::ptr::from_ref(cache).cast_mut()))
+        Some(self.slab.enter(index, descriptor))
     }
 
     /// Makes a cache, with a number of the caller's choice or any.
@@ -282,10 +283,9 @@ impl<P: Platform> Mm<P> {
 
     /// Takes a cache apart to which no valid handle is left.
     fn destroy_last(&self, id: CacheId) -> Result<(), SlabError> {
-        let (descriptor, own) = {
+        let own = {
             let cpu = self.enter();
-            let cache = self.slab.cache(&cpu, id.index).ok_or(SlabError::NoSuchCache)?;
-            (NonNull::from(cache), cache.index)
+            self.slab.cache(&cpu, id.index).ok_or(SlabError::NoSuchCache)?.index
         };
         // Its handle is refused from now on: once the arrays are empty again,
         // they stay so.
@@ -301,18 +301,20 @@ impl<P: Platform> Mm<P> {
                 return Err(self.still_busy(cache, live));
             }
         }
+        let descriptor = self.slab.slots[usize::from(own)].cache.load(Acquire);
         if own != id.index {
             self.forget_number(id.index, Some(own));
         }
         self.forget_number(own, Some(own));
+        let place = NonNull::new(descriptor).ok_or(SlabError::NoSuchCache)?;
         // SAFETY: it is out of all tables, and all CPUs have been seen since:
-        // this is the last reference.
-        let cache = unsafe { descriptor.as_ref() };
+        // this is the last way to it.
+        let cache = unsafe { place.as_ref() };
         for node in (0..self.nodes() as u8).map(NodeId) {
             self.drop_shared(cache, node);
         }
         let descriptors = Target { index: 0, id: None, arrays: true };
-        self.free_object(descriptors, descriptor.cast(), Location::caller()).ok();
+        self.free_object(descriptors, place.cast(), Location::caller()).ok();
         Ok(())
     }
 
