@@ -74,7 +74,9 @@ pub(crate) fn watchdog(frame: &TrapFrame) {
     }
 }
 
-/// Runs what the command line asks for. Returns how it went.
+/// Runs what the command line asks for. Returns how it went. A function of its
+/// own in every backtrace.
+#[inline(never)]
 pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
     LIMIT_MS.store(u64::from(options.test_timeout) * 1000, Ordering::Relaxed);
     let config = Config {
