@@ -233,6 +233,13 @@ impl Buddy<'_> {
         let end = block.add(PAGEBLOCK_PAGES);
         let mut moved = 0;
         let mut pfn = block;
+        if pfn != block.align_down(MAX_ORDER)
+            && self.map.page(block.align_down(MAX_ORDER)).head().order() == MAX_ORDER
+        {
+            // The upper half of a largest block that somebody has: nothing of it
+            // is free, and there are no heads to go by.
+            pfn = end;
+        }
         while pfn < end {
             let word = self.map.page(pfn).head();
             if word.ty() == PageType::Buddy {

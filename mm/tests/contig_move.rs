@@ -55,14 +55,17 @@ fn available(mm: &Mm<Machine>) -> u64 {
 
 #[test]
 fn what_moves_is_moved_with_its_content() {
-    let (mm, arena) = setup(64);
-    let handles: Vec<_> = fill(&mm, arena, 3000).into_iter().enumerate().collect();
+    // In units of pages; miri is patient with few.
+    let unit = if cfg!(miri) { 1 } else { 10 };
+    let (mm, arena) = setup(if cfg!(miri) { 8 } else { 64 });
+    let handles: Vec<_> = fill(&mm, arena, 300 * unit).into_iter().enumerate().collect();
+    let unit = unit as u64;
     let at = |h: &(usize, Handle)| arena.frame(&mm, h.1).expect("live");
     let before = types(&mm);
     let free = available(&mm);
     let first = handles.iter().map(at).min().expect("some");
     // One page; some in a block, unaligned; over several blocks.
-    for (offset, pages) in [(0, 1), (37, 111), (300, 1500)] {
+    for (offset, pages) in [(0, 1), (37, 11 * unit), (30 * unit, 150 * unit)] {
         let range = PfnRange::sized(first.add(offset), pages);
         assert!(handles.iter().any(|h| range.contains(at(h))));
         assert_eq!(mm.alloc_contig_range(range, Gfp::KERNEL), Ok(range));
@@ -80,11 +83,13 @@ fn what_moves_is_moved_with_its_content() {
 
 #[test]
 fn a_pinned_page_stays_and_so_do_the_others() {
-    let (mm, arena) = setup(64);
-    let handles: Vec<_> = fill(&mm, arena, 2000).into_iter().enumerate().collect();
-    let pinned = handles[1000].1;
+    let (mib, n) = if cfg!(miri) { (8, 200) } else { (64, 2000) };
+    let (mm, arena) = setup(mib);
+    let handles: Vec<_> = fill(&mm, arena, n).into_iter().enumerate().collect();
+    let pinned = handles[n / 2].1;
     let pfn = arena.pin(&mm, pinned).expect("live");
-    let range = PfnRange::sized(Pfn(pfn.0 - 400), 700);
+    let n = n as u64;
+    let range = PfnRange::sized(Pfn(pfn.0 - n / 5), n / 3);
     let before = types(&mm);
     let free = available(&mm);
     match mm.alloc_contig_range(range, Gfp::KERNEL) {
@@ -136,8 +141,9 @@ fn a_large_range_is_found_in_scattered_memory() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "fills 64 MiB")]
 fn pinned_pages_in_every_block_end_it_soon() {
-    let (mm, arena) = setup(if cfg!(miri) { 8 } else { 64 });
+    let (mm, arena) = setup(64);
     let handles = fill(&mm, arena, usize::MAX);
     let mut pins = vec![false; (mm.map().end().0 / PAGEBLOCK_PAGES) as usize];
     let mut kept = Vec::new();
@@ -168,6 +174,7 @@ fn pinned_pages_in_every_block_end_it_soon() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "fills 32 MiB")]
 fn no_room_for_what_has_to_move_is_no_memory() {
     let (mm, arena) = setup(32);
     let handles: Vec<_> = fill(&mm, arena, usize::MAX).into_iter().enumerate().collect();

@@ -88,7 +88,7 @@ impl Buddy<'_> {
         if let Some(why) = refused(ty, purpose) {
             return Err(Obstacle { pfn: wanted.start, why });
         }
-        if let Some(obstacle) = first_fixed(self.map, wanted) {
+        if let Some(obstacle) = first_fixed(self.map, wanted, purpose) {
             return Err(obstacle);
         }
         info.set_restore_type(ty);

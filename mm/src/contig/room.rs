@@ -70,7 +70,7 @@ impl<P: Platform> Mm<P> {
                 Kind::Free => PfnRange::sized(pfn, pages).intersect(range).pages(),
                 // It moves whole, even if only a part is wanted.
                 Kind::Movable => pages,
-                Kind::Pcp | Kind::Fixed => 0,
+                Kind::Pcp | Kind::Held | Kind::Fixed => 0,
             };
         }
         let mark = zone.mark(Mark::Low) + needed;

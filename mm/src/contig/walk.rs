@@ -2,7 +2,7 @@
 //! is in the way. Without the zone lock everything seen is a hint. May call:
 //! `memmap`, `page`.
 
-use super::{Obstacle, Reason};
+use super::{Obstacle, Purpose, Reason};
 use crate::memmap::MemMap;
 use crate::page::{HeadWord, PageType};
 use crate::types::{Order, Pfn, PfnRange};
@@ -12,10 +12,12 @@ use crate::types::{Order, Pfn, PfnRange};
 pub(super) enum Kind {
     /// On the buddy's lists.
     Free,
-    /// On some CPU's list: free once that is drained.
+    /// On some CPU's list, or on the way there: free once that is drained.
     Pcp,
     /// Allocated, by somebody who can be asked to move.
     Movable,
+    /// The manager itself has it for a moment, for somebody else.
+    Held,
     /// In the way.
     Fixed,
 }
@@ -24,9 +26,10 @@ impl Kind {
     pub(super) const fn of(ty: PageType) -> Self {
         match ty {
             PageType::Buddy => Self::Free,
-            PageType::Pcp => Self::Pcp,
+            // A tail of nothing: a block that is just being freed.
+            PageType::Pcp | PageType::Tail => Self::Pcp,
             PageType::Lru | PageType::Movable => Self::Movable,
-            // Held: the manager itself has it, for somebody else.
+            PageType::Held => Self::Held,
             _ => Self::Fixed,
         }
     }
@@ -58,10 +61,16 @@ fn order_of(word: HeadWord) -> Order {
     if word.ty() == PageType::Tail { Order(0) } else { word.order() }
 }
 
-/// The first block in `range` that can be neither taken nor moved.
-pub(super) fn first_fixed(map: &MemMap, range: PfnRange) -> Option<Obstacle> {
+/// The first block in `range` that will stay in the way whatever is tried.
+pub(super) fn first_fixed(map: &MemMap, range: PfnRange, purpose: Purpose) -> Option<Obstacle> {
+    let fixed = |ty| match Kind::of(ty) {
+        // Only movable pages get into an area: this one is about to be given to
+        // a driver, or to be freed.
+        Kind::Fixed => ty != PageType::Kernel || purpose == Purpose::General,
+        _ => false,
+    };
     heads(map, range)
-        .find(|(_, word)| Kind::of(word.ty()) == Kind::Fixed)
+        .find(|(_, word)| fixed(word.ty()))
         .map(|(pfn, _)| Obstacle { pfn: pfn.max(range.start), why: Reason::Unmovable })
 }
 
