@@ -126,6 +126,28 @@ impl<P: Platform> Herd<P> {
         Ok(())
     }
 
+    /// Some page whose frame `is` so.
+    pub(crate) fn find(&self, is: impl Fn(Pfn) -> bool) -> CaseResult<Option<Handle>> {
+        let mut next = self.top;
+        while let Some(handle) = next {
+            if is(check_ok!(self.ground.arena.frame(self.ground.mm, handle))) {
+                return Ok(Some(handle));
+            }
+            next = self.below(handle)?;
+        }
+        Ok(None)
+    }
+
+    /// How many pages' frames are so.
+    pub(crate) fn count(&self, is: impl Fn(Pfn) -> bool) -> CaseResult<u64> {
+        let (mut next, mut count) = (self.top, 0);
+        while let Some(handle) = next {
+            count += u64::from(is(check_ok!(self.ground.arena.frame(self.ground.mm, handle))));
+            next = self.below(handle)?;
+        }
+        Ok(count)
+    }
+
     /// Checks all pages.
     pub(crate) fn verify(&self) -> CaseResult {
         let mut next = self.top;
@@ -153,6 +175,10 @@ impl<P: Platform> Herd<P> {
         })();
         // What is left of self after an error is freed as `kept` is dropped.
         core::mem::swap(self, &mut kept);
+        if result.is_ok() {
+            // The arena's tables stay, for those who fill this herd again.
+            core::mem::forget(kept);
+        }
         result
     }
 

@@ -1,6 +1,7 @@
 //! All suites, quick and full, on simulated machines.
+use mm::cma::CmaRequest;
 use mm::host::{Machine, pc};
-use mm::types::CpuId;
+use mm::types::{CpuId, Order};
 use mm::{Config as MmConfig, Mm};
 use selftest::suites::{Ground, Suites};
 use selftest::{Config, Counts, Filter, Harness, Level, run};
@@ -21,6 +22,14 @@ impl Harness for Lines {
     fn now_ms(&self) -> u64 {
         self.start.elapsed().as_millis() as u64
     }
+}
+
+/// The configuration of a machine with a contiguous area of `mib` MiB.
+fn with_cma(mib: u64) -> MmConfig {
+    let mut config = MmConfig::default();
+    let request = CmaRequest { size: mib << 20, base: None, end: None, order_per_bit: Order(0) };
+    config.cma[0] = Some(request);
+    config
 }
 
 fn seed() -> u64 {
@@ -60,7 +69,7 @@ fn pc_of_32_mib() {
 
 #[test]
 fn pc_of_64_mib() {
-    both_levels(pc(64, 1, &MmConfig::default()).unwrap());
+    both_levels(pc(64, 1, &with_cma(8)).unwrap());
 }
 
 #[test]
@@ -69,13 +78,13 @@ fn pc_of_200_mib() {
 }
 
 #[test]
-fn pc_of_512_mib_skips_nothing_that_it_could_run() {
-    both_levels(pc(512, 1, &MmConfig::default()).unwrap());
+fn pc_of_512_mib() {
+    both_levels(pc(512, 1, &with_cma(16)).unwrap());
 }
 
 #[test]
 fn pc_of_6_gib() {
-    both_levels(pc(6144, 1, &MmConfig::default()).unwrap());
+    both_levels(pc(6144, 1, &with_cma(64)).unwrap());
 }
 
 #[test]

@@ -6,11 +6,12 @@ use crate::case::{CaseResult, Test};
 use crate::herd::Herd;
 use crate::hold::WORDS;
 use crate::{check, check_eq, check_ok, fail, skip};
+use mm::cma::CmaId;
 use mm::contig::ContigError;
 use mm::page::PageType;
 use mm::platform::Platform;
 use mm::types::{NodeId, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind};
-use mm::{Gfp, Mm};
+use mm::{FreeError, Gfp, Mm};
 
 suite! {
     /// Contiguous allocation.
@@ -31,14 +32,16 @@ const TRY: Gfp = Gfp::KERNEL.union(Gfp::NOWARN).union(Gfp::NORETRY);
 const NOW: Gfp = Gfp::NOWAIT.union(Gfp::NOWARN).union(Gfp::DMA);
 
 /// A contiguous range that a case has.
-struct Range<P: Platform> {
+pub(super) struct Range<P: Platform> {
     mm: &'static Mm<P>,
     range: PfnRange,
+    /// The area it is of.
+    area: Option<CmaId>,
 }
 
 impl<P: Platform> Range<P> {
     fn of(mm: &'static Mm<P>, range: PfnRange, gfp: Gfp) -> Result<Self, ContigError> {
-        mm.alloc_contig_range(range, gfp).map(|range| Self { mm, range })
+        mm.alloc_contig_range(range, gfp).map(|range| Self { mm, range, area: None })
     }
 
     fn anywhere(
@@ -47,7 +50,27 @@ impl<P: Platform> Range<P> {
         align: Order,
         gfp: Gfp,
     ) -> Result<Self, ContigError> {
-        mm.alloc_contig_pages(pages, align, None, Pfn(0), gfp).map(|range| Self { mm, range })
+        mm.alloc_contig_pages(pages, align, None, Pfn(0), gfp).map(|range| Self {
+            mm,
+            range,
+            area: None,
+        })
+    }
+
+    /// Frames of a contiguous area.
+    pub(super) fn of_area(
+        mm: &'static Mm<P>,
+        id: CmaId,
+        pages: u64,
+        align: Order,
+        gfp: Gfp,
+    ) -> Result<Self, ContigError> {
+        mm.cma_alloc(id, pages, align, gfp).map(|range| Self { mm, range, area: Some(id) })
+    }
+
+    /// Its frames.
+    pub(super) fn range(&self) -> PfnRange {
+        self.range
     }
 
     /// The first and the last word of each page.
@@ -69,11 +92,11 @@ impl<P: Platform> Range<P> {
         })
     }
 
-    fn stamp(&mut self) {
+    pub(super) fn stamp(&mut self) {
         self.ends().for_each(|(word, own)| *word = own);
     }
 
-    fn check(&mut self) -> CaseResult {
+    pub(super) fn check(&mut self) -> CaseResult {
         let range = self.range;
         let wrong = self.ends().find(|(word, own)| **word != *own);
         match wrong {
@@ -82,18 +105,25 @@ impl<P: Platform> Range<P> {
         }
     }
 
-    fn free(self) -> CaseResult {
-        let (mm, range) = (self.mm, self.range);
+    pub(super) fn free(self) -> CaseResult {
+        let (range, freed) = (self.range, self.try_free());
         core::mem::forget(self);
-        check_eq!(mm.free_contig_range(range), Ok(()), "free of {range:?}");
+        check_eq!(freed, Ok(()), "free of {range:?}");
         Ok(())
+    }
+
+    fn try_free(&self) -> Result<(), FreeError> {
+        match self.area {
+            Some(id) => self.mm.cma_release(id, self.range),
+            None => self.mm.free_contig_range(self.range),
+        }
     }
 }
 
 impl<P: Platform> Drop for Range<P> {
     fn drop(&mut self) {
         // A refusal is logged by the manager, and seen by the runner's tally.
-        let _ = self.mm.free_contig_range(self.range);
+        let _ = self.try_free();
     }
 }
 

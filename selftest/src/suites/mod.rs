@@ -3,10 +3,12 @@
 
 mod audit;
 mod buddy;
+mod cma;
 mod compaction;
 mod contig;
 mod memmap;
 mod migrate;
+mod reserve;
 mod slab;
 mod watermark;
 mod zones;
@@ -38,7 +40,9 @@ impl<P: Platform + 'static> Suites<P> {
         migrate::Migrate::<P>::SUITE,
         compaction::Compaction::<P>::SUITE,
         contig::Contig::<P>::SUITE,
+        cma::Cma::<P>::SUITE,
         slab::Slab::<P>::SUITE,
+        reserve::Reserve::<P>::SUITE,
         audit::Audit::<P>::SUITE,
     ];
 }

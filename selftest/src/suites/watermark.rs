@@ -30,10 +30,10 @@ const ALL: u64 = u64::MAX;
 
 /// Switches boosting off for as long as it lives: boosted marks would move
 /// while they are being tested.
-struct Unboosted<'a, P: Platform>(&'a Mm<P>);
+pub(super) struct Unboosted<P: Platform>(&'static Mm<P>);
 
-impl<'a, P: Platform> Unboosted<'a, P> {
-    fn new(mm: &'a Mm<P>) -> Self {
+impl<P: Platform> Unboosted<P> {
+    pub(super) fn new(mm: &'static Mm<P>) -> Self {
         mm.set_watermark_boost_factor(0);
         // This clears the boosts there are.
         mm.recompute_watermarks();
@@ -41,14 +41,14 @@ impl<'a, P: Platform> Unboosted<'a, P> {
     }
 }
 
-impl<P: Platform> Drop for Unboosted<'_, P> {
+impl<P: Platform> Drop for Unboosted<P> {
     fn drop(&mut self) {
         self.0.set_watermark_boost_factor(DEFAULT_BOOST_FACTOR);
     }
 }
 
 /// The zone that a DMA request is confined to.
-fn lowest<P: Platform>(mm: &Mm<P>) -> CaseResult<&Zone> {
+pub(super) fn lowest<P: Platform>(mm: &'static Mm<P>) -> CaseResult<&'static Zone> {
     match mm.zone(NodeId(0), ZoneKind::Dma) {
         Some(zone) if zone.free_pages() > 4 * zone.marks().high => Ok(zone),
         _ => skip!("no memory to speak of in zone DMA"),
