@@ -22,6 +22,8 @@ use core::ptr::NonNull;
 use mm::Mm;
 use mm::early::EarlyMem;
 use mm::firmware::{ZoneLayout, check_ram, report_nodes, report_zones};
+use mm::options::Options as MemoryOptions;
+use mm::slab::SlabDefaults;
 use mm::types::{PAGE_SIZE, Pfn, PfnRange};
 use options::Options;
 use quarry_kernel::direct_map::PageSize;
@@ -264,6 +266,8 @@ fn start_memory(
         mm.set_watermark_scale_factor(factor);
     }
     log::info!("{}", memory::line(mm));
+    let MemoryOptions { slab_debug, slab_nomerge, .. } = options.memory;
+    mm.set_slab_defaults(SlabDefaults { debug: slab_debug, no_merge: slab_nomerge });
     if let Err(error) = mm.slab_init() {
         crash::give_up(format_args!("no slab layer: {error}"));
     }

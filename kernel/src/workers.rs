@@ -25,8 +25,11 @@ pub(crate) fn wake(worker: Worker) {
     WOKEN.fetch_or(1 << bit, Ordering::Relaxed);
 }
 
-/// Lets each worker that has been woken do one round. Interrupts on, no lock
-/// held. What the rounds themselves wake is left for the next time.
+/// When the slab layer's reaper is due on this CPU, ms.
+static NEXT_REAP: AtomicU64 = AtomicU64::new(0);
+
+/// Lets each worker that has been woken do one round, and the reaper when it is
+/// due. Interrupts on, no lock held. What the rounds themselves wake is left for the next time.
 pub(crate) fn run<P: Platform>(mm: &Mm<P>) {
     let woken = WOKEN.swap(0, Ordering::Relaxed);
     for bit in (0..=REPORTING).filter(|bit| woken >> bit & 1 != 0) {
@@ -36,5 +39,9 @@ pub(crate) fn run<P: Platform>(mm: &Mm<P>) {
             KCOMPACTD.. => Worker::Kcompactd(node),
             _ => Worker::Kswapd(node),
         });
+    }
+    let now = mm.platform().now_ms();
+    if now >= NEXT_REAP.load(Ordering::Relaxed) {
+        NEXT_REAP.store(now + mm.cache_reap(), Ordering::Relaxed);
     }
 }

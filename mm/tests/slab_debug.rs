@@ -219,3 +219,40 @@ fn memory_is_cleared_on_request_of_the_machine() {
         mm.audit().expect("whole");
     }
 }
+
+#[test]
+fn defaults_reach_caches_by_name() {
+    use mm::options::SlabDebug;
+    use mm::slab::SlabDefaults;
+    let mm = pc(16, 1, &Config::default()).expect("a machine");
+    let checks = SlabDebug { red_zone: true, poison: true, user: true, ..SlabDebug::default() };
+    let debug = SlabDebug { caches: "kmalloc-6*,inode", ..checks };
+    mm.set_slab_defaults(SlabDefaults { debug: Some(debug), no_merge: true });
+    mm.slab_init().expect("the slab layer");
+    // General caches of that name fill free objects, others do not. (Their
+    // alignment leaves no room for red zones.)
+    let poisoned = |size: usize| {
+        let object = mm.kmalloc(size, Gfp::KERNEL).expect("an object");
+        poke(object, 20, 1);
+        mm.kfree(object).expect("freed");
+        peek(object, 20) == 0x6b
+    };
+    assert!(poisoned(64) && !poisoned(120));
+    let facts = |name: &str, config: CacheConfig| {
+        let cache = mm.cache_create(name, config).expect("a cache");
+        mm.cache_info(cache).expect("facts")
+    };
+    let (inode, other) =
+        (facts("inode", CacheConfig::new(200)), facts("inodes", CacheConfig::new(200)));
+    assert_eq!(inode.debug, Debug::all());
+    assert_eq!(other.debug, Debug::empty());
+    // A cache's own checks stay.
+    assert_eq!(facts("own", checked(200)).debug, Debug::all());
+    // Nobody serves as another's.
+    let twins = ["twin_a", "twin_b"].map(|name| mm.cache_create(name, CacheConfig::new(96)));
+    let [Ok(a), Ok(b)] = twins else { panic!("{twins:?}") };
+    let object = alloc(&mm, a);
+    assert_eq!(mm.cache_free(b, object), Err(SlabError::WrongCache));
+    mm.cache_free(a, object).expect("freed");
+    mm.audit().expect("whole");
+}

@@ -71,6 +71,7 @@ impl<P: Platform> Mm<P> {
             self.platform
                 .log(LogLevel::Warn, format_args!("slab: cache name '{name}' contains a space"));
         }
+        let config = self.slab.defaults.lock().apply(name, config);
         let geometry = shape(self, &config).ok_or(SlabError::Invalid("size or alignment"))?;
         if mergeable(&config)
             && let Some(id) = self.merge(&config, &geometry)

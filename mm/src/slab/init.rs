@@ -75,6 +75,7 @@ impl<P: Platform> Mm<P> {
                     merge: false,
                     ..CacheConfig::new(size as usize)
                 };
+                let config = self.slab.defaults.lock().apply(name.as_str(), config);
                 let made = self.create_at(Some(index), name, &config)?;
                 debug_assert!(made.index == index);
             }

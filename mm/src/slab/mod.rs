@@ -18,6 +18,7 @@ mod bulk;
 mod cache;
 mod create;
 mod debug;
+mod defaults;
 mod free;
 pub mod geometry;
 mod grow;
@@ -31,6 +32,7 @@ mod slabs;
 mod state;
 
 pub use cache::{CacheConfig, CacheId};
+pub use defaults::SlabDefaults;
 pub use info::CacheInfo;
 pub use kmalloc::ZERO_SIZE;
 pub(crate) use state::SlabState;

@@ -3,6 +3,7 @@
 
 use super::array::CpuArrays;
 use super::cache::{Cache, CacheId};
+use super::defaults::SlabDefaults;
 use super::{MAX_CACHES, SlabError};
 use crate::boot_slice::BootSlice;
 use crate::early::EarlyMem;
@@ -63,6 +64,7 @@ pub(crate) struct SlabState {
     pub(crate) reserve_slabs: AtomicU64,
     pub(crate) registry: Lock<Registry>,
     pub(crate) phase: AtomicU8,
+    pub(crate) defaults: Lock<SlabDefaults>,
     pub(crate) pages: [SlabPages; MAX_NODES],
     /// Pages in large kmalloc blocks.
     pub(crate) large_pages: AtomicI64,
@@ -83,6 +85,7 @@ impl SlabState {
             reserve_slabs: AtomicU64::new(0),
             registry: Lock::default(),
             phase: AtomicU8::new(DOWN),
+            defaults: Lock::default(),
             pages: Default::default(),
             large_pages: AtomicI64::new(0),
             max_order: AtomicU8::new(0),
