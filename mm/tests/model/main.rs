@@ -3,7 +3,10 @@
 //! operations.
 #![cfg(feature = "host")]
 
+mod movable;
+mod objects;
 mod pages;
+mod ranges;
 mod rng;
 mod world;
 
@@ -24,6 +27,7 @@ fn run(mib: u64, cpus: u16, seed: u64, ops: u64, audit_every: u64, config: &Conf
     let ops = setting("QUARRY_OPS", ops);
     println!("QUARRY_SEED={seed} QUARRY_OPS={ops}: {mib} MiB, {cpus} CPUs");
     let mm = pc(mib, cpus, config).expect("a machine");
+    mm.slab_init().expect("the slab layer");
     let mut world = World::new(&mm, seed);
     for op in 1..=ops {
         world.step();
@@ -34,24 +38,34 @@ fn run(mib: u64, cpus: u16, seed: u64, ops: u64, audit_every: u64, config: &Conf
     world.finish();
 }
 
+/// A configuration with a contiguous area of `mib` MiB.
+#[cfg(not(miri))]
+fn with_cma(mib: u64) -> Config {
+    let mut config = Config::default();
+    let order_per_bit = mm::types::Order(0);
+    config.cma[0] =
+        Some(mm::cma::CmaRequest { size: mib << 20, base: None, end: None, order_per_bit });
+    config
+}
+
 #[cfg(not(miri))]
 mod full {
-    use super::{Config, run};
+    use super::{Config, run, with_cma};
 
     #[test]
     fn a_million_on_16_mib() {
-        run(16, 1, 1, 1_000_000, 64, &Config::default());
+        run(16, 1, 1, 1_000_000, 64, &with_cma(4));
     }
 
     #[test]
     fn audited_after_each() {
-        run(16, 2, 2, 10_000, 1, &Config::default());
+        run(16, 2, 2, 10_000, 1, &with_cma(2));
     }
 
     /// Large enough for HighAtomic blocks, boosts and two zones.
     #[test]
     fn on_256_mib() {
-        run(256, 2, 3, 300_000, 3000, &Config::default());
+        run(256, 2, 3, 300_000, 3000, &with_cma(16));
     }
 
     #[test]

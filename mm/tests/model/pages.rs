@@ -4,7 +4,7 @@ use crate::world::World;
 use mm::host::Machine;
 use mm::page::{PageDesc, PageType};
 use mm::platform::Platform;
-use mm::types::{MAX_ORDER, Order, PAGE_SIZE, Pfn};
+use mm::types::{MAX_ORDER, Order, PAGE_SIZE, Pfn, PfnRange};
 use mm::{AllocError, FreeError, Gfp, Mm, Page, Request};
 
 /// Who owns each frame, by a number; 0 is nobody.
@@ -51,6 +51,31 @@ impl Owners {
     }
 }
 
+impl Owners {
+    /// As [`take`](Self::take), for a range.
+    pub(crate) fn take_range(&mut self, range: PfnRange) -> u32 {
+        let id = self.next;
+        self.next += 1;
+        for pfn in (range.start.0..range.end.0).map(Pfn) {
+            let owner = &mut self.by_frame[pfn.0 as usize];
+            assert_eq!(*owner, 0, "{pfn:?} of {range:?} was handed out twice");
+            *owner = id;
+        }
+        self.owned += range.pages();
+        id
+    }
+
+    /// As [`drop`](Self::drop), for a range or a part of one.
+    pub(crate) fn drop_range(&mut self, range: PfnRange, id: u32) {
+        for pfn in (range.start.0..range.end.0).map(Pfn) {
+            let owner = &mut self.by_frame[pfn.0 as usize];
+            assert_eq!(*owner, id, "{pfn:?} of {range:?} changed hands");
+            *owner = 0;
+        }
+        self.owned -= range.pages();
+    }
+}
+
 pub(crate) fn frames(page: Page) -> impl Iterator<Item = Pfn> {
     (page.pfn.0..page.pfn.0 + page.order.pages()).map(Pfn)
 }
@@ -76,7 +101,7 @@ pub(crate) struct Counts {
 #[derive(Default)]
 pub(crate) struct Blocks {
     held: Vec<Held>,
-    pub counts: Counts,
+    pub(crate) counts: Counts,
 }
 
 impl Blocks {
@@ -93,6 +118,20 @@ fn stamp(mm: &Mm<Machine>, page: Page, id: u32) {
         unsafe {
             frame.cast::<u32>().write(id);
             frame.add(PAGE_SIZE - 4).cast::<u32>().write(!id);
+        }
+    }
+}
+
+impl World<'_> {
+    pub(crate) fn stamp_range(&self, range: PfnRange, id: u32) {
+        for pfn in (range.start.0..range.end.0).map(Pfn) {
+            stamp(self.mm, Page { pfn, order: Order(0) }, id);
+        }
+    }
+
+    pub(crate) fn check_range_stamp(&self, range: PfnRange, id: u32) {
+        for pfn in (range.start.0..range.end.0).map(Pfn) {
+            check_stamp(self.mm, Page { pfn, order: Order(0) }, id);
         }
     }
 }
@@ -237,6 +276,11 @@ impl World<'_> {
         self.mm.free_bulk(&pages[..got]).expect("held pages can be freed");
     }
 
+    fn is_free(&self, pfn: Pfn) -> bool {
+        let head = self.mm.map().head_of(pfn).map(|(_, head)| head.ty());
+        matches!(head, Some(PageType::Buddy | PageType::Pcp))
+    }
+
     /// Frees what is not held, in some way; the answer has to say what is
     /// wrong with it, and nothing may change.
     pub(crate) fn free_wrongly(&mut self) {
@@ -262,9 +306,14 @@ impl World<'_> {
                 assert_eq!(why, FreeError::WrongOrder { is: held.page.order }, "{page:?}");
             }
             Some(_) => assert_eq!(why, FreeError::NotHead, "{page:?}"),
+            // Part of a contiguous range, which is freed in another way.
+            None if owner != 0 => {
+                assert!(matches!(why, FreeError::WrongOwner | FreeError::NotHead), "{why:?}");
+            }
+            // Free, movable, a slab's, or never handed out.
             None => assert!(
-                matches!(why, FreeError::DoubleFree | FreeError::NotManaged),
-                "{page:?}: {why:?}"
+                !matches!(why, FreeError::WrongOrder { .. }) || !self.is_free(pfn),
+                "{why:?}"
             ),
         }
     }

@@ -1,6 +1,9 @@
 //! A manager, the model of it, and the dice.
 
+use crate::movable::Herd;
+use crate::objects::Objects;
 use crate::pages::{Blocks, Owners};
+use crate::ranges::Ranges;
 use crate::rng::Rng;
 use mm::Mm;
 use mm::host::Machine;
@@ -9,13 +12,16 @@ use mm::types::CpuId;
 
 /// The manager under test beside what should be true of it.
 pub(crate) struct World<'a> {
-    pub mm: &'a Mm<Machine>,
-    pub rng: Rng,
-    pub owners: Owners,
-    pub blocks: Blocks,
+    pub(crate) mm: &'a Mm<Machine>,
+    pub(crate) rng: Rng,
+    pub(crate) owners: Owners,
+    pub(crate) blocks: Blocks,
+    pub(crate) herd: Herd,
+    pub(crate) ranges: Ranges,
+    pub(crate) objects: Objects,
     /// Percent of the steps that allocate: it wanders, so that the machine is
     /// full at times and empty at others.
-    pub appetite: u64,
+    pub(crate) appetite: u64,
     ops: u64,
 }
 
@@ -27,6 +33,9 @@ impl<'a> World<'a> {
             rng: Rng::new(seed),
             owners: Owners::new(mm.map().end()),
             blocks: Blocks::default(),
+            herd: Herd::new(mm),
+            ranges: Ranges::default(),
+            objects: Objects::default(),
             appetite: 60,
             ops: 0,
         }
@@ -39,20 +48,26 @@ impl<'a> World<'a> {
             self.appetite = 25 + self.rng.below(60);
             self.turn_knobs();
         }
-        match self.rng.below(100) {
-            0..=1 => self.free_wrongly(),
-            2 => self.change_context(),
-            3 if self.rng.percent(20) => {
+        let grow = self.rng.percent(self.appetite);
+        match self.rng.below(1000) {
+            0..10 => self.free_wrongly(),
+            10..20 => self.change_context(),
+            20..25 => {
                 self.mm.drain_all(None);
             }
-            3..=7 => self.bulk(),
-            _ => {
-                if self.rng.percent(self.appetite) {
-                    self.allocate();
-                } else {
-                    self.free();
-                }
-            }
+            25..75 => self.bulk(),
+            75..77 => self.compact(),
+            77..85 => self.pin_or_unpin(),
+            85..90 => self.free_range_wrongly(),
+            90..95 => self.change_caches(),
+            100..240 if grow => self.allocate_movable(),
+            100..240 => self.free_movable(),
+            240..255 if grow => self.allocate_range(),
+            240..255 => self.free_range(),
+            300..450 if grow => self.allocate_objects(),
+            300..450 => self.free_objects(),
+            _ if grow => self.allocate(),
+            _ => self.free(),
         }
     }
 
@@ -88,8 +103,11 @@ impl<'a> World<'a> {
             Err(wrong) => panic!("after {} operations: {wrong}", self.ops),
         };
         let managed = self.mm.managed_pages();
-        assert_eq!(audit.allocated, self.owners.owned(), "pages with an owner");
+        let known = self.owners.owned() + self.herd.pages() + self.slab_pages();
+        assert_eq!(audit.allocated, known, "pages with an owner after {}", self.ops);
         assert_eq!(audit.free + audit.pcp + audit.allocated, managed, "pages in all");
+        self.check_herd();
+        self.check_types();
         self.mm.platform().take_log();
         self.mm.platform().take_woken();
     }
@@ -100,12 +118,23 @@ impl<'a> World<'a> {
         while !self.blocks.is_empty() {
             self.free();
         }
+        self.free_herd();
+        self.free_ranges();
+        self.free_slabs();
         self.mm.drain_all(None);
         self.check();
         let audit = self.mm.audit().expect("a whole machine at the end");
-        assert_eq!((audit.allocated, audit.pcp), (0, 0));
+        assert_eq!((audit.allocated, audit.pcp), (self.slab_pages(), 0));
         // The next machine of this thread may not have as many.
         self.mm.platform().run_on(CpuId(0));
         println!("{} operations: {:?}", self.ops, self.blocks.counts);
+        println!(
+            "{} pages moved by compaction, {} ranges and {} refused, {} objects and {} of reserves",
+            self.herd.compacted,
+            self.ranges.served,
+            self.ranges.refused,
+            self.objects.served,
+            self.objects.reserve
+        );
     }
 }
