@@ -5,7 +5,7 @@
 
 use crate::buddy::Buddy;
 use crate::gfp::AllocFlags;
-use crate::page::{HeadWord, PageType};
+use crate::page::{HeadWord, PageDesc, PageType};
 use crate::sync::Ordering::Relaxed;
 use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 use crate::watermark;
@@ -233,9 +233,9 @@ impl Buddy<'_> {
         let end = block.add(PAGEBLOCK_PAGES);
         let mut moved = 0;
         let mut pfn = block;
-        if pfn != block.align_down(MAX_ORDER)
-            && self.map.page(block.align_down(MAX_ORDER)).head().order() == MAX_ORDER
-        {
+        let lower = block.align_down(MAX_ORDER);
+        let largest = |page: &PageDesc| page.head().order() == MAX_ORDER;
+        if lower != block && self.map.try_page(lower).is_some_and(largest) {
             // The upper half of a largest block that somebody has: nothing of it
             // is free, and there are no heads to go by.
             pfn = end;

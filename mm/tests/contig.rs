@@ -3,7 +3,7 @@
 #![cfg(feature = "host")]
 
 use mm::contig::{ContigError, Reason};
-use mm::host::{Machine, pc};
+use mm::host::{Machine, build, pc};
 use mm::page::PageType;
 use mm::platform::{Context, Platform, Worker};
 use mm::types::{
@@ -491,4 +491,23 @@ fn of_two_that_overlap_one_wins() {
         assert_eq!(mm.free_pages_total(), free);
     }
     mm.audit().expect("whole");
+}
+
+#[test]
+fn a_pageblock_whose_buddy_is_not_there() {
+    let machine = Machine::new(Pfn(0), Pfn(0x1000), 1).expect("address space");
+    let ram = [(range(1, 0x400), NodeId(0)), (range(0x600, 0x1000), NodeId(0))];
+    let mm = build(machine, &ram, &Config::default()).expect("a machine");
+    let before = types(&mm);
+    for r in [range(0x600, 0x601), range(0x6f0, 0x810), range(0x600, 0xa00)] {
+        mm.alloc_contig_range(r, Gfp::KERNEL).expect("free");
+        mm.audit().expect("whole");
+        mm.free_contig_range(r).expect("its own");
+        assert_eq!(types(&mm), before);
+        mm.audit().expect("whole");
+    }
+    for r in [range(0x3ff, 0x601), range(0x5ff, 0x601)] {
+        let got = mm.alloc_contig_range(r, Gfp::KERNEL);
+        assert!(matches!(got, Err(ContigError::Invalid(_))), "{got:?}");
+    }
 }
