@@ -161,10 +161,10 @@ impl core::fmt::Debug for HeadWord {
 /// |---|---|---|---|---|
 /// | `count` | 0 | 0 | references | 0 (frozen) |
 /// | `next`, `prev` | free list | node list | owner's list | owner's |
-/// | `owner` | - | cache | driver | page-owner tag |
-/// | `index` | - | colour, freelist | owner's | owner's |
+/// | `owner` | - | cache, colour | driver | page-owner tag |
+/// | `index` | - | free objects | owner's | owner's |
 /// | `inuse` | - | objects in use | mapcount | - |
-/// | `private` | - | freelist frame | owner's | owner's |
+/// | `private` | - | free objects | owner's | owner's |
 #[repr(C, align(32))]
 #[derive(Debug, Default)]
 pub struct PageDesc {

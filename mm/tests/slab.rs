@@ -224,6 +224,11 @@ fn foreign_pointers_are_refused() {
     let large = mm.kmalloc(20_000, Gfp::KERNEL).expect("memory");
     // SAFETY: inside the block.
     assert_eq!(mm.kfree(unsafe { large.add(4096) }), Err(SlabError::NotObject));
+    // SAFETY: inside the block, inside the object.
+    let (in_block, in_object) = unsafe { (large.add(16), ptr.add(8)) };
+    assert_eq!(mm.ksize(in_block), Err(SlabError::NotObject));
+    assert_eq!(mm.ksize(in_object), Err(SlabError::NotObject));
+    assert!(mm.krealloc(in_object, 1000, Gfp::KERNEL).is_err());
     mm.kfree(large).expect("freed");
     assert!(mm.kfree(large).is_err());
     mm.cache_free(a, ptr).expect("freed");

@@ -327,5 +327,17 @@ fn objects_belong_to_the_node_of_their_pages() {
     let helped = mm.cache_alloc(cache, gfp).expect("the other node has some");
     assert_eq!(node_of(helped), NodeId(0));
     mm.cache_free(cache, helped).expect("freed");
+    // What is far comes before the reserves, even for those who may have them:
+    // objects that are there, then new slabs.
+    while let Ok(object) = mm.cache_alloc(cache, here | Gfp::HIGH) {
+        assert_eq!(node_of(object), NodeId(1));
+    }
+    for _ in 0..500 {
+        let object = mm.cache_alloc(cache, gfp | Gfp::MEMALLOC).expect("an object");
+        assert_eq!(node_of(object), NodeId(0));
+        assert_eq!(mm.object_is_pfmemalloc(object), Ok(false));
+    }
+    let object = mm.cache_alloc(cache, here | Gfp::MEMALLOC).expect("the reserves");
+    assert_eq!(mm.object_is_pfmemalloc(object), Ok(true));
     mm.audit().expect("whole");
 }

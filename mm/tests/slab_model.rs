@@ -309,10 +309,10 @@ fn run(mib: u64, seed: u64, steps: usize, audit_every: usize) {
     let mut model = Model::new(mib, seed);
     for step in 0..steps {
         model.step();
-        if step % audit_every == 0 {
-            if let Err(wrong) = model.mm.audit() {
-                panic!("seed {seed:#x}, step {step}: {wrong}");
-            }
+        if step % audit_every == 0
+            && let Err(wrong) = model.mm.audit()
+        {
+            panic!("seed {seed:#x}, step {step}: {wrong}");
         }
     }
     if steps >= 10_000 {

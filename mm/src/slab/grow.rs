@@ -35,10 +35,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The same, but only from the node itself and without waiting for it.
+    /// The same, but only from the node itself, without waiting for it and
+    /// without digging: memory that is far is better than what is kept back.
     pub(crate) fn near(&self) -> Self {
-        let gfp = (self.gfp - Gfp::RECLAIM - Gfp::NOFAIL) | Gfp::THISNODE | Gfp::NOWARN;
-        Self { gfp, ..*self }
+        let digs = Gfp::RECLAIM | Gfp::NOFAIL | Gfp::HIGH;
+        let stays = Gfp::THISNODE | Gfp::NOMEMALLOC | Gfp::NOWARN;
+        Self { gfp: (self.gfp - digs) | stays, ..*self }
     }
 }
 

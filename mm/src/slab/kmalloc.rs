@@ -177,17 +177,20 @@ impl<P: Platform> Mm<P> {
     /// [`ZERO_SIZE`]. The caller owns the object.
     ///
     /// # Errors
-    /// [`SlabError::NotSlab`] for a pointer to anything else.
+    /// [`SlabError::NotSlab`] and [`SlabError::NotObject`] for other pointers.
     pub fn ksize(&self, ptr: NonNull<u8>) -> Result<usize, SlabError> {
         if ptr.addr() == ZERO_SIZE.addr() {
             return Ok(0);
         }
-        if let Some((_, desc)) = self.slab_of(ptr) {
+        if let Some((pfn, desc)) = self.slab_of(ptr) {
             let cpu = self.enter();
             let cache = self.slab.cache(&cpu, Owner::of(desc).cache).ok_or(SlabError::NotSlab)?;
+            self.slab_at(cache, pfn).number(ptr).ok_or(SlabError::NotObject)?;
             return Ok(cache.object_size.load(Relaxed) as usize);
         }
-        self.large_block(ptr).map(|page| page.order.bytes()).ok_or(SlabError::NotSlab)
+        let page = self.large_block(ptr).ok_or(SlabError::NotSlab)?;
+        let starts = self.platform.frame(page.pfn).addr() == ptr.addr().get();
+        if starts { Ok(page.order.bytes()) } else { Err(SlabError::NotObject) }
     }
 
     /// Changes the size of what kmalloc gave: where it is if it fits there,
