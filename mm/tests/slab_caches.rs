@@ -10,7 +10,7 @@ use mm::types::{CpuId, NodeId, PAGE_SIZE, Pfn, PfnRange};
 use mm::{AllocError, Config, Gfp, Mm};
 
 fn machine(cpus: u16) -> Mm<Machine> {
-    let mm = pc(64, cpus, &Config::default()).expect("a machine");
+    let mm = pc(if cfg!(miri) { 8 } else { 64 }, cpus, &Config::default()).expect("a machine");
     mm.slab_init().expect("the slab layer");
     mm
 }
@@ -122,7 +122,7 @@ fn bulk_is_all_or_nothing() {
     }
     // More than there is: nothing is left behind.
     let cache = mm.cache_create("too many", own(4096)).expect("a cache");
-    let mut out = vec![NonNull::dangling(); 20_000];
+    let mut out = vec![NonNull::dangling(); if cfg!(miri) { 2500 } else { 20_000 }];
     let gfp = Gfp::NOWAIT | Gfp::NOWARN;
     assert_eq!(mm.cache_alloc_bulk(cache, gfp, &mut out), Err(AllocError::NoMemory));
     mm.cache_destroy(cache).expect("nothing is in use");
@@ -261,6 +261,7 @@ fn objects_pass_from_cpu_to_cpu_through_the_shared_array() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "there are fewer numbers then")]
 fn many_caches_can_be_made_and_their_numbers_had_again() {
     let mm = machine(1);
     let left = 1024 - mm.caches().count();
@@ -279,12 +280,11 @@ fn many_caches_can_be_made_and_their_numbers_had_again() {
 
 #[test]
 fn objects_belong_to_the_node_of_their_pages() {
-    let mut machine = Machine::new(Pfn(0), Pfn(0x4000), 2).expect("room");
+    let border = Pfn(if cfg!(miri) { 0x400 } else { 0x2000 });
+    let end = Pfn(2 * border.0);
+    let mut machine = Machine::new(Pfn(0), end, 2).expect("room");
     machine.set_node_of_cpu(CpuId(1), NodeId(1));
-    let ram = [
-        (PfnRange::new(Pfn(1), Pfn(0x2000)), NodeId(0)),
-        (PfnRange::new(Pfn(0x2000), Pfn(0x4000)), NodeId(1)),
-    ];
+    let ram = [(PfnRange::new(Pfn(1), border), NodeId(0)), (PfnRange::new(border, end), NodeId(1))];
     let mm = build(machine, &ram, &Config::default()).expect("a machine");
     mm.slab_init().expect("the slab layer");
     let cache = mm.cache_create("nodes", own(256)).expect("a cache");

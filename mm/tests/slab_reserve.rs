@@ -29,7 +29,8 @@ impl Short {
     /// `n` caches of objects of `size`, each with an array on each CPU and
     /// nothing else; then all memory gone that takes no right.
     fn new(size: usize, n: usize, cpus: u16) -> Self {
-        let mm = pc(16, cpus, &Config::default()).expect("a machine");
+        let mib = if cfg!(miri) { 4 } else { 16 };
+        let mm = pc(mib, cpus, &Config::default()).expect("a machine");
         mm.slab_init().expect("the slab layer");
         let caches: Vec<_> = (0..n)
             .map(|i| mm.cache_create(&format!("cache-{i}"), own(size)).expect("a cache"))
@@ -452,12 +453,12 @@ fn no_way_of_freeing_launders_a_reserve_object() {
 fn pressure_that_ends_on_one_node_says_nothing_of_another() {
     for size in SIZES {
         // Two nodes of 16 MiB with a CPU each.
-        let mut machine = Machine::new(Pfn(0), Pfn(0x2000), 2).expect("room");
+        let border = Pfn(if cfg!(miri) { 0x400 } else { 0x1000 });
+        let end = Pfn(2 * border.0);
+        let mut machine = Machine::new(Pfn(0), end, 2).expect("room");
         machine.set_node_of_cpu(CpuId(1), NodeId(1));
-        let ram = [
-            (PfnRange::new(Pfn(1), Pfn(0x1000)), NodeId(0)),
-            (PfnRange::new(Pfn(0x1000), Pfn(0x2000)), NodeId(1)),
-        ];
+        let ram =
+            [(PfnRange::new(Pfn(1), border), NodeId(0)), (PfnRange::new(border, end), NodeId(1))];
         let mm = build(machine, &ram, &Config::default()).expect("a machine");
         mm.slab_init().expect("the slab layer");
         let cache = mm.cache_create("two nodes", own(size)).expect("a cache");

@@ -158,31 +158,32 @@ impl<P: Platform> Mm<P> {
         mark: Mark,
     ) -> Result<(), AuditError> {
         let node = self.slab_node(cpu);
-        for index in 0..MAX_CACHES as u16 {
-            // SAFETY: `cpu` is that CPU's token; the closure does not nest.
-            unsafe {
-                self.slab.arrays(cpu).with(|arrays| {
+        // SAFETY: `cpu` is that CPU's token; the closure does not nest.
+        unsafe {
+            self.slab.arrays(cpu).with(|arrays| {
+                for index in 0..MAX_CACHES as u16 {
                     let slot = arrays.slot(index).and_then(|slot| *slot);
                     let Some(cache) = self.slab.cache(cpu, index) else {
                         let left = u64::from(slot.is_some());
-                        return auditor.equal("an array of no cache", None, 0, left);
+                        auditor.equal("an array of no cache", None, 0, left)?;
+                        continue;
                     };
                     if cache.index != index {
                         let own = arrays.slot(cache.index).and_then(|slot| *slot);
                         let same = slot.is_none() || slot == own;
-                        return auditor.equal("an array's second name", None, 1, u64::from(same));
+                        auditor.equal("an array's second name", None, 1, u64::from(same))?;
+                        continue;
                     }
-                    let Some(array) = arrays.get(index) else { return Ok(()) };
+                    let Some(array) = arrays.get(index) else { continue };
                     let fits = u64::from(array.avail <= array.limit);
                     auditor.equal("an array beyond its limit", None, 1, fits)?;
                     for &object in array.objects() {
                         self.audit_object(auditor, cache, node, object, mark)?;
                     }
-                    Ok(())
-                })?;
-            }
+                }
+                Ok(())
+            })
         }
-        Ok(())
     }
 
     /// An object in an array: of that cache and node, and only here.

@@ -87,8 +87,9 @@ impl fmt::Display for SlabError {
 
 impl core::error::Error for SlabError {}
 
-/// Caches there can be at a time.
-pub(crate) const MAX_CACHES: usize = 1024;
+/// Caches there can be at a time, second handles counted. (An interpreter pays
+/// for each byte of a table each time it is borrowed.)
+pub(crate) const MAX_CACHES: usize = if cfg!(miri) { 64 } else { 1024 };
 
 /// RAM above which slabs of two pages are made without need (Linux: 32 MiB).
 pub(crate) const fn max_order(managed_pages: u64) -> Order {
