@@ -97,10 +97,8 @@ impl<P: Platform> Mm<P> {
         let Some(block) = self.map.try_block(pfn) else { return false };
         let desc = self.map.page(pfn);
         let word = desc.head();
-        let ty = block.migratetype();
         if order > COSTLY_ORDER
             || word.0 & !PageFlags::PFMEMALLOC.bits() != HeadWord::new(PageType::Kernel, order).0
-            || !ty.is_mergeable()
             || !self.tunables.plain.load(Relaxed)
         {
             return false;
@@ -108,6 +106,12 @@ impl<P: Platform> Mm<P> {
         let index = block.zone_index();
         let zone = &self.zones[index];
         let cpu = self.enter();
+        // Only now, as in `free_owned`: whoever isolates the block drains this
+        // CPU afterwards, and must not miss a page on its way to the list.
+        let ty = block.migratetype();
+        if !ty.is_mergeable() {
+            return false;
+        }
         let Some(cell) = self.pcps.get(usize::from(cpu.id().0) * self.zones.len() + index) else {
             return false;
         };
@@ -117,7 +121,7 @@ impl<P: Platform> Mm<P> {
                 if pcp.count + (order.pages() as u32) >= zone.pcp_high() {
                     return false;
                 }
-                desc.clear();
+                desc.reset(HeadWord::new(PageType::Held, order));
                 pcp.push_of(&self.map, order.index() * NR_PCPTYPES + ty.index(), pfn, order);
                 pcp.freed += order.pages();
                 true

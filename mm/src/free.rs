@@ -87,16 +87,9 @@ impl<P: Platform> Mm<P> {
     /// buddy where lists keep no such block.
     #[inline]
     pub(crate) fn free_owned(&self, pfn: Pfn, order: Order, desc: &PageDesc) {
-        let t = &self.tunables;
-        if t.init_on_free.load(Relaxed) {
-            self.fill(pfn, order, 0);
-        }
-        if t.page_poison.load(Relaxed) {
-            self.poison(pfn, order);
-        }
-        desc.clear();
+        self.scrub(pfn, order);
         // Until it is on a list: a free of the same block now is caught.
-        desc.set_head(HeadWord::new(PageType::Held, order));
+        desc.reset(HeadWord::new(PageType::Held, order));
         let block = self.map.block(pfn);
         let zone = &self.zones[block.zone_index()];
         let cpu = self.enter();
@@ -132,6 +125,19 @@ impl<P: Platform> Mm<P> {
         }
     }
 
+    /// What becomes of a block's content when it is freed: nothing, unless the
+    /// command line says otherwise.
+    #[inline]
+    pub(crate) fn scrub(&self, pfn: Pfn, order: Order) {
+        let t = &self.tunables;
+        if t.init_on_free.load(Relaxed) {
+            self.fill(pfn, order, 0);
+        }
+        if t.page_poison.load(Relaxed) {
+            self.poison(pfn, order);
+        }
+    }
+
     /// Counts pages that were freed past the per-CPU lists.
     pub(crate) fn count_freed(&self, zone: &Zone, pages: u64, cpu: &crate::sync::Cpu<'_, P>) {
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
@@ -143,20 +149,17 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn put_back(&self, pfn: Pfn, order: Order, placement: Placement) {
         let zone = self.zone_at(pfn);
         let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
         self.map.page(pfn).clear();
-        Buddy::lock(&self.map, zone, &cpu).free(pfn, order, placement);
+        buddy.free(pfn, order, placement);
     }
 
     /// Frees a block that is the caller's alone straight to the buddy.
     pub(crate) fn put_back_freed(&self, pfn: Pfn, order: Order) {
-        let t = &self.tunables;
-        if t.init_on_free.load(Relaxed) {
-            self.fill(pfn, order, 0);
-        }
-        if t.page_poison.load(Relaxed) {
-            self.poison(pfn, order);
-        }
+        self.scrub(pfn, order);
         self.put_back(pfn, order, Placement::Auto);
+        let cpu = self.enter();
+        self.count_freed(self.zone_at(pfn), order.pages(), &cpu);
     }
 
     /// Whether a page, or the block it belongs to, came from below the

@@ -326,8 +326,16 @@ impl PageDesc {
     /// Makes the record that of a tail again: what a block that ends leaves.
     #[inline]
     pub fn clear(&self) {
+        self.reset(HeadWord::TAIL);
+    }
+
+    /// Leaves nothing in the record but `word`. Not even for a moment is it a
+    /// tail's in between, which whoever walks heads would take for a part of
+    /// some other block.
+    #[inline]
+    pub fn reset(&self, word: HeadWord) {
+        self.set_head(word);
         for word in [
-            &self.head,
             &self.count,
             &self.next,
             &self.prev,

@@ -41,6 +41,8 @@ impl<P: Platform> Mm<P> {
 
     /// Takes back a target that was not needed.
     pub(super) fn keep_target(&self, run: &mut Run<'_>, pfn: Pfn) {
+        // A driver may have begun to copy to it.
+        self.scrub(pfn, Order(0));
         run.targets[0].push_front(&self.map, pfn);
         run.target_pages += 1;
     }

@@ -175,6 +175,5 @@ fn undress(to: &PageDesc, before: HeadWord) {
     while !to.freeze(2) {
         core::hint::spin_loop();
     }
-    to.clear();
-    to.set_head(before);
+    to.reset(before);
 }
