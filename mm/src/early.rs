@@ -8,7 +8,7 @@
 //! frame that is reserved.
 
 use crate::table::Table;
-use crate::types::{NodeId, Order, Pfn, PfnRange};
+use crate::types::{MAX_NODES, NodeId, Order, Pfn, PfnRange};
 use core::fmt;
 
 /// A range of RAM on one node.
@@ -96,6 +96,8 @@ impl<'a> EarlyMem<'a> {
             self.lost.ram += range.pages();
             return;
         }
+        // Better on the wrong node than lost.
+        let node = if usize::from(node.0) < MAX_NODES { node } else { NodeId(0) };
         let mut at = range.start;
         while at < range.end {
             let next = self.ram.partition_point(|r| r.range.end <= at);

@@ -227,6 +227,9 @@ impl<P: Platform> Mm<P> {
         for piece in self.by_zone(free) {
             let zone = self.zone_at(piece.start);
             zone.managed.fetch_add(piece.pages(), Relaxed);
+            for (pfn, order) in natural_blocks(piece) {
+                self.scrub(pfn, order);
+            }
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
             for (pfn, order) in natural_blocks(piece) {
                 // At the tail, so that low frames are handed out first.
@@ -262,17 +265,14 @@ impl<P: Platform> Mm<P> {
     pub fn recompute_watermarks(&self) {
         self.note_first_zones();
         let t = &self.tunables;
-        let lowmem = |f: &dyn Fn(&Zone) -> u64| -> u64 {
-            self.zones.iter().filter(|z| z.kind != ZoneKind::Movable).map(f).sum()
-        };
-        let user = t.user_min_free_kb.load(Relaxed);
-        let computed = {
-            let pages = lowmem(&|z| z.managed().saturating_sub(z.marks().high));
-            watermark::min_free_kbytes(pages * 4)
-        };
-        let min_free = computed.max(user);
+        let lowmem_pages: u64 =
+            self.zones.iter().filter(|z| z.kind != ZoneKind::Movable).map(Zone::managed).sum();
+        // No more can be kept than there is.
+        let user = t.user_min_free_kb.load(Relaxed).min(lowmem_pages * 4);
+        // What the marks are now is not asked: the answer must not depend on
+        // how often, and after what, the question is put.
+        let min_free = watermark::min_free_kbytes(lowmem_pages * 4).max(user);
         t.min_free_kb.store(min_free, Relaxed);
-        let lowmem_pages = lowmem(&Zone::managed);
         let scale = t.scale_factor.load(Relaxed);
         let ratio = [0, 1, 2, 3].map(|i: usize| t.lowmem_ratio[i].load(Relaxed));
         let cpu = self.enter();
@@ -301,7 +301,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Sets min_free_kbytes. A value below what the square-root rule gives is
-    /// raised to it.
+    /// raised to it, one beyond all there is lowered to that.
     pub fn set_min_free_kbytes(&self, kb: u64) {
         self.tunables.user_min_free_kb.store(kb, Relaxed);
         self.recompute_watermarks();
@@ -315,6 +315,16 @@ impl<P: Platform> Mm<P> {
     /// Sets watermark_scale_factor, 1 to 3000 (others are brought into range).
     pub fn set_watermark_scale_factor(&self, factor: u32) {
         self.tunables.scale_factor.store(factor.clamp(1, 3000), Relaxed);
+        self.recompute_watermarks();
+    }
+
+    /// Sets lowmem_reserve_ratio, by zone kind: what a zone keeps back from
+    /// requests that could use a higher one is a `ratio`-th of the higher zones;
+    /// 0 keeps nothing back.
+    pub fn set_lowmem_reserve_ratio(&self, ratio: [u32; NR_ZONES]) {
+        for (knob, ratio) in self.tunables.lowmem_ratio.iter().zip(ratio) {
+            knob.store(ratio, Relaxed);
+        }
         self.recompute_watermarks();
     }
 

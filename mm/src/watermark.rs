@@ -66,7 +66,7 @@ pub fn lowmem_reserve(
 /// How much a fallback that mixes types raises the marks: the new boost for a
 /// zone whose boost is `boost`, or None when nothing is to be raised.
 pub fn boosted(boost: u64, high: u64, managed: u64, factor: u32) -> Option<u64> {
-    let most = high * u64::from(factor) / 10_000;
+    let most = high.saturating_mul(u64::from(factor)) / 10_000;
     // A zone of a few blocks would be reclaimed empty for one fallback.
     if factor == 0 || most == 0 || managed < 4 * PAGEBLOCK_PAGES {
         return None;
