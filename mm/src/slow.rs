@@ -5,7 +5,7 @@
 
 use crate::alloc::Reserves;
 use crate::buddy::Buddy;
-use crate::gfp::{AllocError, AllocFlags, Gfp};
+use crate::gfp::{AllocError, AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::platform::{Context, LogLevel, Platform, Worker};
 use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
@@ -71,7 +71,7 @@ impl<P: Platform> Mm<P> {
         let costly = order > COSTLY_ORDER;
         if can_block {
             self.stats.count(Event::AllocStall);
-            if let Some(zone) = self.preferred(first) {
+            if let Some(zone) = self.zones_for(first).next() {
                 zone.events.allocstall.fetch_add(1, Relaxed);
             }
         }
@@ -83,7 +83,7 @@ impl<P: Platform> Mm<P> {
         }
 
         let mut effort =
-            Effort { idle_reclaims: 0, compactions: 0, priority: CompactPriority::Async };
+            Effort { idle_reclaims: 0, compactions: 0, priority: CompactPriority::SyncLight };
         // Compaction first where contiguity, not memory, is likely to be short.
         let wants_block =
             order > COSTLY_ORDER || order.0 > 0 && attempt.migratetype != MigrateType::Movable;
@@ -99,6 +99,8 @@ impl<P: Platform> Mm<P> {
                 if hopeless || gfp.contains(Gfp::THISNODE) {
                     return self.fail(&attempt);
                 }
+                // Nor is a search that waits.
+                effort.priority = CompactPriority::Async;
             }
         }
 
@@ -147,9 +149,13 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    fn preferred(&self, attempt: &Attempt) -> Option<&Zone> {
-        let node = attempt.request.node.unwrap_or_default();
-        self.zonelist(node, attempt.class).find(|z| z.managed() > 0)
+    /// The zones with memory that an attempt may use, best first.
+    pub(crate) fn zones_for(&self, attempt: &Attempt) -> impl Iterator<Item = &Zone> {
+        let Request { gfp, node, .. } = attempt.request;
+        let node = node.unwrap_or_default();
+        let elsewhere_too = !gfp.contains(Gfp::THISNODE);
+        self.zonelist(node, attempt.class)
+            .filter(move |z| z.managed() > 0 && (elsewhere_too || z.node == node))
     }
 
     fn wake_kswapds(&self, attempt: &Attempt) {
@@ -157,8 +163,8 @@ impl<P: Platform> Mm<P> {
             return;
         }
         let mut last = None;
-        for zone in self.zonelist(attempt.request.node.unwrap_or_default(), attempt.class) {
-            if zone.managed() > 0 && last != Some(zone.node) {
+        for zone in self.zones_for(attempt) {
+            if last != Some(zone.node) {
                 last = Some(zone.node);
                 self.platform.wake(Worker::Kswapd(zone.node));
             }
@@ -178,9 +184,14 @@ impl<P: Platform> Mm<P> {
             return (result, None);
         }
         self.stats.count(Event::CompactStall);
-        let found = captured
-            .map(|pfn| (pfn, false))
-            .or_else(|| self.walk(attempt, Some(Mark::Min), Reserves::No));
+        let found = match captured {
+            Some(pfn) => {
+                let cpu = self.enter();
+                self.count_allocated(self.zone_at(pfn), attempt.request.order.pages(), &cpu);
+                Some((pfn, false))
+            }
+            None => self.walk(attempt, Some(Mark::Min), Reserves::No),
+        };
         if let Some((pfn, _)) = found {
             self.zone_at(pfn).compact.succeeded(attempt.request.order, true);
         }
@@ -213,7 +224,7 @@ impl<P: Platform> Mm<P> {
     /// Gives one HighAtomic block of the zones the attempt may use back.
     fn unreserve_highatomic(&self, attempt: &Attempt, force: bool) -> bool {
         let cpu = self.enter();
-        self.zonelist(attempt.request.node.unwrap_or_default(), attempt.class).any(|zone| {
+        self.zones_for(attempt).any(|zone| {
             zone.reserved_highatomic() > 0
                 && Buddy::lock(&self.map, zone, &cpu)
                     .unreserve_highatomic(attempt.migratetype, force)
@@ -228,17 +239,11 @@ impl<P: Platform> Mm<P> {
         } else {
             effort.idle_reclaims += 1;
         }
-        let node = attempt.request.node.unwrap_or_default();
         let enough = effort.idle_reclaims <= MAX_RETRIES
-            && self.zonelist(node, attempt.class).any(|zone| {
+            && self.zones_for(attempt).any(|zone| {
                 let reclaimable = self.reclaimable(zone.index());
-                let check = crate::watermark::Check {
-                    free: (zone.free_pages() + reclaimable) as i64,
-                    mark: zone.mark(Mark::Min),
-                    reserve: zone.lowmem_reserve(attempt.class),
-                    flags: attempt.flags,
-                    ..Default::default()
-                };
+                let mut check = zone.check(zone.mark(Mark::Min), attempt.class, attempt.flags);
+                check.free += reclaimable as i64;
                 reclaimable > 0 && check.level_ok(attempt.request.order)
             });
         enough || self.unreserve_highatomic(attempt, true)
@@ -306,6 +311,10 @@ impl<P: Platform> Mm<P> {
             }
             self.reclaim(attempt);
             self.drain_all(None);
+            // As hard as can be: nothing else brings a block of a higher order.
+            if let (_, Some(found)) = self.compact_and_walk(&hard, CompactPriority::SyncFull) {
+                return Ok(found);
+            }
             if self.out_of_memory(attempt)
                 && let Some(found) = self.walk(&hard, None, Reserves::All)
             {

@@ -218,7 +218,8 @@ impl Zone {
         self.pcp_high.load(Relaxed)
     }
 
-    fn check(&self, mark: u64, class: ZoneKind, flags: AllocFlags) -> Check {
+    /// What a check of the zone's free pages looks at, as of now.
+    pub(crate) fn check(&self, mark: u64, class: ZoneKind, flags: AllocFlags) -> Check {
         Check {
             free: self.free.load(Relaxed),
             free_highatomic: self.free_highatomic.load(Relaxed),

@@ -2,10 +2,10 @@
 #![cfg(feature = "host")]
 
 use mm::arena::{Handle, MovableArena};
-use mm::host::{Machine, pc};
+use mm::host::{Machine, build, pc};
 use mm::stats::Event;
-use mm::types::{Order, Pfn, ZoneKind};
-use mm::{Config, Gfp, Mm, Page, Request};
+use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange, ZoneKind};
+use mm::{AllocError, Config, Gfp, Mm, Page, Request};
 
 /// RAM of the machines here, in MiB.
 const MIB: u64 = if cfg!(miri) { 4 } else { 64 };
@@ -18,7 +18,10 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        let mm = pc(MIB, 1, &Config::default()).expect("a machine");
+        Self::on(pc(MIB, 1, &Config::default()).expect("a machine"))
+    }
+
+    fn on(mm: Mm<Machine>) -> Self {
         let arena: &'static MovableArena<Machine> = Box::leak(Box::default());
         arena.register(&mm).expect("room for a driver");
         Self { mm, arena, held: Vec::new() }
@@ -76,6 +79,11 @@ impl Lab {
         self.arena.release_tables(&self.mm).expect("empty");
         self.mm.drain_all(None);
         assert_eq!(self.mm.free_pages_total(), self.mm.managed_pages());
+        // All is free: whatever was allocated, by any path, has been freed.
+        for zone in self.mm.zones() {
+            let (allocated, freed) = self.mm.page_events(zone);
+            assert_eq!(allocated, freed, "{:?}", zone.kind);
+        }
         self.mm.audit().expect("whole");
     }
 }
@@ -118,6 +126,86 @@ fn a_request_compacts_for_itself() {
     }
     assert!(lab.mm.stats().get(Event::CompactSuccess) >= 4);
     for page in blocks {
+        lab.mm.free_pages(page).expect("free");
+    }
+    lab.end();
+}
+
+/// Blocks of another type are for those who can wait: an asynchronous run looks
+/// at none of them.
+#[test]
+fn an_unmovable_request_compacts_movable_blocks() {
+    if cfg!(miri) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.thin(2);
+    assert_eq!(lab.huge(), 0, "the zone must have none to begin with");
+    let request = Request::new(Order(9), Gfp::KERNEL | Gfp::NOWARN);
+    let quick = lab.mm.alloc_pages(Request { gfp: request.gfp | Gfp::NORETRY, ..request });
+    assert_eq!(quick, Err(AllocError::NoMemory), "a costly NORETRY does not wait");
+    let page = lab.mm.alloc_pages(request).expect("an order-9 block");
+    lab.verify();
+    lab.mm.free_pages(page).expect("free");
+    lab.end();
+}
+
+/// What may not fail must not be turned away because others failed before it.
+#[test]
+fn what_may_not_fail_compacts_until_it_is_there() {
+    if cfg!(miri) {
+        return;
+    }
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.thin(2);
+    let mm = &lab.mm;
+    for &(h, _) in &lab.held {
+        lab.arena.pin(mm, h).expect("live");
+    }
+    let request = Request::new(Order(9), Gfp::KERNEL | Gfp::NOWARN);
+    for _ in 0..20 {
+        assert!(mm.alloc_pages(request).is_err(), "all that is in the way is pinned");
+    }
+    for &(h, _) in &lab.held {
+        lab.arena.unpin(mm, h).expect("pinned");
+    }
+    assert!(mm.alloc_pages(request).is_err(), "deferred");
+    let page =
+        mm.alloc_pages(Request { gfp: request.gfp | Gfp::NOFAIL, ..request }).expect("never fails");
+    lab.verify();
+    lab.mm.free_pages(page).expect("free");
+    lab.end();
+}
+
+#[test]
+fn a_request_for_one_node_compacts_no_other() {
+    if cfg!(miri) {
+        return;
+    }
+    let (border, end) = (Pfn(64 << 8), Pfn(128 << 8));
+    let mut machine = Machine::new(Pfn(0), end, 2).expect("room");
+    machine.set_node_of_cpu(CpuId(1), NodeId(1));
+    let ram = [(PfnRange::new(Pfn(1), border), NodeId(0)), (PfnRange::new(border, end), NodeId(1))];
+    let mut lab = Lab::on(build(machine, &ram, &Config::default()).expect("a machine"));
+    // Node 0 is full of what stays, node 1 half full of what moves.
+    let here = Request::new(Order(0), Gfp::NOWAIT | Gfp::THISNODE | Gfp::NOWARN).on(NodeId(0));
+    let pages: Vec<Page> = core::iter::from_fn(|| lab.mm.alloc_pages(here).ok()).collect();
+    lab.mm.platform().run_on(CpuId(1));
+    lab.fill();
+    lab.thin(2);
+    let (kept, freed): (Vec<Page>, Vec<Page>) = pages.iter().partition(|p| p.pfn.0 % 2 == 0);
+    for page in freed {
+        lab.mm.free_pages(page).expect("free");
+    }
+    lab.mm.drain_all(None);
+    let gfp = Gfp::KERNEL | Gfp::MOVABLE | Gfp::RETRY_MAYFAIL | Gfp::NOWARN;
+    let request = Request::new(Order(9), gfp | Gfp::THISNODE).on(NodeId(0));
+    assert_eq!(lab.mm.alloc_pages(request), Err(AllocError::NoMemory));
+    let page = lab.mm.alloc_pages(Request { gfp, ..request }).expect("on the other node");
+    assert!(page.pfn >= border);
+    for page in kept.into_iter().chain([page]) {
         lab.mm.free_pages(page).expect("free");
     }
     lab.end();

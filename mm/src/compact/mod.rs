@@ -51,10 +51,7 @@ impl<P: Platform> Mm<P> {
             _ => MigrateMode::SyncLight,
         };
         let mut best = CompactResult::Skipped;
-        for zone in self.zonelist(attempt.request.node.unwrap_or_default(), attempt.class) {
-            if zone.managed() == 0 {
-                continue;
-            }
+        for zone in self.zones_for(attempt) {
             let (result, captured) = self.compact_in(zone, attempt, mode, priority);
             best = best.max(result);
             if result == CompactResult::Success {

@@ -149,12 +149,23 @@ impl<P: Platform> Mm<P> {
     fn migrate_batch(&self, run: &mut Run<'_>) -> bool {
         let mode = run.mode;
         let mut sources = core::mem::take(&mut run.sources);
+        let used = core::cell::Cell::new(0);
         let result = {
             let spare = core::cell::RefCell::new(&mut *run);
-            let mut target = || self.next_target(*spare.borrow_mut());
-            let mut unused = |pfn| self.keep_target(*spare.borrow_mut(), pfn);
+            let mut target = || {
+                let pfn = self.next_target(*spare.borrow_mut())?;
+                used.set(used.get() + 1);
+                Some(pfn)
+            };
+            let mut unused = |pfn| {
+                used.set(used.get() - 1);
+                self.keep_target(*spare.borrow_mut(), pfn);
+            };
             self.migrate_pages(&mut sources, &mut target, &mut unused, mode)
         };
+        let cpu = self.enter();
+        self.count_allocated(run.zone, used.get(), &cpu);
+        drop(cpu);
         run.moved += u64::from(result.moved);
         run.failed += u64::from(result.failed);
         self.putback_list(&mut sources);
