@@ -16,7 +16,7 @@ use crate::migrate::{MigrateError, MigrateMode, MovableOps, OwnerId, TooManyOwne
 use crate::mm::Mm;
 use crate::page::{NIL, PageType, link, linked};
 use crate::platform::Platform;
-use crate::sync::{AtomicU32, Lock, LockGuard, Ordering::Relaxed};
+use crate::sync::{AtomicU32, AtomicU64, Cpu, Lock, LockGuard, Ordering::Relaxed};
 use crate::types::{Order, PAGE_SIZE, Pfn};
 
 /// Slots in a page of slots.
@@ -72,15 +72,39 @@ struct Inner {
     /// Slots that exist, used or free.
     slots: u32,
     free: u32,
-    used: u64,
-    /// Pages the tables themselves take.
-    table_pages: u64,
+    /// Generation of slots that were never used: above all there have been.
+    first_generation: u32,
+}
+
+/// The tables, locked; the token keeps this CPU's other code out meanwhile.
+struct Locked<'a, P: Platform> {
+    // The lock goes first, the token after it.
+    inner: LockGuard<'a, Inner>,
+    _cpu: Cpu<'a, P>,
+}
+
+impl<P: Platform> core::ops::Deref for Locked<'_, P> {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl<P: Platform> core::ops::DerefMut for Locked<'_, P> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.inner
+    }
 }
 
 /// An arena. One is usually enough: clients do not get into each other's way.
 pub struct MovableArena<P: Platform> {
     owner: AtomicU32,
     inner: Lock<Inner>,
+    /// Pages in use. Written under the lock.
+    used: AtomicU64,
+    /// Pages the tables themselves take. Written under the lock.
+    table_pages: AtomicU64,
     _platform: core::marker::PhantomData<fn(P)>,
 }
 
@@ -95,15 +119,16 @@ impl<P: Platform> MovableArena<P> {
     pub const fn new() -> Self {
         Self {
             owner: AtomicU32::new(NOT_REGISTERED),
-            inner: Lock::new(Inner {
-                dirs: [NIL; DIRS],
-                slots: 0,
-                free: NIL,
-                used: 0,
-                table_pages: 0,
-            }),
+            inner: Lock::new(Inner::new(0)),
+            used: AtomicU64::new(0),
+            table_pages: AtomicU64::new(0),
             _platform: core::marker::PhantomData,
         }
+    }
+
+    fn lock<'a>(&'a self, mm: &'a Mm<P>) -> Locked<'a, P> {
+        let cpu = mm.enter();
+        Locked { inner: self.inner.lock(), _cpu: cpu }
     }
 
     /// Makes `mm` the manager of this arena's pages. Once, before anything else.
@@ -118,12 +143,12 @@ impl<P: Platform> MovableArena<P> {
 
     /// Pages in use.
     pub fn pages(&self) -> u64 {
-        self.inner.lock().used
+        self.used.load(Relaxed)
     }
 
     /// Pages that the arena's own tables take.
     pub fn table_pages(&self) -> u64 {
-        self.inner.lock().table_pages
+        self.table_pages.load(Relaxed)
     }
 
     /// Allocates a page. The gfp gets MOVABLE; with HIGHMEM the page may live
@@ -147,7 +172,7 @@ impl<P: Platform> MovableArena<P> {
                 return Err(e);
             }
         };
-        let inner = self.inner.lock();
+        let inner = self.lock(mm);
         let Some(entry) = inner.slot(mm, slot) else {
             return Err(AllocError::Invalid("slot without a table"));
         };
@@ -165,12 +190,12 @@ impl<P: Platform> MovableArena<P> {
     /// # Errors
     /// A handle that names none.
     pub fn free(&self, mm: &Mm<P>, handle: Handle) -> Result<(), StaleHandle> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock(mm);
         let (pfn, entry) = inner.lookup(mm, handle)?;
         entry.generation.store(handle.generation.wrapping_add(1), Relaxed);
         entry.word.store(inner.free, Relaxed);
         inner.free = handle.slot;
-        inner.used -= 1;
+        self.used.fetch_sub(1, Relaxed);
         drop(inner);
         mm.release_movable(pfn);
         Ok(())
@@ -187,7 +212,7 @@ impl<P: Platform> MovableArena<P> {
         handle: Handle,
         f: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R,
     ) -> Result<R, StaleHandle> {
-        let inner = self.inner.lock();
+        let inner = self.lock(mm);
         let (pfn, _) = inner.lookup(mm, handle)?;
         // SAFETY: the frame is the client's; while the arena is locked it is
         // neither moved nor freed, and nobody else gets a reference to it.
@@ -203,7 +228,7 @@ impl<P: Platform> MovableArena<P> {
     /// # Errors
     /// A handle that names no page.
     pub fn frame(&self, mm: &Mm<P>, handle: Handle) -> Result<Pfn, StaleHandle> {
-        self.inner.lock().lookup(mm, handle).map(|(pfn, _)| pfn)
+        self.lock(mm).lookup(mm, handle).map(|(pfn, _)| pfn)
     }
 
     /// Keeps a page where it is until it is unpinned as often. Returns the
@@ -212,7 +237,7 @@ impl<P: Platform> MovableArena<P> {
     /// # Errors
     /// A handle that names no page.
     pub fn pin(&self, mm: &Mm<P>, handle: Handle) -> Result<Pfn, StaleHandle> {
-        let inner = self.inner.lock();
+        let inner = self.lock(mm);
         let (pfn, _) = inner.lookup(mm, handle)?;
         let desc = mm.map().page(pfn);
         desc.set_inuse(desc.inuse() + 1);
@@ -224,7 +249,7 @@ impl<P: Platform> MovableArena<P> {
     /// # Errors
     /// A handle that names no page, or none that is pinned.
     pub fn unpin(&self, mm: &Mm<P>, handle: Handle) -> Result<(), StaleHandle> {
-        let inner = self.inner.lock();
+        let inner = self.lock(mm);
         let (pfn, _) = inner.lookup(mm, handle)?;
         let desc = mm.map().page(pfn);
         let pins = desc.inuse().checked_sub(1).ok_or(StaleHandle)?;
@@ -237,10 +262,12 @@ impl<P: Platform> MovableArena<P> {
     /// # Errors
     /// When pages are in use; their number.
     pub fn release_tables(&self, mm: &Mm<P>) -> Result<(), u64> {
-        let mut inner = self.inner.lock();
-        if inner.used > 0 {
-            return Err(inner.used);
+        let mut inner = self.lock(mm);
+        let used = self.used.load(Relaxed);
+        if used > 0 {
+            return Err(used);
         }
+        let next = inner.next_generation(mm);
         for dir in inner.dirs.iter().filter_map(|&d| linked(d)) {
             for i in 0..DIR {
                 if let Some(pfn) = linked(table_word(mm, dir, i).load(Relaxed)) {
@@ -249,21 +276,22 @@ impl<P: Platform> MovableArena<P> {
             }
             let _ = mm.free_pages(Page { pfn: dir, order: Order(0) });
         }
-        *inner = Inner { dirs: [NIL; DIRS], slots: 0, free: NIL, used: 0, table_pages: 0 };
+        *inner = Inner::new(next);
+        self.table_pages.store(0, Relaxed);
         Ok(())
     }
 
     /// A slot that is nobody's; makes a page of them if there is none.
     fn take_slot(&self, mm: &Mm<P>, gfp: Gfp) -> Result<u32, AllocError> {
         loop {
-            let mut inner = self.inner.lock();
+            let mut inner = self.lock(mm);
             if inner.free != NIL {
                 let slot = inner.free;
                 let Some(entry) = inner.slot(mm, slot) else {
                     return Err(AllocError::Invalid("slot without a table"));
                 };
                 inner.free = entry.word.load(Relaxed);
-                inner.used += 1;
+                self.used.fetch_add(1, Relaxed);
                 return Ok(slot);
             }
             drop(inner);
@@ -285,9 +313,12 @@ impl<P: Platform> MovableArena<P> {
             }
         });
         let added = {
-            let mut inner = self.inner.lock();
+            let mut inner = self.lock(mm);
             // Somebody else may have been quicker; then there is one page more.
-            inner.add_slots(mm, page.pfn, &mut dir_page)
+            let added = inner.add_slots(mm, page.pfn, &mut dir_page);
+            let pages = u64::from(added) + u64::from(added && dir_page.is_none());
+            self.table_pages.fetch_add(pages, Relaxed);
+            added
         };
         if let Some(dir) = dir_page {
             let _ = mm.free_pages(dir);
@@ -299,8 +330,8 @@ impl<P: Platform> MovableArena<P> {
         Ok(())
     }
 
-    fn locked_at(&self, mm: &Mm<P>, pfn: Pfn) -> Option<LockGuard<'_, Inner>> {
-        let inner = self.inner.lock();
+    fn locked_at<'a>(&'a self, mm: &'a Mm<P>, pfn: Pfn) -> Option<Locked<'a, P>> {
+        let inner = self.lock(mm);
         let slot = inner.slot(mm, mm.map().page(pfn).index())?;
         let mine = slot.generation.load(Relaxed) % 2 == 1 && slot.word.load(Relaxed) == link(pfn);
         mine.then_some(inner)
@@ -315,6 +346,18 @@ fn table_word<P: Platform>(mm: &Mm<P>, dir: Pfn, i: u32) -> &AtomicU32 {
 }
 
 impl Inner {
+    const fn new(first_generation: u32) -> Self {
+        Self { dirs: [NIL; DIRS], slots: 0, free: NIL, first_generation }
+    }
+
+    /// A generation that no handle so far has, even as those of free slots are.
+    fn next_generation<P: Platform>(&self, mm: &Mm<P>) -> u32 {
+        (0..self.slots)
+            .filter_map(|slot| Some(self.slot(mm, slot)?.generation.load(Relaxed)))
+            .fold(self.first_generation, u32::max)
+            .next_multiple_of(2)
+    }
+
     /// The slot of that number, if it exists.
     fn slot<'m, P: Platform>(&self, mm: &'m Mm<P>, slot: u32) -> Option<&'m Slot> {
         if slot >= self.slots {
@@ -351,20 +394,21 @@ impl Inner {
             // SAFETY: the page is ours alone; all words become NIL.
             unsafe { mm.platform().frame(new.pfn).write_bytes(0xff, PAGE_SIZE) };
             *entry = link(new.pfn);
-            self.table_pages += 1;
         }
         let Some(dir) = linked(*entry) else { return false };
         let first = self.slots;
         for i in 0..SLOTS {
             let next = if i + 1 < SLOTS { first + i + 1 } else { self.free };
-            let slot = Slot { word: AtomicU32::new(next), generation: AtomicU32::new(0) };
+            let slot = Slot {
+                word: AtomicU32::new(next),
+                generation: AtomicU32::new(self.first_generation),
+            };
             // SAFETY: the page is ours alone and holds that many slots.
             unsafe { mm.platform().frame(page).cast::<Slot>().add(i as usize).write(slot) };
         }
         table_word(mm, dir, table % DIR).store(link(page), Relaxed);
         self.free = first;
         self.slots += SLOTS;
-        self.table_pages += 1;
         true
     }
 }

@@ -111,6 +111,24 @@ fn a_page_freed_while_isolated_counts_as_moved() {
 }
 
 #[test]
+fn handles_stay_stale_without_their_tables() {
+    let (mm, arena) = setup(32);
+    let mut old = Vec::new();
+    for round in 0..3 {
+        let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
+        for &stale in &old {
+            assert_eq!(arena.frame(&mm, stale), Err(StaleHandle), "round {round}");
+        }
+        arena.free(&mm, h).expect("live");
+        old.push(h);
+        assert_eq!(arena.table_pages(), 2);
+        arena.release_tables(&mm).expect("empty");
+        assert_eq!(arena.table_pages(), 0);
+    }
+    mm.audit().expect("whole");
+}
+
+#[test]
 fn pinned_pages_stay() {
     let (mm, arena) = setup(32);
     let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
