@@ -80,6 +80,11 @@ impl PageOwner {
     }
 }
 
+/// Whether the `owner` word of pages of that type is a call site.
+const fn names_its_site(ty: PageType) -> bool {
+    matches!(ty, PageType::Kernel | PageType::LargeKmalloc | PageType::Contig)
+}
+
 /// What one call site holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Holding {
@@ -96,7 +101,7 @@ impl<P: Platform> Mm<P> {
     /// whoever asked for it (not to a slab or a driver, which know better).
     pub fn holder(&self, pfn: Pfn) -> Option<&'static Location<'static>> {
         let (head, word) = self.map.head_of(pfn)?;
-        if !matches!(word.ty(), PageType::Kernel | PageType::LargeKmalloc) {
+        if !names_its_site(word.ty()) {
             return None;
         }
         self.owners.location(Site(self.map.page(head).owner()))
@@ -132,7 +137,7 @@ impl<P: Platform> Mm<P> {
             }
             let page = self.map.page(pfn);
             let word = page.head();
-            if word.ty() == PageType::Kernel && page.owner() == site.0 {
+            if names_its_site(word.ty()) && page.owner() == site.0 {
                 holding.blocks += 1;
                 holding.pages += word.order().pages();
             }

@@ -233,6 +233,26 @@ fn owners_are_named() {
 }
 
 #[test]
+fn owners_of_odd_blocks_are_named() {
+    let config = Config { page_owner: true, ..Config::default() };
+    let mm = pc(16, 1, &config).expect("a machine");
+    mm.slab_init().expect("slabs");
+    let memory = mm.kmalloc(5 * 4096, Gfp::KERNEL).expect("a large block");
+    let range = mm.alloc_contig_pages(3, Order(0), None, Pfn(0), Gfp::KERNEL).expect("a range");
+    let mut here = Vec::new();
+    mm.for_each_holding(|holding| {
+        if holding.at.is_some_and(|at| at.file().ends_with("pages.rs")) {
+            here.push(holding.pages);
+        }
+    });
+    here.sort_unstable();
+    assert_eq!(here, [3, 8]);
+    assert!(mm.holder(range.start).is_some());
+    mm.free_contig_range(range).expect("its own");
+    mm.kfree(memory).expect("its own");
+}
+
+#[test]
 fn a_failure_says_why() {
     let mm = machine(16);
     exhaust(&mm, Gfp::NOWAIT);
