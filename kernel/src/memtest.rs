@@ -44,35 +44,34 @@ impl Pattern {
             None => Self::Number,
         }
     }
-
-    fn word(self, index: usize) -> u64 {
-        match self {
-            Self::Same(word) => word,
-            Self::Number => (!(index as u64) << 32) | (index as u64 & 0xffff_ffff),
-        }
-    }
 }
 
 /// Writes `pattern` to all of `memory`, then hands each run of words that do
 /// not hold it to `bad`, lowest first.
 pub fn check(memory: &mut impl Words, pattern: Pattern, bad: &mut dyn FnMut(Range<usize>)) {
-    for index in 0..memory.len() {
-        memory.write(index, pattern.word(index));
-    }
-    let mut run: Option<usize> = None;
-    for index in 0..memory.len() {
-        let wrong = memory.read(index) != pattern.word(index);
-        match (wrong, run) {
-            (true, None) => run = Some(index),
-            (false, Some(start)) => {
-                bad(start..index);
-                run = None;
-            }
-            _ => {}
+    // A loop for each: the processor has billions of words to go through.
+    match pattern {
+        Pattern::Same(word) => check_words(memory, |_| word, bad),
+        Pattern::Number => {
+            let number = |index| (!(index as u64) << 32) | (index as u64 & 0xffff_ffff);
+            check_words(memory, number, bad);
         }
     }
-    if let Some(start) = run {
-        bad(start..memory.len());
+}
+
+fn check_words(
+    memory: &mut impl Words,
+    want: impl Fn(usize) -> u64,
+    bad: &mut dyn FnMut(Range<usize>),
+) {
+    let len = memory.len();
+    for index in 0..len {
+        memory.write(index, want(index));
+    }
+    let mut next = 0;
+    while let Some(start) = (next..len).find(|&index| memory.read(index) != want(index)) {
+        next = (start..len).find(|&index| memory.read(index) == want(index)).unwrap_or(len);
+        bad(start..next);
     }
 }
 

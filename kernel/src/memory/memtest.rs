@@ -15,18 +15,27 @@ const BAD: &str = "bad memory";
 const CHUNK: u64 = 1 << 18;
 
 /// Free frames, seen as words.
-struct Frames(PfnRange);
+struct Frames {
+    first: *mut u64,
+    len: usize,
+}
 
 impl Frames {
+    /// The words of `range`, which must be free.
+    fn new(range: PfnRange) -> Self {
+        let words = range.pages() as usize * (PAGE_SIZE / size_of::<u64>());
+        Self { first: vm::frame_ptr(range.start).cast(), len: words }
+    }
+
     fn word(&self, index: usize) -> *mut u64 {
-        debug_assert!(index < self.len());
-        vm::frame_ptr(self.0.start).cast::<u64>().wrapping_add(index)
+        debug_assert!(index < self.len);
+        self.first.wrapping_add(index)
     }
 }
 
 impl Words for Frames {
     fn len(&self) -> usize {
-        self.0.pages() as usize * (PAGE_SIZE / size_of::<u64>())
+        self.len
     }
 
     fn read(&self, index: usize) -> u64 {
@@ -54,7 +63,7 @@ pub(crate) fn memtest(early: &mut EarlyMem<'_>, patterns: u32) -> u64 {
             let start = free.start.max(at);
             let part = PfnRange::new(start, free.end.min(start.add(CHUNK)));
             let mut bad = |words: Range<usize>| keep_out(early, part, words, pattern);
-            check(&mut Frames(part), pattern, &mut bad);
+            check(&mut Frames::new(part), pattern, &mut bad);
             at = part.end;
         }
     }
