@@ -4,13 +4,13 @@ use super::contig::Range;
 use super::{Ground, suite};
 use crate::case::{CaseResult, Level, Test};
 use crate::herd::Herd;
-use crate::hold::{Block, Hoard};
+use crate::hold::{Block, Held, Hoard};
 use crate::{check, check_eq, check_ok, fail, skip};
 use mm::cma::CmaId;
 use mm::contig::ContigError;
 use mm::page::PageType;
 use mm::platform::Platform;
-use mm::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
+use mm::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind};
 use mm::zone::Zone;
 use mm::{Gfp, Mm, Request};
 
@@ -32,6 +32,8 @@ const NOW: Gfp = Gfp::NOWAIT.union(Gfp::NOWARN);
 
 /// Pages of the largest area that is filled at every boot: 64 MiB.
 const QUICK_AREA: u64 = 1 << 14;
+/// Blocks from this order on are large.
+const LARGE: Order = Order(4);
 /// Pages of the largest machine of which all else is taken: 64 GiB.
 const QUICK_MACHINE: u64 = 1 << 24;
 
@@ -84,26 +86,67 @@ fn ranges_of_an_area<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     check_lent(mm, area)
 }
 
-/// Takes all memory that unmovable requests may have, in blocks as large as
-/// possible, so that little of it is touched.
-fn take_the_rest<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult<Hoard<'static, P>> {
-    let mm = t.on.mm;
-    if t.level < Level::Full && mm.managed_pages() > QUICK_MACHINE {
-        skip!("more than 64 GiB are for selftest=full");
+/// The class of request that reaches no zone above the area's: what a higher
+/// zone may keep back of this one does not count then.
+fn class_of<P: Platform>(mm: &Mm<P>, area: PfnRange) -> CaseResult<Gfp> {
+    let zone = check_ok!(mm.map().try_block(area.start)).zone_index();
+    Ok(match mm.zones()[zone].kind {
+        ZoneKind::Dma => Gfp::DMA,
+        ZoneKind::Dma32 => Gfp::DMA32,
+        ZoneKind::Normal | ZoneKind::Movable => Gfp::HIGHMEM,
+    })
+}
+
+/// All memory that unmovable requests may have.
+struct Rest<'s, P: Platform> {
+    /// Most of it, in blocks that nobody touches: a machine of many GiB would
+    /// have to find memory for all of them at its first boot.
+    large: Held<'s, 'static, P>,
+    small: Hoard<'static, P>,
+}
+
+impl<'s, P: Platform> Rest<'s, P> {
+    /// Takes it, last what requests of `class` reach beyond others. `slots`
+    /// says what was taken.
+    fn take(
+        mm: &'static Mm<P>,
+        level: Level,
+        slots: &'s mut [u64],
+        class: Gfp,
+    ) -> CaseResult<Self> {
+        if level < Level::Full && mm.managed_pages() > QUICK_MACHINE {
+            skip!("more than 64 GiB are for selftest=full");
+        }
+        let mut rest = Self { large: Held::new(mm, slots), small: Hoard::new(mm) };
+        // Without waiting: nobody is to compact a whole machine for large blocks.
+        for gfp in [NOW, NOW | class] {
+            for order in (0..=MAX_ORDER.0).rev().map(Order) {
+                let request = Request::new(order, gfp);
+                while order >= LARGE && !rest.large.is_full() {
+                    let Ok(block) = Block::alloc(mm, request) else { break };
+                    rest.large.put(block);
+                }
+                rest.small.fill(request, u64::MAX);
+            }
+        }
+        mm.drain_all(None);
+        rest.small.fill(Request::new(Order(0), TRY | class), u64::MAX);
+        Ok(rest)
     }
-    let mut rest = Hoard::new(mm);
-    for order in (0..=MAX_ORDER.0).rev().map(Order) {
-        rest.fill(Request::new(order, TRY), u64::MAX);
+
+    fn release(mut self) -> CaseResult {
+        while let Some(block) = self.large.take(0) {
+            check_ok!(block.free());
+        }
+        self.small.release()
     }
-    mm.drain_all(None);
-    rest.fill(Request::new(Order(0), TRY), u64::MAX);
-    Ok(rest)
 }
 
 fn only_movable_pages_are_lent_to<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let mm = t.on.mm;
     let (_, area) = area(mm)?;
-    let rest = take_the_rest(t)?;
+    let class = class_of(mm, area)?;
+    let rest = Rest::take(mm, t.level, t.scratch, class)?;
     let free: u64 = mm.zones().iter().map(Zone::free_cma_pages).sum();
     check!(free > area.pages() / 2, "only {free} pages of the area are free");
     for gfp in [NOW, NOW | Gfp::RECLAIMABLE, NOW | Gfp::HIGHMEM | Gfp::MOVABLE | Gfp::PINNED] {
@@ -111,7 +154,7 @@ fn only_movable_pages_are_lent_to<P: Platform>(t: &mut Test<'_, Ground<P>>) -> C
             check!(!area.contains(block.pfn()), "{gfp:?} got {:?} of the area", block.pfn());
         }
     }
-    let movable = Request::new(Order(0), NOW | Gfp::HIGHMEM | Gfp::MOVABLE);
+    let movable = Request::new(Order(0), NOW | class | Gfp::MOVABLE);
     let block = check_ok!(Block::alloc(mm, movable));
     check!(mm.cma_areas().any(|(_, area)| area.range().contains(block.pfn())));
     drop(block);
@@ -124,12 +167,13 @@ fn filled_and_handed_out_whole<P: Platform>(t: &mut Test<'_, Ground<P>>) -> Case
     if t.level < Level::Full && area.pages() > QUICK_AREA {
         skip!("an area of more than 64 MiB is for selftest=full");
     }
-    let gfp = NOW | Gfp::HIGHMEM;
+    let class = class_of(mm, area)?;
+    let gfp = NOW | class;
     // Once before: later there will be no memory for the tables.
     let mut herd = Herd::sparse(t.on);
     herd.fill(gfp, area.pages() * 2)?;
     herd.thin(|_| false)?;
-    let rest = take_the_rest(t)?;
+    let rest = Rest::take(mm, t.level, t.scratch, class)?;
     herd.fill(gfp, area.pages() * 2)?;
     let lent = herd.count(|pfn| area.contains(pfn))?;
     check!(lent > area.pages() * 3 / 4, "{lent} pages of {} are lent", area.pages());
@@ -160,11 +204,12 @@ fn filled_and_handed_out_whole<P: Platform>(t: &mut Test<'_, Ground<P>>) -> Case
 fn a_pinned_page_is_worked_around<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let Ground { mm, arena } = *t.on;
     let (id, area) = area(mm)?;
+    let class = class_of(mm, area)?;
     let mut herd = Herd::sparse(t.on);
-    herd.fill(NOW | Gfp::HIGHMEM, 64)?;
+    herd.fill(NOW | class, 64)?;
     herd.thin(|_| false)?;
-    let rest = take_the_rest(t)?;
-    herd.fill(NOW | Gfp::HIGHMEM, 64)?;
+    let rest = Rest::take(mm, t.level, t.scratch, class)?;
+    herd.fill(NOW | class, 64)?;
     let inside = herd.find(|pfn| area.contains(pfn))?;
     rest.release()?;
     let Some(handle) = inside else { fail!("none of {} pages is lent", herd.pages()) };
