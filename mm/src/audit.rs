@@ -281,6 +281,19 @@ fn audit_head(
         pfn,
         !pfmemalloc || word.ty().is_allocated(),
     )?;
+    // On a stopped machine nobody is in the middle of anything.
+    auditor.holds(
+        "a page lock that somebody left",
+        pfn,
+        !word.flags().contains(PageFlags::LOCKED),
+    )?;
+    auditor.holds("a block that the manager holds", pfn, word.ty() != PageType::Held)?;
+    let idle = PageFlags::REPORTED;
+    auditor.holds(
+        "flags of a free block",
+        pfn,
+        !matches!(word.ty(), PageType::Buddy | PageType::Pcp) || idle.contains(word.flags()),
+    )?;
     let ty = map.block(pfn).migratetype();
     match word.ty() {
         PageType::Buddy => {
