@@ -206,7 +206,15 @@ fn scattered_pages_make_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseRes
 fn a_pinned_page_is_in_the_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let Ground { mm, arena } = *t.on;
     let (herd, _) = half_full(t.on)?;
-    let handle = check_ok!(herd.top());
+    // With no memory of firmware or kernel above it in its pageblock.
+    let free_above = |pfn: Pfn| {
+        let end = pfn.pageblock().add(PAGEBLOCK_PAGES);
+        (pfn.0 + 1..end.0).all(|above| {
+            let word = mm.map().head_of(Pfn(above)).map(|(_, word)| word.ty());
+            matches!(word, Some(PageType::Buddy | PageType::Pcp | PageType::Movable))
+        })
+    };
+    let Some(handle) = herd.find(free_above)? else { skip!("no page has free frames above it") };
     let pfn = check_ok!(arena.pin(mm, handle));
     let block = PfnRange::sized(pfn.pageblock(), PAGEBLOCK_PAGES);
     let info = check_ok!(mm.map().try_block(pfn));
