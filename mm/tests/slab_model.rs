@@ -337,5 +337,5 @@ fn runs_audited_after_each_step() {
 
 #[test]
 fn a_short_run() {
-    run(2, 7, if cfg!(miri) { 200 } else { 5000 }, 50);
+    run(2, 7, if cfg!(miri) { 150 } else { 5000 }, 50);
 }
