@@ -5,7 +5,7 @@
 use crate::early::EarlyMem;
 use crate::platform::Platform;
 use crate::types::{Order, PAGE_SIZE};
-use core::ops::Deref;
+use core::ops::{Deref, Index};
 
 /// A slice in frames of its own.
 pub(crate) struct BootSlice<T: 'static> {
@@ -45,6 +45,34 @@ impl<T> BootSlice<T> {
             unsafe { ptr.add(i).write(make(i)) };
         }
         Some(Self { ptr, len })
+    }
+
+    /// How many elements there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Element `i`, by itself: a reference to all of them costs Miri, which
+    /// follows every borrow of every atomic, most of its time.
+    #[inline]
+    pub(crate) fn get(&self, i: usize) -> Option<&T> {
+        // SAFETY: element `i` is one of the `len` that were written, and the
+        // frames are kept for as long as the manager (and its platform) lives.
+        (i < self.len).then(|| unsafe { &*self.ptr.add(i) })
+    }
+}
+
+impl<T> Index<usize> for BootSlice<T> {
+    type Output = T;
+
+    #[inline]
+    fn index(&self, i: usize) -> &T {
+        match self.get(i) {
+            Some(element) => element,
+            // Panics as a slice does.
+            None => &(**self)[i],
+        }
     }
 }
 

@@ -121,7 +121,7 @@ impl<P: Platform> Mm<P> {
     ) -> impl Iterator<Item = &Zone> + Clone {
         let stride = self.zones.len() + 1;
         let from = (node.0 as usize * NR_ZONES + class.index()) * stride;
-        self.zonelists[from..from + stride]
+        (*self.zonelists)[from..from + stride]
             .iter()
             .take_while(|&&i| i != NO_ZONE)
             .map(|&i| &self.zones[i as usize])

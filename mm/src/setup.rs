@@ -182,7 +182,7 @@ impl<P: Platform> Mm<P> {
             }
             self.describe_reserved(PfnRange::new(at, ram.range.end));
         }
-        for zone in &self.zones[..] {
+        for zone in self.zones.iter() {
             self.close_span(zone);
         }
     }
@@ -277,7 +277,7 @@ impl<P: Platform> Mm<P> {
         let ratio = [0, 1, 2, 3].map(|i: usize| t.lowmem_ratio[i].load(Relaxed));
         let cpu = self.enter();
         for node in 0..self.nodes() {
-            let zones = &self.zones[node * NR_ZONES..(node + 1) * NR_ZONES];
+            let zones = &(*self.zones)[node * NR_ZONES..(node + 1) * NR_ZONES];
             let managed = [0, 1, 2, 3].map(|i: usize| zones[i].managed());
             let reserve = watermark::lowmem_reserve(managed, ratio);
             let cpus = (0..self.platform.cpus())
