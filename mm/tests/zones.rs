@@ -365,7 +365,7 @@ fn ram() -> impl Strategy<Value = Vec<RamRange>> {
     let cuts = prop::collection::btree_set(frame, 2..14);
     (cuts, prop::collection::vec(0..3u8, 7)).prop_map(|(cuts, nodes)| {
         let cuts: Vec<_> = cuts.into_iter().collect();
-        let pairs = cuts.chunks_exact(2).zip(nodes);
+        let pairs = cuts.as_chunks::<2>().0.iter().zip(nodes);
         let range = |c: &[u64]| PfnRange::new(Pfn(c[0]), Pfn(c[1]));
         pairs.map(|(c, node)| RamRange { range: range(c), node: NodeId(node) }).collect()
     })
