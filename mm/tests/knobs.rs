@@ -24,6 +24,7 @@ fn used_machine(config: &Config) -> Mm<Machine> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "looks at every byte or page")]
 fn memory_that_was_never_allocated_is_poisoned_too() {
     let mm = used_machine(&Config { page_poison: true, ..Config::default() });
     assert!(!exhaust(&mm, Gfp::KERNEL | Gfp::MEMALLOC).is_empty());
@@ -32,6 +33,7 @@ fn memory_that_was_never_allocated_is_poisoned_too() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "looks at every byte or page")]
 fn memory_that_was_never_allocated_is_zeroed_too() {
     let mm = used_machine(&Config { init_on_free: true, ..Config::default() });
     for pfn in exhaust(&mm, Gfp::KERNEL | Gfp::MEMALLOC) {
@@ -61,6 +63,7 @@ fn marks_depend_on_the_knobs_alone() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "looks at every byte or page")]
 fn no_number_is_too_large() {
     let config = Config { min_free_kb: Some(u64::MAX), ..Config::default() };
     let mm = pc(64, 1, &config).expect("a machine");
@@ -73,6 +76,7 @@ fn no_number_is_too_large() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "looks at every byte or page")]
 fn the_ratio_says_what_lower_zones_keep_back() {
     let mm = pc(256, 1, &Config::default()).expect("a machine");
     let managed = |kind| mm.zone(NodeId(0), kind).expect("a zone").managed();
@@ -91,9 +95,9 @@ fn the_ratio_says_what_lower_zones_keep_back() {
 
 #[test]
 fn a_node_beyond_the_tables_is_no_loss() {
-    let end = Pfn(32 << 8);
+    let end = Pfn(4 << 8);
     let machine = Machine::new(Pfn(0), end, 1).expect("room");
-    let middle = Pfn(16 << 8);
+    let middle = Pfn(2 << 8);
     let ram = [
         (PfnRange::new(Pfn(1), middle), NodeId(0)),
         (PfnRange::new(middle, end), NodeId(MAX_NODES as u8)),
