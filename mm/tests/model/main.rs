@@ -90,6 +90,6 @@ mod full {
 
 #[test]
 fn small() {
-    let ops = if cfg!(miri) { 120 } else { 4000 };
-    run(1, 2, 5, ops, 60, &Config::default());
+    let ops = if cfg!(miri) { 60 } else { 4000 };
+    run(1, 2, 5, ops, 30, &Config::default());
 }

@@ -69,7 +69,7 @@ impl World<'_> {
         // SAFETY: so many bytes were just handed out to this test.
         let bytes = unsafe { core::slice::from_raw_parts_mut(ptr.as_ptr(), size) };
         if gfp.contains(Gfp::ZERO) {
-            assert!(bytes.iter().all(|&byte| byte == 0), "{ptr:?} of {size} bytes is not zeroed");
+            assert!(*bytes == *vec![0; size], "{ptr:?} of {size} bytes is not zeroed");
         }
         if self.mm.object_is_pfmemalloc(ptr) == Ok(true) {
             let context = mm::platform::Platform::context(self.mm.platform());
@@ -91,8 +91,7 @@ impl World<'_> {
             let Held { ptr, size, cache, byte } = self.objects.held.swap_remove(index);
             // SAFETY: the object is this test's.
             let bytes = unsafe { core::slice::from_raw_parts(ptr.as_ptr(), size) };
-            let damage = bytes.iter().position(|&found| found != byte);
-            assert_eq!(damage, None, "{ptr:?} of {size} bytes was overwritten");
+            assert!(*bytes == *vec![byte; size], "{ptr:?} of {size} bytes was overwritten");
             let freed = match cache.filter(|_| self.rng.percent(80)) {
                 Some(index) => self.mm.cache_free(self.objects.caches[index].0, ptr),
                 // It knows by itself where objects belong.
@@ -139,7 +138,7 @@ impl World<'_> {
                         }
                     }
                     Err(SlabError::Busy { live: found }) => {
-                        assert!(found >= live as u64 && found > 0)
+                        assert!(found >= live as u64 && found > 0);
                     }
                     Err(why) => panic!("{why}"),
                 }

@@ -219,7 +219,7 @@ impl World<'_> {
                 // SAFETY: the block was just handed out to this test.
                 let bytes =
                     unsafe { std::slice::from_raw_parts(self.mm.platform().frame(pfn), PAGE_SIZE) };
-                assert!(bytes.iter().all(|&byte| byte == 0), "{pfn:?} is not zeroed");
+                assert!(*bytes == [0; PAGE_SIZE], "{pfn:?} is not zeroed");
             }
         }
         let id = self.owners.take(page);
