@@ -1,7 +1,7 @@
 //! All suites, quick and full, on simulated machines.
 use mm::cma::CmaRequest;
-use mm::host::{Machine, pc};
-use mm::types::{CpuId, Order};
+use mm::host::{Machine, build, pc};
+use mm::types::{CpuId, MAX_NODES, NodeId, Order, Pfn, PfnRange};
 use mm::{Config as MmConfig, Mm};
 use selftest::suites::{Ground, Suites};
 use selftest::{Config, Counts, Filter, Harness, Level, run};
@@ -85,6 +85,35 @@ fn pc_of_512_mib() {
 #[test]
 fn pc_of_6_gib() {
     both_levels(pc(6144, 1, &with_cma(64)).unwrap());
+}
+
+#[test]
+fn with_a_movable_zone() {
+    let mut config = with_cma(8);
+    config.movable_start = [Pfn(150 << 8); MAX_NODES];
+    both_levels(pc(256, 1, &config).unwrap());
+}
+
+/// Two nodes, the second in two pieces around a hole, and what is left of the
+/// first above them.
+#[test]
+fn two_nodes_that_interleave() {
+    let mut machine = Machine::new(Pfn(0), Pfn(320 << 8), 2).expect("room");
+    machine.set_node_of_cpu(CpuId(1), NodeId(1));
+    let mib = |from: u64, to: u64| PfnRange::new(Pfn(from << 8), Pfn(to << 8));
+    let ram = [
+        (PfnRange::new(Pfn(1), Pfn(0xa0)), NodeId(0)),
+        (mib(1, 96), NodeId(0)),
+        (mib(96, 160), NodeId(1)),
+        (mib(170, 230), NodeId(1)),
+        (mib(230, 320), NodeId(0)),
+    ];
+    let on = ground(build(machine, &ram, &MmConfig::default()).unwrap());
+    run_all(&on, Level::Quick);
+    run_all(&on, Level::Full);
+    on.mm.platform().run_on(CpuId(1));
+    on.warm();
+    run_all(&on, Level::Quick);
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn class_of<P: Platform>(mm: &Mm<P>, area: PfnRange) -> CaseResult<Gfp> {
     })
 }
 
-/// All memory that unmovable requests may have.
+/// All memory that is not to be lent.
 struct Rest<'s, P: Platform> {
     /// Most of it, in blocks that nobody touches: a machine of many GiB would
     /// have to find memory for all of them at its first boot.
@@ -119,7 +119,9 @@ impl<'s, P: Platform> Rest<'s, P> {
         }
         let mut rest = Self { large: Held::new(mm, slots), small: Hoard::new(mm) };
         // Without waiting: nobody is to compact a whole machine for large blocks.
-        for gfp in [NOW, NOW | class] {
+        // Last what is movable and not lent: zone Movable opens to no other.
+        let pinned = class | Gfp::MOVABLE | Gfp::PINNED;
+        for gfp in [NOW, NOW | class, NOW | pinned] {
             for order in (0..=MAX_ORDER.0).rev().map(Order) {
                 let request = Request::new(order, gfp);
                 while order >= LARGE && !rest.large.is_full() {
@@ -130,7 +132,9 @@ impl<'s, P: Platform> Rest<'s, P> {
             }
         }
         mm.drain_all(None);
-        rest.small.fill(Request::new(Order(0), TRY | class), u64::MAX);
+        for gfp in [TRY | class, TRY | pinned] {
+            rest.small.fill(Request::new(Order(0), gfp), u64::MAX);
+        }
         Ok(rest)
     }
 
