@@ -318,6 +318,11 @@ impl<P: Platform> Mm<P> {
         self.recompute_watermarks();
     }
 
+    /// watermark_scale_factor as it is in force.
+    pub fn watermark_scale_factor(&self) -> u32 {
+        self.tunables.scale_factor.load(Relaxed)
+    }
+
     /// Sets lowmem_reserve_ratio, by zone kind: what a zone keeps back from
     /// requests that could use a higher one is a `ratio`-th of the higher zones;
     /// 0 keeps nothing back.

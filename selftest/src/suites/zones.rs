@@ -8,9 +8,7 @@ use mm::memmap::zone_index;
 use mm::platform::Platform;
 use mm::setup::{DMA_END, DMA32_END};
 use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange, ZoneKind};
-use mm::watermark::{
-    DEFAULT_LOWMEM_RATIO, DEFAULT_SCALE_FACTOR, lowmem_reserve, marks, pcp_batch, pcp_high,
-};
+use mm::watermark::{DEFAULT_LOWMEM_RATIO, lowmem_reserve, marks, pcp_batch, pcp_high};
 use mm::{Gfp, Mm, Request};
 
 suite! {
@@ -62,7 +60,8 @@ fn marks_follow_the_formulas<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseRe
         for kind in ZoneKind::ALL {
             let zone = zone(kind)?;
             let kb = mm.min_free_kbytes();
-            let expected = marks(kind, zone.managed(), lowmem, kb, DEFAULT_SCALE_FACTOR);
+            let scale = mm.watermark_scale_factor();
+            let expected = marks(kind, zone.managed(), lowmem, kb, scale);
             check_eq!(zone.marks(), expected, "{}", kind.name());
             for class in ZoneKind::ALL {
                 check_eq!(
