@@ -140,7 +140,7 @@ fn map_direct(
     for tables in plan.firmware.of_kind(RegionKind::AcpiData) {
         let end = Pfn::containing(tables.end - 1).add(1);
         let range = PfnRange::new(Pfn::containing(tables.start), end);
-        map_range(new, early, range, READ, PageSize::Small)?;
+        map_range(new, early, range, READ, plan.largest)?;
     }
     Ok(())
 }
