@@ -39,6 +39,7 @@ mod stage;
 mod take;
 #[cfg(target_os = "none")]
 mod vm;
+#[cfg(target_os = "none")]
 mod workers;
 
 /// On an operating system there is nothing for a kernel to do.
