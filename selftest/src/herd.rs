@@ -194,8 +194,10 @@ impl<P: Platform> Herd<P> {
 impl<P: Platform> Drop for Herd<P> {
     fn drop(&mut self) {
         let Ground { mm, arena } = self.ground;
-        // A broken chain ends here; the runner's tally tells of the rest.
-        while let Ok(Some(handle)) = self.pop() {
+        // Not checked: what has changed is told already, and has to go too. A
+        // broken chain ends here; the runner's tally tells of the rest.
+        while let Some(handle) = self.top {
+            self.top = self.below(handle).ok().flatten();
             let _ = arena.free(mm, handle);
         }
         // In vain as long as there is another herd: the last one does it.
