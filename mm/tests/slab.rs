@@ -146,6 +146,7 @@ fn kmalloc_serves_every_size() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn kmalloc_families_take_pages_of_their_kind() {
     let mm = machine(64, 1);
     let dma = mm.kmalloc(64, Gfp::KERNEL | Gfp::DMA).expect("memory");
@@ -159,6 +160,7 @@ fn kmalloc_families_take_pages_of_their_kind() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn layouts_get_their_alignment() {
     let mm = machine(64, 1);
     for size in [0, 1, 24, 33, 50, 65, 100, 130, 1000, 5000, 9000] {
@@ -236,6 +238,7 @@ fn foreign_pointers_are_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn impossible_caches_are_refused() {
     let mm = machine(32, 1);
     for (name, config) in [

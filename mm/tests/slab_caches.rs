@@ -61,6 +61,7 @@ fn caches_of_like_objects_share_slabs() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn caches_of_unlike_objects_do_not() {
     let mm = machine(1);
     fn ctor(_: NonNull<u8>) {}
@@ -102,6 +103,7 @@ fn slabs_are_coloured() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn bulk_is_all_or_nothing() {
     let mm = machine(1);
     for (i, size) in [64, 700, 3000].into_iter().enumerate() {
@@ -130,6 +132,7 @@ fn bulk_is_all_or_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn the_reaper_gives_back_what_is_not_used() {
     let mm = machine(1);
     let cache = mm.cache_create("idle", own(256)).expect("a cache");
@@ -162,6 +165,7 @@ fn the_reaper_gives_back_what_is_not_used() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn a_node_keeps_no_more_free_than_its_limit() {
     let mm = machine(1);
     let cache = mm.cache_create("limit", own(1024)).expect("a cache");
@@ -174,6 +178,7 @@ fn a_node_keeps_no_more_free_than_its_limit() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn slabinfo_is_linux_s() {
     let mm = machine(2);
     mm.cache_create("a name of thirty-one characters", own(24)).expect("a cache");
@@ -279,6 +284,7 @@ fn many_caches_can_be_made_and_their_numbers_had_again() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn objects_belong_to_the_node_of_their_pages() {
     let border = Pfn(if cfg!(miri) { 0x400 } else { 0x2000 });
     let end = Pfn(2 * border.0);

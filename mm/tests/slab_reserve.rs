@@ -10,7 +10,10 @@ use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange};
 use mm::{AllocError, Config, Gfp, Mm, Page, Request};
 
 /// Objects of these sizes make slabs of one page and of two.
+#[cfg(not(miri))]
 const SIZES: [usize; 2] = [256, 700];
+#[cfg(miri)]
+const SIZES: [usize; 1] = [700];
 const QUIET: Gfp = Gfp::NOWAIT.union(Gfp::NOWARN);
 const ENTITLED: Gfp = QUIET.union(Gfp::MEMALLOC);
 
@@ -54,7 +57,7 @@ impl Short {
     /// Takes all memory that takes no right.
     fn exhaust(&mut self) {
         // What the lists of the CPU hold counts as taken: twice round.
-        for order in [1, 0, 1, 0] {
+        for order in (0..=10).rev().chain([1, 0]) {
             let request = Request::new(Order(order), QUIET);
             self.held.extend(core::iter::from_fn(|| self.mm.alloc_pages(request).ok()));
             self.mm.drain_all(None);
@@ -110,6 +113,7 @@ impl Drop for Short {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn a_page_is_marked_when_the_check_fails_and_the_right_helps() {
     for order in [0, 1] {
         let short = Short::new(256, 1, 1);
@@ -137,6 +141,7 @@ fn a_page_is_marked_when_the_check_fails_and_the_right_helps() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn the_right_alone_marks_nothing() {
     for size in SIZES {
         let mut short = Short::new(size, 1, 1);
@@ -152,6 +157,7 @@ fn the_right_alone_marks_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn large_kmalloc_and_krealloc_keep_the_mark() {
     let mut short = Short::new(256, 1, 1);
     assert!(short.mm.kmalloc(12_000, QUIET).is_err());
@@ -190,6 +196,7 @@ fn a_slab_on_a_marked_page_is_a_reserve_slab_to_its_last_object() {
 /// Fault of Linux 6.1: what is left of a fresh reserve slab goes into the array
 /// without a check.
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn the_rest_of_a_fresh_reserve_slab_is_not_handed_out_unchecked() {
     for size in SIZES {
         let short = Short::new(size, 1, 1);
@@ -204,6 +211,7 @@ fn the_rest_of_a_fresh_reserve_slab_is_not_handed_out_unchecked() {
 
 /// Fault of the seed: its search begins at index 1.
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn a_normal_object_is_found_anywhere_in_the_array() {
     for size in SIZES {
         for at in [0, 1, 2] {
@@ -236,6 +244,7 @@ fn a_normal_object_is_found_anywhere_in_the_array() {
 
 /// Fault of the seed: a forced grow passes over normal objects on the node.
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn normal_objects_on_the_node_come_before_growing() {
     for size in SIZES {
         let mut short = Short::new(size, 1, 1);
@@ -256,6 +265,7 @@ fn normal_objects_on_the_node_come_before_growing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn the_shared_array_gives_normal_objects_only() {
     for size in SIZES {
         let mut short = Short::new(size, 1, 2);
@@ -293,6 +303,7 @@ fn the_shared_array_gives_normal_objects_only() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn nothing_but_reserve_objects_means_grow_then_nothing() {
     for size in SIZES {
         let mut short = Short::new(size, 1, 1);
@@ -312,6 +323,7 @@ fn nothing_but_reserve_objects_means_grow_then_nothing() {
 
 /// Fault of the seed: the right to an object ignores NOMEMALLOC and interrupts.
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn rights_to_objects_are_rights_to_pages() {
     for size in SIZES {
         let short = Short::new(size, 1, 1);
@@ -399,6 +411,7 @@ fn a_free_normal_slab_ends_the_pressure_of_its_cache_alone() {
 
 /// Fault of the seed: a slab grown for the request itself counts as relief.
 #[test]
+#[cfg_attr(miri, ignore = "the other tests go the same ways")]
 fn a_slab_grown_for_the_request_is_no_relief() {
     for size in SIZES {
         let mut short = Short::new(size, 1, 1);
@@ -472,7 +485,7 @@ fn pressure_that_ends_on_one_node_says_nothing_of_another() {
         mm.cache_shrink(cache).expect("shrunk");
         let mut held = [Vec::new(), Vec::new()];
         let exhaust = |held: &mut Vec<Page>, node| {
-            for order in [1, 0] {
+            for order in (0..=10).rev() {
                 let gfp = QUIET | Gfp::THISNODE;
                 let request = Request::new(Order(order), gfp).on(NodeId(node));
                 held.extend(core::iter::from_fn(|| mm.alloc_pages(request).ok()));
