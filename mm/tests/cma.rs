@@ -106,9 +106,9 @@ fn what_cannot_be_reserved_is_left_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes all of a machine page by page")]
 fn only_movable_requests_use_it() {
-    let (mib, area_mib) = if cfg!(miri) { (6, 2) } else { (32, 16) };
-    let (mm, area) = setup(mib, request(area_mib, 0));
+    let (mm, area) = setup(32, request(16, 0));
     let inside = |gfp: Gfp| {
         let mut pages = Vec::new();
         while let Ok(page) = mm.alloc_pages(Request::new(Order(0), gfp | Gfp::NOWARN)) {
@@ -213,9 +213,9 @@ fn release_takes_back_what_was_given_and_nothing_else() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes all of a machine page by page")]
 fn lent_to_movable_pages_and_had_back_whole() {
-    let (mib, area_mib) = if cfg!(miri) { (12, 2) } else { (128, 32) };
-    let (mm, area) = setup(mib, request(area_mib, 0));
+    let (mm, area) = setup(128, request(32, 0));
     let arena = arena(&mm);
     let handles = fill(&mm, arena);
     let frame = |h: Handle| arena.frame(&mm, h).expect("live");
