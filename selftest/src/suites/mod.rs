@@ -65,16 +65,18 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// What a manager has free, wherever it lies. Pages of the slab layer count as
-/// free: it may keep those of objects that were given back.
+/// What a manager has free, wherever it lies, and what its caches have handed
+/// out. Empty slabs count as free.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MmTally {
     free: u64,
+    /// Objects in use, of all caches.
+    objects: u64,
 }
 
 impl fmt::Display for MmTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pages free", self.free)
+        write!(f, "{} pages free, {} objects in use", self.free, self.objects)
     }
 }
 
@@ -130,10 +132,13 @@ impl<P: Platform> Subject for Ground<P> {
     type Tally = MmTally;
 
     fn tally(&self) -> MmTally {
-        // Empty slabs are not in use, they are only kept.
+        // Neither empty slabs nor what lies in arrays is in use.
         self.mm.slab_shrink();
         let zones = self.mm.zones().iter();
-        MmTally { free: zones.map(|zone| zone.free_pages() + self.mm.pcp_pages(zone)).sum() }
+        MmTally {
+            free: zones.map(|zone| zone.free_pages() + self.mm.pcp_pages(zone)).sum(),
+            objects: self.mm.caches().map(|cache| cache.active_objs).sum(),
+        }
     }
 }
 
