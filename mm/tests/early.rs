@@ -41,7 +41,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    prop::collection::vec(op(), 1..40)
+    prop::collection::vec(op(), 1..if cfg!(miri) { 10 } else { 40 })
 }
 
 fn config() -> ProptestConfig {

@@ -240,7 +240,7 @@ impl LenOf for Region {
 /// that each border makes a range of its own.
 #[test]
 fn nested_entries_fit_twice_as_many_ranges() {
-    let n = if cfg!(miri) { 12 } else { 1024 };
+    let n = if cfg!(miri) { 6 } else { 1024 };
     let kinds = [RegionKind::Usable, RegionKind::AcpiData, RegionKind::Reserved];
     let raw: Vec<_> = (0..n)
         .map(|i| RawRegion::new(i * PAGE, (4 * n - i) * PAGE, kinds[(i * 3 / n) as usize]))
