@@ -63,6 +63,7 @@ fn available(mm: &Mm<Machine>) -> u64 {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "wants more memory below the VGA hole than is quick")]
 fn what_moves_is_moved_with_its_content() {
     // In units of pages; miri is patient with few.
     let unit = if cfg!(miri) { 1 } else { 10 };
@@ -91,6 +92,7 @@ fn what_moves_is_moved_with_its_content() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "wants more memory below the VGA hole than is quick")]
 fn a_pinned_page_stays_and_so_do_the_others() {
     let (mib, n) = if cfg!(miri) { (8, 200) } else { (64, 2000) };
     let (mm, arena) = setup(mib);

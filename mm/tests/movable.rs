@@ -10,8 +10,11 @@ use mm::types::{Order, Pfn};
 use mm::{Config, Gfp, Mm, Request};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-fn setup(mib: u64) -> (Mm<Machine>, &'static MovableArena<Machine>) {
-    let mm = pc(mib, 1, &Config::default()).expect("a machine");
+/// RAM of the machines here, in MiB: little where each access is interpreted.
+const MIB: u64 = if cfg!(miri) { 2 } else { 32 };
+
+fn setup() -> (Mm<Machine>, &'static MovableArena<Machine>) {
+    let mm = pc(MIB, 1, &Config::default()).expect("a machine");
     let arena: &'static MovableArena<Machine> = Box::leak(Box::default());
     arena.register(&mm).expect("room for a driver");
     (mm, arena)
@@ -46,7 +49,7 @@ fn isolate(mm: &Mm<Machine>, list: &mut PageList, pfn: Pfn) -> bool {
 
 #[test]
 fn pages_move_under_their_handles() {
-    let (mm, arena) = setup(32);
+    let (mm, arena) = setup();
     let free = mm.free_pages_total();
     let handles: Vec<_> =
         (0..100).map(|_| arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page")).collect();
@@ -74,7 +77,7 @@ fn pages_move_under_their_handles() {
 
 #[test]
 fn putback_leaves_everything_as_it_was() {
-    let (mm, arena) = setup(32);
+    let (mm, arena) = setup();
     let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
     let pfn = arena.frame(&mm, h).expect("live");
     for _ in 0..3 {
@@ -89,7 +92,7 @@ fn putback_leaves_everything_as_it_was() {
 
 #[test]
 fn a_page_freed_while_isolated_counts_as_moved() {
-    let (mm, arena) = setup(32);
+    let (mm, arena) = setup();
     for put_back in [false, true] {
         let free = mm.free_pages_total() + mm.zones().iter().map(|z| mm.pcp_pages(z)).sum::<u64>();
         let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
@@ -112,7 +115,7 @@ fn a_page_freed_while_isolated_counts_as_moved() {
 
 #[test]
 fn handles_stay_stale_without_their_tables() {
-    let (mm, arena) = setup(32);
+    let (mm, arena) = setup();
     let mut old = Vec::new();
     for round in 0..3 {
         let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
@@ -130,7 +133,7 @@ fn handles_stay_stale_without_their_tables() {
 
 #[test]
 fn pinned_pages_stay() {
-    let (mm, arena) = setup(32);
+    let (mm, arena) = setup();
     let h = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
     let pfn = arena.pin(&mm, h).expect("live");
     assert!(!isolate(&mm, &mut PageList::new(), pfn));
@@ -150,7 +153,7 @@ fn pinned_pages_stay() {
 
 #[test]
 fn foreign_pages_are_not_isolated() {
-    let (mm, _) = setup(32);
+    let (mm, _) = setup();
     let page = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page");
     for pfn in [page.pfn, Pfn(0), Pfn(0xb0), Pfn(1 << 30), Pfn(4000)] {
         assert!(mm.isolate_movable(pfn, MigrateMode::Sync).is_err(), "{pfn:?}");
@@ -175,7 +178,7 @@ impl MovableOps<Machine> for LetsGo {
 
 #[test]
 fn the_put_after_a_failed_isolate_may_be_the_last() {
-    let mm = pc(32, 1, &Config::default()).expect("a machine");
+    let mm = pc(MIB, 1, &Config::default()).expect("a machine");
     let driver: &'static LetsGo = Box::leak(Box::new(LetsGo(AtomicU32::new(0))));
     let owner = mm.register_movable(driver).expect("room");
     let free = mm.free_pages_total();
