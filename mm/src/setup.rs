@@ -23,10 +23,7 @@ use crate::watermark;
 use crate::zone::Zone;
 use core::fmt;
 
-/// First frame above zone DMA: 16 MiB.
-pub const DMA_END: Pfn = Pfn(1 << 12);
-/// First frame above zone DMA32: 4 GiB.
-pub const DMA32_END: Pfn = Pfn(1 << 20);
+pub use crate::firmware::{DMA_END, DMA32_END};
 
 /// How a manager is to be set up.
 #[derive(Clone, Copy, Debug)]
