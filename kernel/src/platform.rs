@@ -6,6 +6,7 @@ use crate::vm::{self, layout};
 use crate::workers;
 use core::fmt;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
+use mm::sync::HeldLocks;
 use mm::types::{CpuId, Pfn};
 
 /// The machine that the kernel runs on; there is one.
@@ -64,6 +65,11 @@ unsafe impl Platform for Machine {
         let (cpu, state) = self.irq_save();
         f(cpu);
         self.irq_restore(cpu, state);
+    }
+
+    fn held_locks(&self, _cpu: CpuId) -> Option<&HeldLocks> {
+        // Asked with that CPU's token: it is this one.
+        Some(&percpu::this().held)
     }
 
     fn context(&self) -> Context {

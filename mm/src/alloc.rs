@@ -11,7 +11,7 @@ use crate::pcp::list_index;
 use crate::platform::{LogLevel, Platform, Worker};
 use crate::pressure::Attempt;
 use crate::stats::Event;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{Ordering::Relaxed, may_wait};
 use crate::types::{MAX_ORDER, MigrateType, NodeId, Order, Pfn, ZoneKind};
 use crate::zone::{Mark, Zone};
 use core::panic::Location;
@@ -43,6 +43,9 @@ impl<P: Platform> Mm<P> {
     #[track_caller]
     #[inline]
     pub fn alloc_pages(&self, req: Request) -> Result<Page, AllocError> {
+        if req.gfp.can_block() {
+            may_wait(&self.platform, "memory");
+        }
         if let Some(page) = self.alloc_fast(&req) {
             return Ok(page);
         }

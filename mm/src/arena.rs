@@ -16,7 +16,7 @@ use crate::migrate::{MigrateError, MigrateMode, MovableOps, OwnerId, TooManyOwne
 use crate::mm::Mm;
 use crate::page::{NIL, PageType, link, linked};
 use crate::platform::Platform;
-use crate::sync::{AtomicU32, AtomicU64, Cpu, Lock, LockGuard, Ordering::Relaxed};
+use crate::sync::{AtomicU32, AtomicU64, Cpu, Lock, LockGuard, LockRank, Ordering::Relaxed};
 use crate::types::{Order, PAGE_SIZE, Pfn};
 
 /// Slots in a page of slots.
@@ -119,7 +119,7 @@ impl<P: Platform> MovableArena<P> {
     pub const fn new() -> Self {
         Self {
             owner: AtomicU32::new(NOT_REGISTERED),
-            inner: Lock::new(Inner::new(0)),
+            inner: Lock::new(LockRank::Driver, Inner::new(0)),
             used: AtomicU64::new(0),
             table_pages: AtomicU64::new(0),
             _platform: core::marker::PhantomData,
@@ -128,7 +128,7 @@ impl<P: Platform> MovableArena<P> {
 
     fn lock<'a>(&'a self, mm: &'a Mm<P>) -> Locked<'a, P> {
         let cpu = mm.enter();
-        Locked { inner: self.inner.lock(), _cpu: cpu }
+        Locked { inner: self.inner.lock(&cpu), _cpu: cpu }
     }
 
     /// Makes `mm` the manager of this arena's pages. Once, before anything else.

@@ -9,10 +9,10 @@ use crate::mm::Mm;
 use crate::page::{NIL, PageFlags, PageType, link};
 use crate::pcp::list_order;
 use crate::platform::Platform;
-use crate::sync::{Cpu, Lock};
+use crate::sync::{Cpu, Lock, LockRank};
 use crate::types::{
-    CpuId, MAX_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, Order, PAGEBLOCK_ORDER,
-    PAGEBLOCK_PAGES, Pfn,
+    MAX_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES,
+    Pfn,
 };
 use crate::zone::{FreeLists, Zone};
 use core::fmt;
@@ -140,23 +140,21 @@ impl<P: Platform> Mm<P> {
         expected: u64,
     ) -> Result<(), AuditError> {
         // A verdict per CPU, brought out of the closure through a lock.
-        let state = Lock::new((core::mem::take(&mut auditor.report), 0, Ok(())));
-        self.platform.on_cpus(&|id: CpuId| {
-            // SAFETY: `on_cpus` runs this holding the CPU.
-            let cpu = unsafe { Cpu::held(&self.platform, id) };
-            let mut state = state.lock();
+        let state = Lock::new(LockRank::Audit, (core::mem::take(&mut auditor.report), 0, Ok(())));
+        Cpu::on_each(&self.platform, &|cpu| {
+            let mut state = state.lock(cpu);
             if state.2.is_err() {
                 return;
             }
             let mut inner = Auditor { report: state.0 };
-            let result = self.audit_pcp(&mut inner, zone, &cpu);
+            let result = self.audit_pcp(&mut inner, zone, cpu);
             state.0 = inner.report;
             match result {
                 Ok(pages) => state.1 += pages,
                 Err(e) => state.2 = Err(e),
             }
         });
-        let (report, pages, result) = *state.lock();
+        let (report, pages, result) = state.into_inner();
         auditor.report = report;
         result?;
         auditor.equal("pages on per-CPU lists", None, expected, pages)

@@ -36,8 +36,8 @@ fn bump(counter: &AtomicI64, by: i64) {
 impl<'a> Buddy<'a> {
     /// Takes the lock of `zone`. The token shows that interrupts are masked.
     #[inline]
-    pub(crate) fn lock<P: Platform>(map: &'a MemMap, zone: &'a Zone, _cpu: &Cpu<'_, P>) -> Self {
-        Self { map, zone, inner: zone.lock.lock() }
+    pub(crate) fn lock<P: Platform>(map: &'a MemMap, zone: &'a Zone, cpu: &Cpu<'a, P>) -> Self {
+        Self { map, zone, inner: zone.lock.lock(cpu) }
     }
 
     #[inline]

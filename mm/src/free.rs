@@ -8,8 +8,8 @@ use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
 use crate::pcp::list_index;
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
-use crate::sync::{AtomicU64, Ordering::Relaxed};
-use crate::types::{CpuId, MigrateType, Order, Pfn};
+use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
+use crate::types::{MigrateType, Order, Pfn};
 use crate::zone::Zone;
 
 impl<P: Platform> Mm<P> {
@@ -139,7 +139,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Counts pages that were freed past the per-CPU lists.
-    pub(crate) fn count_freed(&self, zone: &Zone, pages: u64, cpu: &crate::sync::Cpu<'_, P>) {
+    pub(crate) fn count_freed(&self, zone: &Zone, pages: u64, cpu: &Cpu<'_, P>) {
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
         unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.freed += pages) };
     }
@@ -170,7 +170,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Empties this CPU's lists of `zone` into the buddy; returns the pages.
-    fn drain_cpu_zone(&self, cpu: &crate::sync::Cpu<'_, P>, zone: &Zone) -> u64 {
+    fn drain_cpu_zone(&self, cpu: &Cpu<'_, P>, zone: &Zone) -> u64 {
         // SAFETY: `cpu` is that CPU's token; the closure does not nest.
         unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
@@ -189,12 +189,10 @@ impl<P: Platform> Mm<P> {
     /// with interrupts on and no lock held.
     pub fn drain_all(&self, only: Option<&Zone>) -> u64 {
         let total = AtomicU64::new(0);
-        self.platform.on_cpus(&|id: CpuId| {
-            // SAFETY: `on_cpus` runs this holding the CPU.
-            let cpu = unsafe { crate::sync::Cpu::held(&self.platform, id) };
+        Cpu::on_each(&self.platform, &|cpu| {
             for zone in self.zones.iter() {
                 if only.is_none_or(|o| core::ptr::eq(o, zone)) {
-                    total.fetch_add(self.drain_cpu_zone(&cpu, zone), Relaxed);
+                    total.fetch_add(self.drain_cpu_zone(cpu, zone), Relaxed);
                 }
             }
         });

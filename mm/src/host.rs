@@ -6,6 +6,7 @@ use crate::early::{EarlyMem, RamRange, Reservation};
 use crate::mm::Mm;
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use crate::setup::{Config, SetupError};
+use crate::sync::HeldLocks;
 use crate::types::{CpuId, NodeId, PAGE_SIZE, Pfn, PfnRange};
 use core::cell::Cell;
 use core::fmt;
@@ -96,6 +97,7 @@ pub struct Machine {
     end: Pfn,
     memmap: [Mutex<Option<Sparse>>; 4],
     tokens: Vec<Token>,
+    held: Vec<HeldLocks>,
     nodes_of_cpus: Vec<NodeId>,
     clock_ms: AtomicU64,
     log: Mutex<Vec<LogLine>>,
@@ -125,6 +127,7 @@ impl Machine {
             end,
             memmap: Default::default(),
             tokens: (0..cpus.max(1)).map(|_| Token::default()).collect(),
+            held: (0..cpus.max(1)).map(|_| HeldLocks::default()).collect(),
             nodes_of_cpus: std::vec![NodeId(0); usize::from(cpus.max(1))],
             clock_ms: AtomicU64::new(0),
             log: Mutex::default(),
@@ -265,6 +268,10 @@ unsafe impl Platform for Machine {
             f(cpu);
             self.release(cpu);
         }
+    }
+
+    fn held_locks(&self, cpu: CpuId) -> Option<&HeldLocks> {
+        self.held.get(usize::from(cpu.0))
     }
 
     fn context(&self) -> Context {

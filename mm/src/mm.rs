@@ -153,9 +153,9 @@ impl<P: Platform> Mm<P> {
     /// called with interrupts on and no lock held.
     pub fn pcp_pages(&self, zone: &Zone) -> u64 {
         let total = AtomicU64::new(0);
-        self.platform.on_cpus(&|cpu| {
-            // SAFETY: `on_cpus` runs this holding the CPU.
-            let count = unsafe { self.pcp(cpu, zone).with(|pcp| pcp.count) };
+        Cpu::on_each(&self.platform, &|cpu| {
+            // SAFETY: `cpu` is that CPU's token; the closure does not nest.
+            let count = unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.count) };
             total.fetch_add(u64::from(count), Relaxed);
         });
         total.into_inner()
@@ -165,9 +165,9 @@ impl<P: Platform> Mm<P> {
     /// count them. Context as [`pcp_pages`](Self::pcp_pages).
     pub fn page_events(&self, zone: &Zone) -> (u64, u64) {
         let (allocated, freed) = (AtomicU64::new(0), AtomicU64::new(0));
-        self.platform.on_cpus(&|cpu| {
-            // SAFETY: `on_cpus` runs this holding the CPU.
-            let n = unsafe { self.pcp(cpu, zone).with(|pcp| (pcp.allocated, pcp.freed)) };
+        Cpu::on_each(&self.platform, &|cpu| {
+            // SAFETY: `cpu` is that CPU's token; the closure does not nest.
+            let n = unsafe { self.pcp(cpu.id(), zone).with(|pcp| (pcp.allocated, pcp.freed)) };
             allocated.fetch_add(n.0, Relaxed);
             freed.fetch_add(n.1, Relaxed);
         });

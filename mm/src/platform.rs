@@ -1,8 +1,10 @@
 //! What the manager asks of the system it runs in: frame contents, CPUs and
 //! their interrupt masking, time, the caller's context, workers and a log.
 //! The kernel implements it over real hardware, `mm::host` over a simulated
-//! machine. Calls nothing above `types`.
+//! machine. Calls nothing; names types of
+//! `sync` and `types`.
 
+use crate::sync::HeldLocks;
 use crate::types::{CpuId, NodeId, Pfn};
 use core::fmt;
 
@@ -104,6 +106,12 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// Runs `f` for every CPU in turn, each time holding that CPU's token, and
     /// returns when all are done. Called with interrupts on and no lock held.
     fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync));
+
+    /// Where a CPU notes what it holds, for the checks that debug builds make;
+    /// one for each CPU, always the same. None, and nothing is checked.
+    fn held_locks(&self, _cpu: CpuId) -> Option<&HeldLocks> {
+        None
+    }
 
     /// The caller's rights.
     fn context(&self) -> Context {

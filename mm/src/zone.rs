@@ -7,7 +7,7 @@ use crate::gfp::AllocFlags;
 use crate::list::PageList;
 use crate::memmap::{MemMap, zone_index};
 use crate::sync::{
-    AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Lock, Ordering::Relaxed,
+    AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Lock, LockRank, Ordering::Relaxed,
 };
 use crate::types::{
     MigrateType, NR_MIGRATETYPES, NR_ORDERS, NR_ZONES, NodeId, Order, Pfn, PfnRange, ZoneKind,
@@ -113,10 +113,10 @@ impl Zone {
             lowmem_reserve: [const { AtomicU64::new(0) }; NR_ZONES],
             pcp_batch: AtomicU32::new(1),
             pcp_high: AtomicU32::new(0),
-            lock: Lock::new(FreeLists {
-                lists: [[PageList::new(); NR_MIGRATETYPES]; NR_ORDERS],
-                capture: None,
-            }),
+            lock: Lock::new(
+                LockRank::Zone,
+                FreeLists { lists: [[PageList::new(); NR_MIGRATETYPES]; NR_ORDERS], capture: None },
+            ),
             compact: CompactState::new(),
             events: ZoneEvents::default(),
         }

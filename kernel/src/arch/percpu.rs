@@ -6,6 +6,7 @@ use crate::arch::gdt::CpuTables;
 use core::arch::asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
+use mm::sync::HeldLocks;
 use mm::types::CpuId;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
@@ -18,6 +19,8 @@ pub(crate) struct PerCpu {
     id: CpuId,
     /// Nesting depth of hardware interrupt handlers.
     irq_depth: AtomicU32,
+    /// What debug builds know of this CPU's tokens and locks.
+    pub(crate) held: HeldLocks,
     /// Descriptor tables and the task state segment.
     pub(crate) tables: CpuTables,
 }
@@ -29,6 +32,7 @@ static BOOT_CPU: PerCpu = PerCpu {
     this: &raw const BOOT_CPU,
     id: CpuId(0),
     irq_depth: AtomicU32::new(0),
+    held: HeldLocks::new(),
     tables: CpuTables::new(),
 };
 

@@ -101,8 +101,8 @@ impl<P: Platform> Mm<P> {
     /// Pages of an area that are allocated as contiguous memory, in whole bits.
     /// Any context.
     pub fn cma_used(&self, area: &CmaArea) -> u64 {
-        let _cpu = self.enter();
-        let _held = area.lock.lock();
+        let cpu = self.enter();
+        let _held = area.lock.lock(&cpu);
         area.bits().count() << area.order_per_bit.0
     }
 
@@ -185,16 +185,16 @@ impl<P: Platform> Mm<P> {
         let mask = (1 << align.0.saturating_sub(per_bit.0)) - 1;
         let offset = (area.range.start.0 & (align.pages() - 1)) >> per_bit.0;
         let nr = count.div_ceil(per_bit.pages());
-        let _cpu = self.enter();
-        let _held = area.lock.lock();
+        let cpu = self.enter();
+        let _held = area.lock.lock(&cpu);
         let bit = area.bits().find_clear(start, nr, mask, offset)?;
         area.bits().set(bit..bit + nr);
         Some(PfnRange::sized(area.range.start.add(bit << per_bit.0), count))
     }
 
     fn unclaim(&self, area: &CmaArea, range: PfnRange) {
-        let _cpu = self.enter();
-        let _held = area.lock.lock();
+        let cpu = self.enter();
+        let _held = area.lock.lock(&cpu);
         area.bits().clear(area.bits_of(range));
     }
 

@@ -9,7 +9,7 @@ use crate::early::EarlyMem;
 use crate::memmap::MemMap;
 use crate::platform::{LogLevel, Platform};
 use crate::setup::{Config, DMA_END, DMA32_END};
-use crate::sync::{AtomicU64, Lock, Ordering::Relaxed};
+use crate::sync::{AtomicU64, Lock, LockRank, Ordering::Relaxed};
 use crate::types::{MigrateType, NodeId, PAGE_SIZE, PAGEBLOCK_ORDER, Pfn, PfnRange};
 use crate::zone::Zone;
 
@@ -75,7 +75,9 @@ impl CmaArea {
         let order_per_bit = request.order_per_bit;
         let words = words(range.pages() >> order_per_bit.0);
         match BootSlice::new(platform, early, "bitmap of an area", words, |_| AtomicU64::new(0)) {
-            Some(bitmap) => Ok(Self { range, order_per_bit, bitmap, lock: Lock::new(()) }),
+            Some(bitmap) => {
+                Ok(Self { range, order_per_bit, bitmap, lock: Lock::new(LockRank::CmaArea, ()) })
+            }
             None => {
                 early.release(range);
                 Err("no RAM for its bitmap")

@@ -204,8 +204,8 @@ impl<P: Platform> Mm<P> {
     }
 
     fn set_capture(&self, run: &mut Run<'_>, wanted: &Wanted) {
-        let _cpu = self.enter();
-        let mut lists = run.zone.lock.lock();
+        let cpu = self.enter();
+        let mut lists = run.zone.lock.lock(&cpu);
         // One compactor of a zone at a time can have it; others find the block
         // on the lists.
         if lists.capture.is_none() {
@@ -218,8 +218,8 @@ impl<P: Platform> Mm<P> {
     /// Whether a free has handed over a block.
     fn take_capture(&self, run: &mut Run<'_>) -> bool {
         if run.capturing {
-            let _cpu = self.enter();
-            let mut lists = run.zone.lock.lock();
+            let cpu = self.enter();
+            let mut lists = run.zone.lock.lock(&cpu);
             run.captured = lists.capture.as_mut().and_then(|c| c.taken.take());
             if run.captured.is_some() {
                 lists.capture = None;
@@ -232,8 +232,8 @@ impl<P: Platform> Mm<P> {
     /// Gives up the slot. What was handed over at the last moment is kept.
     fn end_capture(&self, run: &mut Run<'_>) {
         if !self.take_capture(run) && run.capturing {
-            let _cpu = self.enter();
-            if let Some(capture) = run.zone.lock.lock().capture.take() {
+            let cpu = self.enter();
+            if let Some(capture) = run.zone.lock.lock(&cpu).capture.take() {
                 run.captured = capture.taken;
             }
             run.capturing = false;

@@ -31,10 +31,10 @@ impl<P: Platform> Mm<P> {
 
     /// Makes `upper` a head of its own; `pfn` becomes as large as `upper`.
     fn split_held(&self, pfn: Pfn, upper: Pfn, word: HeadWord) {
-        let _cpu = self.enter();
+        let cpu = self.enter();
         // Borders of blocks change under the zone lock only: those who walk
         // heads rely on it.
-        let _lists = self.zone_at(pfn).lock.lock();
+        let _lists = self.zone_at(pfn).lock.lock(&cpu);
         self.map.page(upper).set_head(word);
         self.map.page(pfn).set_head(word);
     }

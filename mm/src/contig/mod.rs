@@ -16,6 +16,7 @@ use crate::gfp::Gfp;
 use crate::memmap::BlockInfo;
 use crate::mm::Mm;
 use crate::platform::Platform;
+use crate::sync::may_wait;
 use crate::types::{Order, Pfn, PfnRange};
 use crate::zone::Zone;
 use core::fmt;
@@ -132,6 +133,7 @@ impl<P: Platform> Mm<P> {
         gfp: Gfp,
         at: &'static Location<'static>,
     ) -> Result<PfnRange, ContigError> {
+        may_wait(&self.platform, "a range");
         if let Err(bad) = gfp.zone().and(gfp.migratetype()) {
             return Err(ContigError::Invalid(bad.0));
         }

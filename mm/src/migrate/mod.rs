@@ -33,7 +33,7 @@ use crate::gfp::Page;
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
 use crate::platform::Platform;
-use crate::sync::{Lock, Ordering};
+use crate::sync::{Lock, LockRank, Ordering, may_wait};
 use crate::types::{Order, PAGE_SIZE, Pfn};
 
 /// How long migration may wait.
@@ -101,7 +101,7 @@ pub(crate) struct MovableOwners<P: Platform>(Lock<[Option<&'static dyn MovableOp
 
 impl<P: Platform> MovableOwners<P> {
     pub(crate) fn new() -> Self {
-        Self(Lock::new([None; OWNERS]))
+        Self(Lock::new(LockRank::MovableOwners, [None; OWNERS]))
     }
 }
 
@@ -115,8 +115,8 @@ impl<P: Platform> Mm<P> {
         &self,
         ops: &'static dyn MovableOps<P>,
     ) -> Result<OwnerId, TooManyOwners> {
-        let _cpu = self.enter();
-        let mut owners = self.movable_owners.0.lock();
+        let cpu = self.enter();
+        let mut owners = self.movable_owners.0.lock(&cpu);
         let free = owners.iter().position(Option::is_none).ok_or(TooManyOwners)?;
         owners[free] = Some(ops);
         Ok(OwnerId(free as u32))
@@ -124,8 +124,9 @@ impl<P: Platform> Mm<P> {
 
     /// The operations of a movable page's driver.
     pub(crate) fn movable_ops(&self, page: &PageDesc) -> Option<&'static dyn MovableOps<P>> {
-        let _cpu = self.enter();
-        *self.movable_owners.0.lock().get(page.owner() as usize)?
+        let cpu = self.enter();
+        let owners = self.movable_owners.0.lock(&cpu);
+        *owners.get(page.owner() as usize)?
     }
 
     /// Makes an allocated page of order 0 one that can be moved. It should have
@@ -192,8 +193,9 @@ impl<P: Platform> Mm<P> {
         unsafe { core::ptr::copy_nonoverlapping(src, dst, PAGE_SIZE) };
     }
 
-    /// Waits for the page lock.
+    /// Waits for the page lock, with no lock held.
     pub(crate) fn lock_page(&self, desc: &PageDesc) {
+        may_wait(&self.platform, "a page lock");
         while !desc.try_lock() {
             self.platform.stall();
         }

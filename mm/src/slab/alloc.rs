@@ -158,7 +158,7 @@ impl<P: Platform> Mm<P> {
                 {
                     return Some(taken);
                 }
-                let mut lists = cache.node(node).lists.lock();
+                let mut lists = cache.node(node).lists.lock(cpu);
                 self.refill(cache, node, &mut lists, array, entitled, &mut surplus)
             })
         };
@@ -178,7 +178,7 @@ impl<P: Platform> Mm<P> {
             let cpu = self.enter();
             let cache = self.resolve(&cpu, target)?;
             let mut surplus = PageList::new();
-            let mut lists = cache.node(node).lists.lock();
+            let mut lists = cache.node(node).lists.lock(&cpu);
             let taken = self.refill(cache, node, &mut lists, None, entitled, &mut surplus);
             drop(lists);
             self.release_slabs(cache, surplus);

@@ -11,8 +11,8 @@ use crate::audit::{AuditError, Auditor};
 use crate::mm::Mm;
 use crate::page::{NIL, PageType, link};
 use crate::platform::Platform;
-use crate::sync::{AtomicI64, Cpu, Lock, Ordering::Relaxed};
-use crate::types::{CpuId, MAX_NODES, NodeId};
+use crate::sync::{AtomicI64, Cpu, Lock, LockRank, Ordering::Relaxed};
+use crate::types::{MAX_NODES, NodeId};
 use core::ptr::NonNull;
 
 /// What the walk over all caches counted.
@@ -48,7 +48,7 @@ impl<P: Platform> Mm<P> {
                 continue;
             };
             for node in (0..self.nodes() as u8).map(NodeId) {
-                let mut lists = cache.node(node).lists.lock();
+                let mut lists = cache.node(node).lists.lock(&cpu);
                 self.audit_node(auditor, cache, node, &mut lists, &mut count)?;
             }
         }
@@ -126,7 +126,7 @@ impl<P: Platform> Mm<P> {
                 continue;
             };
             for node in (0..self.nodes() as u8).map(NodeId) {
-                let mut lists = cache.node(node).lists.lock();
+                let mut lists = cache.node(node).lists.lock(&cpu);
                 if let Some(shared) = lists.shared() {
                     for &object in shared.objects() {
                         self.audit_object(auditor, cache, node, object, mark)?;
@@ -135,18 +135,16 @@ impl<P: Platform> Mm<P> {
             }
         }
         // A verdict per CPU, brought out of the closure through a lock.
-        let state = Lock::new((core::mem::take(&mut auditor.report), Ok(())));
-        self.platform.on_cpus(&|id: CpuId| {
-            // SAFETY: `on_cpus` runs this holding the CPU.
-            let cpu = unsafe { Cpu::held(&self.platform, id) };
-            let mut state = state.lock();
+        let state = Lock::new(LockRank::Audit, (core::mem::take(&mut auditor.report), Ok(())));
+        Cpu::on_each(&self.platform, &|cpu| {
+            let mut state = state.lock(cpu);
             let mut inner = Auditor { report: state.0 };
             if state.1.is_ok() {
-                state.1 = self.audit_cpu_arrays(&mut inner, &cpu, mark);
+                state.1 = self.audit_cpu_arrays(&mut inner, cpu, mark);
             }
             state.0 = inner.report;
         });
-        let (report, result) = *state.lock();
+        let (report, result) = state.into_inner();
         auditor.report = report;
         result
     }

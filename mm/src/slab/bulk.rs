@@ -96,7 +96,7 @@ impl<P: Platform> Mm<P> {
                 }
                 let rest = (out.len() - n) as u32;
                 if rest >= array.batch {
-                    let mut lists = cache.node(self.slab_node(&cpu)).lists.lock();
+                    let mut lists = cache.node(self.slab_node(&cpu)).lists.lock(&cpu);
                     self.take_from_lists(cache, &mut lists, rest, false, &mut |object| {
                         out[n] = object;
                         n += 1;

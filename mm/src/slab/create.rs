@@ -14,7 +14,7 @@ use crate::sync::{
     AtomicU64, Cpu,
     Ordering::{Acquire, Relaxed, Release},
 };
-use crate::types::{CpuId, NodeId};
+use crate::types::NodeId;
 use core::panic::Location;
 use core::ptr::{NonNull, null_mut};
 
@@ -71,7 +71,7 @@ impl<P: Platform> Mm<P> {
             self.platform
                 .log(LogLevel::Warn, format_args!("slab: cache name '{name}' contains a space"));
         }
-        let config = self.slab.defaults.lock().apply(name, config);
+        let config = self.with_defaults(name, config);
         let geometry = shape(self, &config).ok_or(SlabError::Invalid("size or alignment"))?;
         if mergeable(&config)
             && let Some(id) = self.merge(&config, &geometry)
@@ -84,7 +84,7 @@ impl<P: Platform> Mm<P> {
     /// A handle to a cache that serves such objects already.
     fn merge(&self, config: &CacheConfig, wanted: &Geometry) -> Option<CacheId> {
         let cpu = self.enter();
-        let mut registry = self.slab.registry.lock();
+        let mut registry = self.slab.registry.lock(&cpu);
         let fits = |cache: &Cache| {
             let has = &cache.geometry;
             cache.mergeable
@@ -116,7 +116,7 @@ impl<P: Platform> Mm<P> {
         let place_of =
             self.alloc_object(descriptors, Gfp::KERNEL).map_err(|_| SlabError::NoMemory)?;
         let cpu = self.enter();
-        let mut registry = self.slab.registry.lock();
+        let mut registry = self.slab.registry.lock(&cpu);
         let Some(index) = index.or_else(|| self.slab.free_slot()) else {
             drop(registry);
             drop(cpu);
@@ -167,40 +167,38 @@ impl<P: Platform> Mm<P> {
 
     pub(crate) fn shrink(&self, target: Target) -> u64 {
         let freed = AtomicU64::new(0);
-        self.platform.on_cpus(&|id: CpuId| {
-            // SAFETY: `on_cpus` runs this holding the CPU.
-            let cpu = unsafe { Cpu::held(&self.platform, id) };
-            let Ok(cache) = self.resolve(&cpu, target) else { return };
+        Cpu::on_each(&self.platform, &|cpu| {
+            let Ok(cache) = self.resolve(cpu, target) else { return };
             let mut surplus = PageList::new();
-            self.drain_array(&cpu, cache, &mut surplus);
+            self.drain_array(cpu, cache, &mut surplus);
             freed.fetch_add(self.release_slabs(cache, surplus), Relaxed);
         });
         for node in (0..self.nodes() as u8).map(NodeId) {
             let cpu = self.enter();
             let Ok(cache) = self.resolve(&cpu, target) else { break };
-            freed.fetch_add(self.shrink_node(cache, node), Relaxed);
+            freed.fetch_add(self.shrink_node(&cpu, cache, node), Relaxed);
         }
         freed.into_inner()
     }
 
     /// Frees what a node has free of `cache`.
-    fn shrink_node(&self, cache: &Cache, node: NodeId) -> u64 {
+    fn shrink_node(&self, cpu: &Cpu<'_, P>, cache: &Cache, node: NodeId) -> u64 {
         let mut surplus = PageList::new();
-        self.drain_shared(cache, node, &mut surplus);
-        let mut lists = cache.node(node).lists.lock();
+        self.drain_shared(cpu, cache, node, &mut surplus);
+        let mut lists = cache.node(node).lists.lock(cpu);
         while self.take_surplus(cache, &mut lists, &mut surplus) {}
         drop(lists);
         self.release_slabs(cache, surplus)
     }
 
     /// Objects in use; exact only once the arrays are empty.
-    fn live_objects(&self, cache: &Cache) -> u64 {
+    fn live_objects(&self, cpu: &Cpu<'_, P>, cache: &Cache) -> u64 {
         let per_slab = u64::from(cache.geometry.objects);
         cache
             .nodes()
             .iter()
             .map(|node| {
-                let lists = node.lists.lock();
+                let lists = node.lists.lock(cpu);
                 lists.slabs() * per_slab - lists.free_objects
             })
             .sum()
@@ -218,11 +216,11 @@ impl<P: Platform> Mm<P> {
         self.shrink(target);
         let last = {
             let cpu = self.enter();
-            let registry = self.slab.registry.lock();
+            let registry = self.slab.registry.lock(&cpu);
             let cache = self.slab.by_id(&cpu, id)?;
             let last = cache.users.load(Relaxed) == 1;
             if last {
-                let live = self.live_objects(cache);
+                let live = self.live_objects(&cpu, cache);
                 if live > 0 {
                     drop(registry);
                     return Err(self.still_busy(cache, live));
@@ -268,12 +266,10 @@ impl<P: Platform> Mm<P> {
         slot.cache.store(null_mut(), Release);
         // Whoever found the cache under it before has left once each CPU has
         // been seen, and left no array behind.
-        self.platform.on_cpus(&|id: CpuId| {
-            // SAFETY: `on_cpus` runs this holding the CPU; the closure does not
-            // nest.
+        Cpu::on_each(&self.platform, &|cpu| {
+            // SAFETY: `cpu` is that CPU's token; the closure does not nest.
             let array = unsafe {
-                let cpu = Cpu::held(&self.platform, id);
-                self.slab.arrays(&cpu).with(|arrays| arrays.slot(index).and_then(Option::take))
+                self.slab.arrays(cpu).with(|arrays| arrays.slot(index).and_then(Option::take))
             };
             if let Some(array) = array.filter(|_| own == Some(index)) {
                 self.kfree_direct(array.cast());
@@ -293,9 +289,9 @@ impl<P: Platform> Mm<P> {
         self.shrink(Target { index: own, id: None, arrays: true });
         {
             let cpu = self.enter();
-            let _registry = self.slab.registry.lock();
+            let _registry = self.slab.registry.lock(&cpu);
             let cache = self.slab.cache(&cpu, own).ok_or(SlabError::NoSuchCache)?;
-            let live = self.live_objects(cache);
+            let live = self.live_objects(&cpu, cache);
             if live > 0 {
                 // Somebody was faster, with the handle while it was good.
                 self.slab.revive(id);
@@ -322,20 +318,18 @@ impl<P: Platform> Mm<P> {
     /// Empties and frees the arrays that CPUs and nodes have of a cache. They
     /// are made again where the cache is used.
     pub(crate) fn drop_arrays(&self, own: u16) {
-        self.platform.on_cpus(&|id: CpuId| {
-            // SAFETY: `on_cpus` runs this holding the CPU.
-            let cpu = unsafe { Cpu::held(&self.platform, id) };
-            let Some(cache) = self.slab.cache(&cpu, own) else { return };
+        Cpu::on_each(&self.platform, &|cpu| {
+            let Some(cache) = self.slab.cache(cpu, own) else { return };
             let mut surplus = PageList::new();
-            self.drain_array(&cpu, cache, &mut surplus);
+            self.drain_array(cpu, cache, &mut surplus);
             self.release_slabs(cache, surplus);
             let names = |i: u16| {
-                let named = self.slab.cache(&cpu, i);
+                let named = self.slab.cache(cpu, i);
                 named.is_some_and(|c| c.index == own)
             };
             // SAFETY: `cpu` is that CPU's token; the closure does not nest.
             let array = unsafe {
-                self.slab.arrays(&cpu).with(|arrays| {
+                self.slab.arrays(cpu).with(|arrays| {
                     let array = arrays.slot(own).and_then(Option::take);
                     for i in (0..MAX_CACHES as u16).filter(|&i| names(i)) {
                         if let Some(slot) = arrays.slot(i) {
@@ -353,7 +347,7 @@ impl<P: Platform> Mm<P> {
             let cpu = self.enter();
             if let Some(cache) = self.slab.cache(&cpu, own) {
                 let mut surplus = PageList::new();
-                self.drain_shared(cache, node, &mut surplus);
+                self.drain_shared(&cpu, cache, node, &mut surplus);
                 self.drop_shared(cache, node);
                 self.release_slabs(cache, surplus);
             }
@@ -363,7 +357,7 @@ impl<P: Platform> Mm<P> {
     /// Frees the array that the CPUs of a node share, which was emptied.
     fn drop_shared(&self, cache: &Cache, node: NodeId) {
         let cpu = self.enter();
-        let mut lists = cache.node(node).lists.lock();
+        let mut lists = cache.node(node).lists.lock(&cpu);
         // Filled again meanwhile: it stays, in its old size, until next time.
         let empty = lists.shared().is_some_and(|array| array.avail == 0);
         let array = if empty { lists.shared.take() } else { None };

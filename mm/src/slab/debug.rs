@@ -12,7 +12,7 @@ use crate::mm::Mm;
 use crate::owner::Site;
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{Cpu, Ordering::Relaxed};
 use crate::types::Pfn;
 use core::panic::Location;
 use core::ptr::NonNull;
@@ -194,6 +194,7 @@ impl<P: Platform> Mm<P> {
     /// Looks at an object that is being freed, and makes it look free.
     pub(crate) fn retire(
         &self,
+        cpu: &Cpu<'_, P>,
         cache: &Cache,
         pfn: Pfn,
         ptr: NonNull<u8>,
@@ -210,7 +211,7 @@ impl<P: Platform> Mm<P> {
         }
         let listed_free = {
             let slab = self.slab_at(cache, pfn);
-            let _lists = cache.node(self.map.block(pfn).node()).lists.lock();
+            let _lists = cache.node(self.map.block(pfn).node()).lists.lock(cpu);
             slab.number(ptr).is_some_and(|i| slab.is_free(i))
         };
         let wrong = match object.read_zones() {

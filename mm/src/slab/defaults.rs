@@ -19,7 +19,7 @@ pub struct SlabDefaults {
 
 impl SlabDefaults {
     /// `config` of a cache called `name`, as these defaults want it.
-    pub(crate) fn apply(&self, name: &str, mut config: CacheConfig) -> CacheConfig {
+    fn apply(&self, name: &str, mut config: CacheConfig) -> CacheConfig {
         if let Some(debug) = self.debug.filter(|debug| debug.applies_to(name)) {
             // Lists and pointers (F) are checked on every free in any case.
             let asked = [
@@ -39,6 +39,14 @@ impl<P: Platform> Mm<P> {
     /// [`slab_init`](Self::slab_init), if the general caches are to get it too.
     /// From a context that may wait.
     pub fn set_slab_defaults(&self, defaults: SlabDefaults) {
-        *self.slab.defaults.lock() = defaults;
+        let cpu = self.enter();
+        *self.slab.defaults.lock(&cpu) = defaults;
+    }
+
+    /// `config` of a cache called `name`, as the defaults want it.
+    pub(crate) fn with_defaults(&self, name: &str, config: CacheConfig) -> CacheConfig {
+        let cpu = self.enter();
+        let defaults = *self.slab.defaults.lock(&cpu);
+        defaults.apply(name, config)
     }
 }

@@ -110,7 +110,7 @@ impl<P: Platform> Mm<P> {
             return Err(self.refuse_object(Some(cache), ptr, SlabError::NotObject));
         }
         if self.needs_extra(cache) {
-            self.retire(cache, pfn, ptr, at)?;
+            self.retire(&cpu, cache, pfn, ptr, at)?;
         }
         let node = self.map.block(pfn).node();
         let mut surplus = PageList::new();
@@ -123,12 +123,12 @@ impl<P: Platform> Mm<P> {
                     if target.arrays && node == home { arrays.get(target.index) } else { None };
                 if let Some(array) = array {
                     if !array.has_room() {
-                        self.flush(cache, home, array, array.batch, &mut surplus);
+                        self.flush(&cpu, cache, home, array, array.batch, &mut surplus);
                     }
                     array.push(ptr);
                     return Ok(());
                 }
-                let mut lists = cache.node(node).lists.lock();
+                let mut lists = cache.node(node).lists.lock(&cpu);
                 if self.put_objects(cache, node, &mut lists, &[ptr], &mut surplus) == 0 {
                     return Ok(());
                 }
@@ -143,13 +143,14 @@ impl<P: Platform> Mm<P> {
     /// far as that has room, else into their slabs.
     pub(crate) fn flush(
         &self,
+        cpu: &Cpu<'_, P>,
         cache: &Cache,
         node: NodeId,
         array: &mut ArrayCache,
         n: u32,
         surplus: &mut PageList,
     ) {
-        let mut lists = cache.node(node).lists.lock();
+        let mut lists = cache.node(node).lists.lock(cpu);
         let n = n.min(array.avail) as usize;
         let mut moved = 0;
         if let Some(shared) = lists.shared() {
@@ -245,7 +246,7 @@ impl<P: Platform> Mm<P> {
         unsafe {
             self.slab.arrays(cpu).with(|arrays| {
                 if let Some(array) = arrays.get(cache.index) {
-                    self.empty_array(cache, node, array, surplus);
+                    self.empty_array(cpu, cache, node, array, surplus);
                 }
             });
         }
@@ -254,19 +255,26 @@ impl<P: Platform> Mm<P> {
     /// Empties an array into the slabs of its node.
     pub(crate) fn empty_array(
         &self,
+        cpu: &Cpu<'_, P>,
         cache: &Cache,
         node: NodeId,
         array: &mut ArrayCache,
         surplus: &mut PageList,
     ) {
-        let mut lists = cache.node(node).lists.lock();
+        let mut lists = cache.node(node).lists.lock(cpu);
         self.put_objects(cache, node, &mut lists, array.objects(), surplus);
         array.forget_oldest(array.avail);
     }
 
     /// Empties the array that the CPUs of `node` share.
-    pub(crate) fn drain_shared(&self, cache: &Cache, node: NodeId, surplus: &mut PageList) {
-        let mut lists = cache.node(node).lists.lock();
+    pub(crate) fn drain_shared(
+        &self,
+        cpu: &Cpu<'_, P>,
+        cache: &Cache,
+        node: NodeId,
+        surplus: &mut PageList,
+    ) {
+        let mut lists = cache.node(node).lists.lock(cpu);
         while let Some(taken) = lists.shared().and_then(ArrayCache::pop) {
             self.put_objects(cache, node, &mut lists, &[taken.ptr], surplus);
         }

@@ -46,8 +46,8 @@ impl Plan {
 
 impl<P: Platform> Mm<P> {
     /// How the next slab of `cache` is to be made.
-    pub(crate) fn plan(&self, _cpu: &Cpu<'_, P>, cache: &Cache, node: NodeId, gfp: Gfp) -> Plan {
-        let colour = cache.node(node).lists.lock().colour(cache.geometry.colours);
+    pub(crate) fn plan(&self, cpu: &Cpu<'_, P>, cache: &Cache, node: NodeId, gfp: Gfp) -> Plan {
+        let colour = cache.node(node).lists.lock(cpu).colour(cache.geometry.colours);
         Plan {
             geometry: cache.geometry,
             object_size: cache.object_size.load(Relaxed),
@@ -93,7 +93,7 @@ impl<P: Platform> Mm<P> {
         unsafe {
             self.slab.arrays(&cpu).with(|all| {
                 let array = if arrays { all.get(target.index) } else { None };
-                let mut lists = cache.node(node).lists.lock();
+                let mut lists = cache.node(node).lists.lock(&cpu);
                 lists.insert(&self.map, &slab, u64::from(cache.geometry.objects));
                 let mut first = None;
                 let more = array.as_ref().map_or(0, |a| a.batch.min(a.limit - a.avail));
@@ -195,7 +195,7 @@ impl<P: Platform> Mm<P> {
                 };
                 if want.shared {
                     let node = self.slab_node(&cpu);
-                    let mut lists = cache.node(node).lists.lock();
+                    let mut lists = cache.node(node).lists.lock(&cpu);
                     let stale = lists.shared.is_some();
                     if !stale {
                         lists.shared = Some(array);
@@ -248,7 +248,7 @@ impl<P: Platform> Mm<P> {
             })
         };
         let shared = has_array;
-        if shared && (sizes.shared == 0 || cache.node(node).lists.lock().shared.is_some()) {
+        if shared && (sizes.shared == 0 || cache.node(node).lists.lock(&cpu).shared.is_some()) {
             return None;
         }
         let entries = if shared { sizes.shared * sizes.batch } else { sizes.limit };

@@ -7,7 +7,7 @@ use super::cache::{Cache, CacheId, Name};
 use super::geometry::{ArraySizes, Debug};
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{Cpu, Ordering::Relaxed};
 use core::fmt;
 
 /// The facts about one cache at one moment.
@@ -76,7 +76,7 @@ const HEADER: &str = "slabinfo - version: 2.1\n# name            <active_objs> <
      <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> \
      : slabdata <active_slabs> <num_slabs> <sharedavail>\n";
 
-fn info(cache: &Cache) -> CacheInfo {
+fn info<P: Platform>(cpu: &Cpu<'_, P>, cache: &Cache) -> CacheInfo {
     let geometry = &cache.geometry;
     let mut info = CacheInfo {
         name: cache.name,
@@ -97,7 +97,7 @@ fn info(cache: &Cache) -> CacheInfo {
     };
     let objects = u64::from(geometry.objects);
     for node in cache.nodes() {
-        let mut lists = node.lists.lock();
+        let mut lists = node.lists.lock(cpu);
         let slabs = lists.slabs();
         info.num_slabs += slabs;
         info.active_slabs += slabs - lists.free_slabs();
@@ -116,7 +116,7 @@ impl<P: Platform> Mm<P> {
     /// [`SlabError::NoSuchCache`].
     pub fn cache_info(&self, id: CacheId) -> Result<CacheInfo, SlabError> {
         let cpu = self.enter();
-        self.slab.by_id(&cpu, id).map(info)
+        self.slab.by_id(&cpu, id).map(|cache| info(&cpu, cache))
     }
 
     /// All caches, the newest first. Caches that come or go meanwhile may be
@@ -131,7 +131,7 @@ impl<P: Platform> Mm<P> {
                 .filter(|cache| cache.seq < before)
                 .max_by_key(|cache| cache.seq)?;
             before = next.seq;
-            Some(info(next))
+            Some(info(&cpu, next))
         })
     }
 

@@ -75,7 +75,7 @@ impl<P: Platform> Mm<P> {
                     merge: false,
                     ..CacheConfig::new(size as usize)
                 };
-                let config = self.slab.defaults.lock().apply(name.as_str(), config);
+                let config = self.with_defaults(name.as_str(), config);
                 let made = self.create_at(Some(index), name, &config)?;
                 debug_assert!(made.index == index);
             }
@@ -122,7 +122,7 @@ impl<P: Platform> Mm<P> {
         let Some(cache) = self.slab.cache(&cpu, 0) else { return Err(SlabError::NoSuchCache) };
         self.count_slab(cache, &slab, 1);
         let node = self.map.block(slab.pfn).node();
-        let mut lists = cache.node(node).lists.lock();
+        let mut lists = cache.node(node).lists.lock(&cpu);
         lists.insert(&self.map, &slab, u64::from(geometry.objects) - 1);
         Ok(())
     }

@@ -5,13 +5,19 @@
 use super::slabs::{Fill, Slab};
 use crate::list::PageList;
 use crate::memmap::MemMap;
-use crate::sync::Lock;
+use crate::sync::{Lock, LockRank};
 use core::ptr::NonNull;
 
 /// A cache's part of a node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CacheNode {
     pub(crate) lists: Lock<NodeLists>,
+}
+
+impl Default for CacheNode {
+    fn default() -> Self {
+        Self { lists: Lock::new(LockRank::SlabNode, NodeLists::default()) }
+    }
 }
 
 /// What the node's lock protects.

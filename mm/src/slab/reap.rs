@@ -47,12 +47,12 @@ impl<P: Platform> Mm<P> {
         unsafe {
             self.slab.arrays(cpu).with(|arrays| {
                 if let Some(array) = arrays.get(cache.index) {
-                    let mut lists = cache.node(node).lists.lock();
+                    let mut lists = cache.node(node).lists.lock(cpu);
                     self.reap_array(cache, node, &mut lists, array, &mut surplus);
                 }
             });
         }
-        let mut lists = cache.node(node).lists.lock();
+        let mut lists = cache.node(node).lists.lock(cpu);
         if now >= lists.next_reap {
             lists.next_reap = now + NODE_PERIOD_MS;
             self.reap_node(cache, node, &mut lists, &mut surplus);

@@ -11,7 +11,7 @@ use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::{
     AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell,
-    Lock,
+    Lock, LockRank,
     Ordering::{Acquire, Relaxed, Release},
 };
 use crate::types::{MAX_NODES, NodeId, Order};
@@ -83,9 +83,9 @@ impl SlabState {
                 CpuCell::new(CpuArrays::new())
             })?,
             reserve_slabs: AtomicU64::new(0),
-            registry: Lock::default(),
+            registry: Lock::new(LockRank::CacheList, Registry::default()),
             phase: AtomicU8::new(DOWN),
-            defaults: Lock::default(),
+            defaults: Lock::new(LockRank::SlabDefaults, SlabDefaults::default()),
             pages: Default::default(),
             large_pages: AtomicI64::new(0),
             max_order: AtomicU8::new(0),
