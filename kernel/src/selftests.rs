@@ -11,6 +11,7 @@ use crate::arch::time;
 use crate::arch::trap::TrapFrame;
 use crate::platform::Machine;
 use crate::take::Take;
+use crate::vm::kstack::{self, KernelStack};
 use crate::{console, crash, workers};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -98,6 +99,10 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
             return Counts { fail: 1, ..Counts::default() };
         }
     };
+    // The tables above the first stack's stay.
+    if let Err(error) = KernelStack::allocate(mm, kstack::THREAD) {
+        log::error!("{error}");
+    }
     // The audit of everything is the last of `mm`'s suites.
     let groups = [crash, &kernel_suites::SUITES, &heap_suite::SUITES, Suites::<Machine>::ALL];
     let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);

@@ -3,13 +3,14 @@
 
 use crate::arch::{apic, time};
 use crate::selftests::Subject;
-use crate::vm::stacks::Stack;
+use crate::vm::kstack::{self, KernelStack};
+use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, layout};
 use crate::{image, selftests};
 use core::arch::asm;
 use core::ops::Range;
 use mm::types::{PAGE_SIZE, Pfn};
-use selftest::{Case, CaseResult, Suite, Test, check, check_eq, fail, skip};
+use selftest::{Case, CaseResult, Suite, Test, check, check_eq, check_ok, fail, skip};
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{PageTable, PageTableFlags};
@@ -32,6 +33,7 @@ pub(super) const SUITES: [Suite<Subject>; 2] = [
             Case::quick("image_rights", image_rights),
             Case::quick("guards_are_unmapped", guards_are_unmapped),
             Case::quick("only_upper_half", only_upper_half),
+            Case::quick("stacks_come_and_go", stacks_come_and_go),
         ],
     },
 ];
@@ -211,4 +213,39 @@ fn only_upper_half(_: &mut Test<'_, Subject>) -> CaseResult {
         check!(leaf.range.start >= layout::DIRECT_MAP, "{:#x} is mapped", leaf.range.start);
         Ok(())
     })
+}
+
+/// A stack made at run time is mapped, zeroed, writable to its last byte and
+/// nobody else's; below it is a guard; and all of it goes away again.
+fn stacks_come_and_go(test: &mut Test<'_, Subject>) -> CaseResult {
+    let mut made: [Option<KernelStack>; 8] = [const { None }; 8];
+    for (number, place) in made.iter_mut().enumerate() {
+        let bytes = if number % 2 == 0 { kstack::THREAD } else { kstack::LARGEST };
+        let stack = check_ok!(KernelStack::allocate(test.on.mm, bytes));
+        let range = stack.range();
+        check_eq!(range.end - range.start, bytes as u64);
+        for addr in range.step_by(8) {
+            let word = addr as *mut u64;
+            // SAFETY: nobody else uses the stack.
+            let old = unsafe { word.replace(addr) };
+            check_eq!(old, 0, "{addr:#x}");
+        }
+        *place = Some(stack);
+    }
+    for stack in made.iter_mut().filter_map(Option::take) {
+        let (range, guard) = (stack.range(), stack.guard());
+        for addr in range.clone().step_by(8) {
+            // SAFETY: as above.
+            check_eq!(unsafe { (addr as *const u64).read() }, addr);
+        }
+        check!(stacks::is_stack(range.start) && stacks::is_stack(range.end - 1));
+        check_eq!((guard.end, stack.top()), (range.start, range.end));
+        for addr in [guard.start, guard.end - 1] {
+            check!(!stacks::is_stack(addr) && stacks::guard_below(addr).is_some(), "{addr:#x}");
+        }
+        drop(stack);
+        check!(!stacks::is_stack(range.end - 1));
+        check!(stacks::guard_below(guard.end - 1).is_none());
+    }
+    Ok(())
 }

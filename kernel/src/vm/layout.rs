@@ -22,7 +22,11 @@ pub(crate) const MEMMAP: u64 = 0xffff_ea00_0000_0000;
 pub(crate) const MEMMAP_SLOT: u64 = 1 << 38;
 /// Arrays that there is room for.
 pub(crate) const MEMMAP_SLOTS: usize = 16;
-/// Kernel stacks with their guard pages.
+/// Stacks made while the kernel runs, each in a slot of its own. The entry of
+/// the fourth level is theirs alone, so that all tables below it are the memory
+/// manager's.
+pub(crate) const THREAD_STACKS: u64 = 0xffff_fd00_0000_0000;
+/// Stacks that every boot needs, with their guard pages.
 pub(crate) const STACKS: u64 = 0xffff_fe00_0000_0000;
 /// The kernel image.
 pub(crate) const KERNEL: u64 = 0xffff_ffff_8000_0000;

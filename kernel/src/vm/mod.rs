@@ -1,8 +1,9 @@
 //! The kernel's virtual memory: tables of its own, built before the memory
 //! manager starts and extended with the manager's frames afterwards. Calls
-//! `mm::early` and `arch`.
+//! `mm` and `arch`.
 
 mod build;
+pub(crate) mod kstack;
 pub(crate) mod layout;
 mod loader;
 pub(crate) mod stacks;

@@ -1,8 +1,8 @@
 //! Kernel stacks, each above an unmapped guard page in a slot of its own.
-//! Calls `layout`, `image`.
+//! Calls `kstack`, `layout`, `image`.
 
 use crate::image;
-use crate::vm::layout;
+use crate::vm::{kstack, layout};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -86,6 +86,7 @@ pub(crate) fn is_stack(addr: u64) -> bool {
     let own = OWN.load(Ordering::Relaxed);
     loader.contains(&addr)
         || (own && Stack::ALL.iter().any(|stack| stack.range().contains(&addr)))
+        || (own && kstack::is_stack(addr))
         || (image::base()..image::end()).contains(&addr)
 }
 
@@ -97,5 +98,5 @@ pub(crate) fn guard_below(addr: u64) -> Option<&'static str> {
     }
     let own = OWN.load(Ordering::Relaxed);
     let hit = Stack::ALL.into_iter().find(|stack| own && stack.guard().contains(&addr));
-    hit.map(Stack::name)
+    hit.map(Stack::name).or_else(|| (own && kstack::is_guard(addr)).then_some("a thread's stack"))
 }

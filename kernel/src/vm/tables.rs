@@ -4,8 +4,12 @@
 use crate::arch::irq::IrqMutex;
 use crate::vm::layout;
 use core::arch::asm;
+use core::ops::Range;
 use mm::types::{PAGE_SIZE, Pfn};
-use x86_64::structures::paging::mapper::MapToError;
+use x86_64::instructions::tlb;
+use x86_64::registers::control::Cr3;
+use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
+use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{
     FrameAllocator, Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, PhysFrame, Size4KiB,
 };
@@ -115,4 +119,113 @@ pub(crate) fn commit(start: u64, bytes: usize, source: &mut dyn FnMut() -> Optio
         true
     })
     .unwrap_or(false)
+}
+
+/// Why [`map_page`] has mapped nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NotMapped {
+    /// A frame for a table is missing; what there was of them has been used.
+    NeedsTable,
+    /// Something is mapped there, or the tables are not the kernel's own yet.
+    Occupied,
+}
+
+/// Maps frame `pfn` at `addr` (a page's first byte), readable and writable. A
+/// table that is missing on the way is made of the frame in `spare`, which then
+/// becomes None. Never allocates itself, so that no lock of the memory manager
+/// is ever wanted inside the lock of the tables.
+///
+/// # Errors
+///
+/// [`NotMapped`]; with `NeedsTable` the caller tries again with another frame.
+///
+/// # Safety
+///
+/// The addresses must be the caller's to use, and the frames too.
+pub(crate) unsafe fn map_page(
+    addr: u64,
+    pfn: Pfn,
+    spare: &mut Option<Pfn>,
+) -> Result<(), NotMapped> {
+    let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
+    let page: Page<Size4KiB> = Page::containing_address(VirtAddr::new(addr));
+    let frame = PhysFrame::containing_address(PhysAddr::new(pfn.addr()));
+    let mapped = with_tables(|tables| {
+        let source = &mut || spare.take();
+        // SAFETY: passed on to the caller.
+        unsafe { tables.map_to_with_table_flags(page, frame, flags, PARENT, &mut Handed(source)) }
+            // What was not mapped is in no translation cache.
+            .map(MapperFlush::ignore)
+    });
+    match mapped {
+        Some(Ok(())) => Ok(()),
+        Some(Err(MapToError::FrameAllocationFailed)) => Err(NotMapped::NeedsTable),
+        Some(Err(_)) | None => Err(NotMapped::Occupied),
+    }
+}
+
+/// Ends the mapping of the page at `addr`; returns the frame that was mapped.
+/// Translation caches may still know it.
+///
+/// # Safety
+///
+/// Nobody may use the page any more.
+pub(crate) unsafe fn unmap_page(addr: u64) -> Option<Pfn> {
+    let page: Page<Size4KiB> = Page::containing_address(VirtAddr::new(addr));
+    let (frame, flush) = with_tables(|tables| tables.unmap(page).ok())??;
+    flush.ignore();
+    Some(pfn_of_frame(frame))
+}
+
+/// Takes the last-level table for `addr` out of the tables, in which nothing is
+/// mapped any more. Its frame is free once no translation cache knows it, and
+/// until then nothing may be mapped in its place.
+///
+/// # Safety
+///
+/// The table must be the caller's, with a frame from [`map_page`].
+pub(crate) unsafe fn take_table(addr: u64) -> Option<Pfn> {
+    let addr = VirtAddr::new(addr);
+    with_tables(|tables| {
+        let mut table = tables.level_4_table_mut();
+        for index in [addr.p4_index(), addr.p3_index()] {
+            let frame = table[index].frame().ok()?;
+            let next: *mut PageTable = frame_ptr(pfn_of_frame(frame)).cast();
+            // SAFETY: tables lie in the direct map, and the lock is held.
+            table = unsafe { &mut *next };
+        }
+        let entry = &mut table[addr.p2_index()];
+        let frame = entry.frame().ok()?;
+        entry.set_unused();
+        Some(pfn_of_frame(frame))
+    })?
+}
+
+fn pfn_of_frame(frame: PhysFrame) -> Pfn {
+    Pfn::containing(frame.start_address().as_u64())
+}
+
+/// Whether a page of 4 KiB is mapped at `addr`, by the tables in force. Takes no
+/// lock, so that a crash report can ask; the answer may be out of date.
+pub(crate) fn is_mapped(addr: u64) -> bool {
+    let Ok(addr) = VirtAddr::try_new(addr) else { return false };
+    let (mut frame, _) = Cr3::read();
+    for index in [addr.p4_index(), addr.p3_index(), addr.p2_index(), addr.p1_index()] {
+        let table: *const PageTableEntry = frame_ptr(pfn_of_frame(frame)).cast();
+        // SAFETY: what an entry points to lies in RAM, thus in the direct map;
+        // the entry is read as a whole.
+        let entry = unsafe { table.add(index.into()).read_volatile() };
+        let Ok(next) = entry.frame() else { return false };
+        frame = next;
+    }
+    true
+}
+
+/// Makes all CPUs forget what they know of translations of the pages in
+/// `range`, and of the tables on the way there. Interrupts on, no lock held.
+pub(crate) fn flush_everywhere(range: Range<u64>) {
+    // With one CPU running this is all of them.
+    for addr in range.step_by(PAGE_SIZE) {
+        tlb::flush(VirtAddr::new(addr));
+    }
 }
