@@ -3,6 +3,7 @@
 //! machines can live side by side. Needs `std` (feature `host`).
 
 use crate::early::{EarlyMem, RamRange, Reservation};
+use crate::mailbox::{Token, run_on_each};
 use crate::mm::Mm;
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use crate::setup::{Config, SetupError};
@@ -12,10 +13,7 @@ use core::cell::Cell;
 use core::fmt;
 use std::boxed::Box;
 use std::string::{String, ToString};
-use std::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
 
@@ -84,9 +82,6 @@ std::thread_local! {
     }) };
 }
 
-/// A CPU's token: whoever has set it is that CPU.
-type Token = AtomicBool;
-
 /// What the manager said.
 pub type LogLine = (LogLevel, String);
 
@@ -126,7 +121,7 @@ impl Machine {
             first,
             end,
             memmap: Default::default(),
-            tokens: (0..cpus.max(1)).map(|_| Token::default()).collect(),
+            tokens: (0..cpus.max(1)).map(|id| Token::new(CpuId(id))).collect(),
             held: (0..cpus.max(1)).map(|_| HeldLocks::default()).collect(),
             nodes_of_cpus: std::vec![NodeId(0); usize::from(cpus.max(1))],
             clock_ms: AtomicU64::new(0),
@@ -186,7 +181,7 @@ impl Machine {
             }
             Some(_) => panic!("a thread works on one machine at a time"),
             None => {
-                while self.tokens[usize::from(cpu.0)].swap(true, Acquire) {
+                while !self.tokens[usize::from(cpu.0)].try_take() {
                     std::thread::yield_now();
                 }
                 HELD.set(Some((self.id(), cpu, 1)));
@@ -200,8 +195,10 @@ impl Machine {
                 if depth > 1 {
                     HELD.set(Some((machine, held, depth - 1)));
                 } else {
+                    // SAFETY: held since `hold`, and the manager is done with it:
+                    // what letters do is inside the manager again, as this CPU.
+                    unsafe { self.tokens[usize::from(cpu.0)].give_up() };
                     HELD.set(None);
-                    self.tokens[usize::from(cpu.0)].store(false, Release);
                 }
             }
             _ => panic!("token given up that was not held"),
@@ -263,11 +260,15 @@ unsafe impl Platform for Machine {
     }
 
     fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
-        for cpu in (0..self.cpus()).map(CpuId) {
-            self.hold(cpu);
+        assert!(HELD.get().is_none(), "waits for other CPUs while it is one");
+        let as_that_cpu = |cpu: CpuId| {
+            // Whoever runs this has the token already, to give it up itself.
+            let before = HELD.replace(Some((self.id(), cpu, 1)));
             f(cpu);
-            self.release(cpu);
-        }
+            HELD.set(before);
+        };
+        // SAFETY: this thread holds no token.
+        unsafe { run_on_each(&self.tokens, None, &as_that_cpu, &std::thread::yield_now) };
     }
 
     fn held_locks(&self, cpu: CpuId) -> Option<&HeldLocks> {

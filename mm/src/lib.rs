@@ -23,6 +23,8 @@ pub mod gfp;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod list;
+#[cfg(feature = "host")]
+pub mod mailbox;
 pub mod memmap;
 pub mod migrate;
 mod mm;
