@@ -2,11 +2,13 @@
 //!
 //! The pure parts live here, where they can be tested: what the options mean
 //! ([`options`]), the QEMU command line ([`qemu`]), what a run's end means
-//! ([`outcome`]), the ramdisk ([`archive`], [`symbols`]). The programs are
-//! `quarry` and `quarry-image`; only the latter needs the boot loader.
+//! ([`outcome`]), what operations cost ([`figures`]), the ramdisk ([`archive`],
+//! [`symbols`]). The programs are `quarry` and `quarry-image`; only the latter
+//! needs the boot loader.
 
 pub mod archive;
 pub mod cargo;
+pub mod figures;
 pub mod image;
 pub mod options;
 pub mod outcome;

@@ -27,6 +27,8 @@ pub enum Command {
     Run(RunOptions),
     /// Write quarry-bios.img, quarry-uefi.img and their sha256.
     Image(ImageOptions),
+    /// Count the instructions of the memory manager's operations.
+    Bench(BenchOptions),
 }
 
 /// Options of `quarry run`.
@@ -87,6 +89,39 @@ pub struct ImageOptions {
     /// Directory for the images [default: `images` in cargo's target directory].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// Options of `quarry bench`.
+///
+/// The kernel runs in QEMU with its time stamp counter tied to executed
+/// instructions, so the figures are exact and do not depend on the machine that
+/// QEMU runs on. Exit status: 0 all was measured (and is as the baseline says,
+/// with --check); 1 not so; 124 timed out.
+#[derive(Args, Clone, Debug)]
+pub struct BenchOptions {
+    /// Which operations, as `suite` or `suite.row` with `*` and `?`.
+    #[arg(value_name = "GLOB", default_value = "*", value_parser = parse_glob)]
+    pub glob: String,
+    /// Fail if a figure has grown by more than 3 % over the baseline.
+    #[arg(long)]
+    pub check: bool,
+    /// Make what was measured the baseline.
+    #[arg(long, conflicts_with = "check")]
+    pub save: bool,
+    /// Show only rows that have a goal.
+    #[arg(long)]
+    pub goals: bool,
+    /// The baseline [default: `bench/baseline.txt`].
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+}
+
+fn parse_glob(text: &str) -> Result<String, String> {
+    let known = |c: char| c.is_ascii_alphanumeric() || "*?._".contains(c);
+    if text.is_empty() || !text.chars().all(known) {
+        return Err("want letters, digits, `_`, `.`, `*` and `?`".into());
+    }
+    Ok(text.to_owned())
 }
 
 /// The firmware of the machine.
@@ -232,6 +267,8 @@ mod tests {
             &["--log"],
             &["--bogus"],
             &["bogus"],
+            &["bench", "a b"],
+            &["bench", "--save", "--check"],
         ] {
             assert_eq!(refused(args).exit_code(), 2, "{args:?}");
         }

@@ -13,7 +13,7 @@ use crate::memory::{self, FirmwareMap, InUse, memtest};
 use crate::platform::Machine;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
-use crate::{cmdline, console, heap, ramdisk, selftests, stage, workers};
+use crate::{benchmarks, cmdline, console, heap, ramdisk, selftests, stage, workers};
 use alloc::boxed::Box;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
@@ -168,10 +168,14 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     if mm.page_owner().is_on() {
         mm.log_holdings();
     }
+    let measured = options.kernel.bench.is_none_or(|glob| {
+        stage::begin("benchmarks");
+        benchmarks::run(mm, glob)
+    });
     if options.kernel.exit {
         // What kunit.py looks for at the end of a log.
         log::info!("reboot: System halted");
-        exit(if counts.fail == 0 { Verdict::Passed } else { Verdict::Failed });
+        exit(if counts.fail == 0 && measured { Verdict::Passed } else { Verdict::Failed });
     }
     stage::begin("idle");
     loop {
@@ -258,10 +262,12 @@ fn start_memory(
     // SAFETY: the kernel's tables are in force and the CPU has its area.
     let machine = unsafe { Machine::new() };
     let config = options.memory.config(zones, early.present_pages());
+    let (before, pages) = (time::counter(), early.present_pages());
     let mm = match memory::start(machine, early, &config) {
         Ok(mm) => mm,
         Err(error) => crash::give_up(format_args!("{error}")),
     };
+    benchmarks::set_boot(time::counter() - before, pages);
     if let Some(factor) = options.memory.watermark_scale_factor {
         mm.set_watermark_scale_factor(factor);
     }

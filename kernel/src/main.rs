@@ -12,6 +12,8 @@ mod arch;
 #[cfg(target_os = "none")]
 mod backtrace;
 #[cfg(target_os = "none")]
+mod benchmarks;
+#[cfg(target_os = "none")]
 mod boot;
 #[cfg(target_os = "none")]
 mod cmdline;

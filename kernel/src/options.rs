@@ -66,6 +66,8 @@ pub struct Options<'a> {
     pub filter_glob: Option<&'a str>,
     /// `crash=KIND`: crash on purpose, as the first of the tests.
     pub crash: Option<Crash>,
+    /// `bench=GLOB`: which operations to measure after the tests.
+    pub bench: Option<&'a str>,
 }
 
 impl Default for Options<'_> {
@@ -77,6 +79,7 @@ impl Default for Options<'_> {
             test_timeout: TEST_TIMEOUT,
             filter_glob: None,
             crash: None,
+            bench: None,
         }
     }
 }
@@ -115,6 +118,7 @@ impl<'a> Options<'a> {
                 let kind = Crash::parse(token.value()?);
                 self.crash = Some(kind.ok_or(token.malformed("no such way to crash"))?);
             }
+            () if token.is("bench") => self.bench = Some(token.value()?),
             () => return Ok(false),
         }
         Ok(true)
@@ -140,6 +144,7 @@ mod tests {
             "selftest.timeout=7",
             "kunit.filter_glob=buddy.*",
             "crash=stack",
+            "bench=pages.order*",
         ] {
             assert_eq!(accept(&mut options, word), Accept::Known, "{word}");
         }
@@ -150,6 +155,7 @@ mod tests {
             test_timeout: 7,
             filter_glob: Some("buddy.*"),
             crash: Some(Crash::StackOverflow),
+            bench: Some("pages.order*"),
         };
         assert_eq!(options, want);
         assert_eq!(accept(&mut options, "selftest=off"), Accept::Known);
@@ -174,6 +180,7 @@ mod tests {
             "kunit.filter_glob",
             "crash",
             "crash=boom",
+            "bench",
         ] {
             let Accept::Malformed(malformed) = accept(&mut options, word) else {
                 panic!("{word} is taken");

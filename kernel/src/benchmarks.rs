@@ -1,0 +1,85 @@
+//! Measures what operations cost, when the command line says `bench=GLOB`: the
+//! time stamp counter, and where the figures go. Calls `bench`, `console`,
+//! `arch::time`.
+
+use crate::arch::time;
+use crate::console;
+use crate::platform::Machine;
+use crate::take::Take;
+use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Why};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use mm::Mm;
+use mm::arena::MovableArena;
+use selftest::Filter;
+
+/// What the start of the memory manager took, and for how many pages; 0 until
+/// it is known.
+static BOOT: (AtomicU64, AtomicU64) = (AtomicU64::new(0), AtomicU64::new(0));
+
+static SCRATCH: Take<Scratch> = Take::new(Scratch::new());
+static ARENA: MovableArena<Machine> = MovableArena::new();
+
+/// Notes what the start of the memory manager took.
+pub(crate) fn set_boot(counts: u64, pages: u64) {
+    BOOT.0.store(counts, Relaxed);
+    BOOT.1.store(pages, Relaxed);
+}
+
+struct Tsc;
+
+impl Counter for Tsc {
+    fn now(&self) -> u64 {
+        time::counter()
+    }
+}
+
+/// Iterations of the loop that shows what the counter counts.
+const LOOPS: u64 = 100_000;
+
+/// What the counter makes of a loop of two instructions, each time round: 2 if
+/// it counts instructions.
+fn calibration() -> Cost {
+    let before = time::counter();
+    // SAFETY: counts a register down and touches nothing else.
+    unsafe {
+        core::arch::asm!(
+            "2: dec {left}",
+            "jnz 2b",
+            left = inout(reg) LOOPS => _,
+            options(nomem, nostack),
+        );
+    }
+    Cost::shared(time::counter() - before, LOOPS)
+}
+
+/// Lines that `scripts/bench` reads.
+struct Lines;
+
+impl Report for Lines {
+    fn figure(&mut self, suite: &'static str, row: &'static str, cost: Cost) {
+        console::line(format_args!("QUARRY-BENCH {suite}.{row} {cost}"));
+    }
+
+    fn skipped(&mut self, suite: &'static str, why: Why) {
+        console::line(format_args!("# {suite}: {why}"));
+    }
+}
+
+/// Measures what `glob` selects. False if something failed, or nothing was
+/// measured. Once a boot; interrupts on, no lock held.
+pub(crate) fn run(mm: &'static Mm<Machine>, glob: &str) -> bool {
+    let Some(scratch) = SCRATCH.take() else { return false };
+    if ARENA.register(mm).is_err() {
+        log::error!("no benchmarks: too many drivers of movable pages");
+        return false;
+    }
+    let boot = Boot { counts: BOOT.0.load(Relaxed), pages: BOOT.1.load(Relaxed) };
+    let on = Ground { mm, arena: &ARENA, boot: Some(boot).filter(|boot| boot.pages > 0) };
+    console::line(format_args!("QUARRY-BENCH-LOOP {}", calibration()));
+    let tally = bench::run(&on, Filter::new(glob), &Tsc, scratch, &mut Lines);
+    console::line(format_args!(
+        "QUARRY-BENCH-END figures={} failed={}",
+        tally.figures, tally.failed
+    ));
+    tally.figures > 0 && tally.failed == 0
+}
