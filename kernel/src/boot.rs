@@ -99,7 +99,7 @@ fn start(info: &'static mut BootInfo) -> ! {
     let zones = ZoneLayout::new(early.ram(), options.memory.movable);
     let emit = &mut |line: fmt::Arguments<'_>| log::info!("{line}");
     report_zones(&zones, emit);
-    report_nodes(&zones, early.ram(), emit);
+    report_nodes(&zones, early.ram(), 1, emit);
 
     stage::begin("page tables");
     let (apic, local_apic) =

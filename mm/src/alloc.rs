@@ -108,12 +108,10 @@ impl<P: Platform> Mm<P> {
     #[inline]
     fn nofragment(&self, node: NodeId, class: ZoneKind) -> AllocFlags {
         let first = self.zonelist(node, class).find(|z| z.managed() > 0);
-        let dma32 = crate::memmap::zone_index(node, ZoneKind::Dma32);
+        let has_dma32 =
+            |node| self.zone(node, ZoneKind::Dma32).is_some_and(|z: &Zone| z.managed() > 0);
         match first {
-            Some(zone)
-                if zone.kind == ZoneKind::Normal
-                    && self.zones.get(dma32).is_some_and(|z| z.managed() > 0) =>
-            {
+            Some(zone) if zone.kind == ZoneKind::Normal && has_dma32(zone.node) => {
                 AllocFlags::NOFRAGMENT
             }
             _ => AllocFlags::empty(),
@@ -153,18 +151,19 @@ impl<P: Platform> Mm<P> {
         let Request { order, gfp, node } = attempt.request;
         let node = node.unwrap_or_default();
         let mark = mark.unwrap_or(Mark::Min);
+        // The node itself, or the nearest where it has no memory.
+        let mut home = None;
         for zone in self.zonelist(node, attempt.class) {
-            if zone.node != node {
-                if gfp.contains(Gfp::THISNODE) {
-                    break;
-                }
-                // A local block of mixed types beats a remote one.
-                if flags.contains(AllocFlags::NOFRAGMENT) {
-                    return None;
-                }
+            if zone.node != node && gfp.contains(Gfp::THISNODE) {
+                break;
             }
             if zone.managed() == 0 {
                 continue;
+            }
+            // A local block of mixed types beats a remote one.
+            if *home.get_or_insert(zone.node) != zone.node && flags.contains(AllocFlags::NOFRAGMENT)
+            {
+                return None;
             }
             let mut rights = flags;
             let mut from_reserves = false;

@@ -44,6 +44,7 @@ mod table;
 pub mod types;
 pub mod watermark;
 pub mod zone;
+mod zonelist;
 
 pub use crate::gfp::{AllocError, FreeError, Gfp, Page, Request};
 pub use crate::mm::Mm;

@@ -15,9 +15,7 @@ use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Cpu, CpuCell, Orde
 use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, ZoneKind};
 use crate::watermark;
 use crate::zone::Zone;
-
-/// End of a zonelist.
-pub(crate) const NO_ZONE: u16 = u16::MAX;
+use crate::zonelist::NO_ZONE;
 
 /// What can be tuned while the machine runs, under Linux's names.
 #[derive(Debug)]
@@ -110,6 +108,25 @@ impl<P: Platform> Mm<P> {
     /// Number of nodes.
     pub fn nodes(&self) -> usize {
         self.zones.len() / NR_ZONES
+    }
+
+    /// The node whose memory serves requests from `node`: itself, or the nearest
+    /// where it has none that anything may be in.
+    #[inline]
+    pub fn memory_node(&self, node: NodeId) -> NodeId {
+        let class = ZoneKind::Normal.index();
+        let first = self.first_zones.get(usize::from(node.0) * NR_ZONES + class);
+        match first.map(|zone| zone.load(Relaxed)) {
+            Some(zone) if zone != u8::MAX => NodeId(zone / NR_ZONES as u8),
+            _ => NodeId(0),
+        }
+    }
+
+    /// The nodes with memory, the nearest to `node` first: its own, if it has
+    /// some.
+    pub fn nearest_nodes(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        // Each node has one zone DMA in this list, populated or not.
+        self.zonelist(node, ZoneKind::Dma).map(|zone| zone.node)
     }
 
     /// The zones that a request of `class` from `node` may use, best first.

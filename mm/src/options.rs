@@ -75,6 +75,8 @@ pub struct Options<'a> {
     pub min_free_kbytes: Option<u64>,
     /// `watermark_scale_factor=`, also with `sysctl.vm.`: 1 to 3000.
     pub watermark_scale_factor: Option<u32>,
+    /// `numa=off`: one node, whatever the firmware says.
+    pub numa_off: bool,
     /// `memtest=N`: patterns that free memory is tested with before use.
     pub memtest: u32,
 }
@@ -94,6 +96,7 @@ impl Default for Options<'_> {
             slab_nomerge: false,
             min_free_kbytes: None,
             watermark_scale_factor: None,
+            numa_off: false,
             memtest: 0,
         }
     }
@@ -149,6 +152,10 @@ impl<'a> Options<'a> {
                 }
                 self.slab_nomerge = true;
             }
+            () if token.is("numa") => match token.value()? {
+                "off" => self.numa_off = true,
+                _ => return Err(token.malformed("not off")),
+            },
             () if token.is("memtest") => {
                 // Without a number, as many patterns as there are.
                 self.memtest = match token.value {
@@ -200,7 +207,7 @@ impl<'a> Options<'a> {
     }
 
     /// What the manager has to know, given where its zones lie and how many
-    /// pages of RAM there are.
+    /// pages of RAM there are. Nodes are not the command line's affair.
     pub fn config(&self, layout: &ZoneLayout, ram_pages: u64) -> Config {
         let mut cma = [None; MAX_CMA_AREAS];
         cma[0] = self.cma(ram_pages);
@@ -212,6 +219,7 @@ impl<'a> Options<'a> {
             init_on_free: self.init_on_free,
             page_poison: self.page_poison,
             page_owner: self.page_owner,
+            ..Config::default()
         }
     }
 }

@@ -6,9 +6,10 @@ use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
 use crate::cma::{CmaAreas, CmaRequest, MAX_CMA_AREAS};
 use crate::early::EarlyMem;
+use crate::firmware::numa::Distances;
 use crate::memmap::{MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
-use crate::mm::{Mm, NO_ZONE, Tunables};
+use crate::mm::{Mm, Tunables};
 use crate::owner::PageOwner;
 use crate::page::PageType;
 use crate::platform::{LogLevel, Platform};
@@ -21,6 +22,7 @@ use crate::types::{
 };
 use crate::watermark;
 use crate::zone::Zone;
+use crate::zonelist::{self, FallbackOrder, NodeSet, fallback_orders};
 use core::fmt;
 
 pub use crate::firmware::{DMA_END, DMA32_END};
@@ -31,6 +33,11 @@ pub struct Config {
     /// Where zone Movable begins on each node (2 MiB aligned); at the largest
     /// frame number where it has none.
     pub movable_start: [Pfn; MAX_NODES],
+    /// Nodes that there are, at most [`MAX_NODES`], those without memory too;
+    /// more if there is RAM on more.
+    pub nodes: usize,
+    /// How far they are from each other.
+    pub distances: Distances,
     /// Contiguous areas to set up; none by default.
     pub cma: [Option<CmaRequest>; MAX_CMA_AREAS],
     /// min_free_kbytes, if the square-root rule is not to decide.
@@ -49,6 +56,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             movable_start: [Pfn(u64::MAX); MAX_NODES],
+            nodes: 1,
+            distances: Distances::default(),
             cma: [None; MAX_CMA_AREAS],
             min_free_kb: None,
             init_on_alloc: false,
@@ -103,6 +112,7 @@ impl<P: Platform> Mm<P> {
         let end = early.end_of_ram();
         let nodes =
             early.ram().iter().map(|r| r.node.0 as usize + 1).max().ok_or(SetupError::NoRam)?;
+        let nodes = nodes.max(config.nodes.min(MAX_NODES));
         // First of all: areas want large ranges in the best places.
         let mut cma = CmaAreas::reserve(&platform, &mut early, config);
         let nr_zones = nodes * NR_ZONES;
@@ -114,9 +124,10 @@ impl<P: Platform> Mm<P> {
         let pcps =
             BootSlice::new(&platform, &mut early, "per-CPU lists", nr_pcps, |_| CpuCell::default())
                 .ok_or(SetupError::TooLittleRam)?;
+        let orders = orders(&platform, &early, nodes, &config.distances);
         let zonelists =
             BootSlice::new(&platform, &mut early, "zonelists", nr_zones * (nr_zones + 1), |i| {
-                zonelist_entry(nodes, i)
+                zonelist::entry(&orders, nodes, i)
             })
             .ok_or(SetupError::TooLittleRam)?;
         let slab = SlabState::new(&platform, &mut early).ok_or(SetupError::TooLittleRam)?;
@@ -150,7 +161,21 @@ impl<P: Platform> Mm<P> {
         };
         mm.hand_over(&early);
         mm.recompute_watermarks();
+        mm.log_zonelists(&orders);
         Ok(mm)
+    }
+
+    /// Says which nodes help which others.
+    fn log_zonelists(&self, orders: &[FallbackOrder]) {
+        let log = |line: fmt::Arguments<'_>| self.platform.log(LogLevel::Info, line);
+        for (node, order) in orders[..self.nodes()].iter().enumerate() {
+            log(format_args!("Fallback order for Node {node}: {order}"));
+        }
+        log(format_args!(
+            "Built {} zonelists, mobility grouping on.  Total pages: {}",
+            self.nodes(),
+            self.managed_pages()
+        ));
     }
 
     /// Spans and present pages from the RAM; what is reserved is described as
@@ -280,6 +305,8 @@ impl<P: Platform> Mm<P> {
             let cpus = (0..self.platform.cpus())
                 .filter(|&c| self.platform.node_of_cpu(CpuId(c)).0 as usize == node)
                 .count() as u64;
+            // Where there are none, all of them come from elsewhere.
+            let cpus = if cpus == 0 { u64::from(self.platform.cpus()) } else { cpus };
             for zone in zones {
                 let buddy = Buddy::lock(&self.map, zone, &cpu);
                 let marks =
@@ -349,18 +376,17 @@ fn kind_of(pfn: Pfn, movable_start: Pfn) -> ZoneKind {
     }
 }
 
-/// Entry `i` of all zonelists: for a node and a class, the zones of that class
-/// and below, highest kind first, the node's own before the others'.
-fn zonelist_entry(nodes: usize, i: usize) -> u16 {
-    let stride = nodes * NR_ZONES + 1;
-    let (list, at) = (i / stride, i % stride);
-    let (node, class) = (list / NR_ZONES, list % NR_ZONES);
-    let kinds = class + 1;
-    if at >= nodes * kinds {
-        return NO_ZONE;
-    }
-    let from = (node + at / kinds) % nodes;
-    (from * NR_ZONES + (class - at % kinds)) as u16
+/// The order in which each node asks the others for memory.
+fn orders<P: Platform>(
+    platform: &P,
+    early: &EarlyMem<'_>,
+    nodes: usize,
+    distances: &Distances,
+) -> [FallbackOrder; MAX_NODES] {
+    let (mut memory, mut cpus) = (NodeSet::default(), NodeSet::default());
+    early.ram().iter().for_each(|r| memory.insert(r.node));
+    (0..platform.cpus()).for_each(|cpu| cpus.insert(platform.node_of_cpu(CpuId(cpu))));
+    fallback_orders(nodes, memory, cpus, distances)
 }
 
 /// Backs and fills the memory map for all RAM. Which frames are backed by

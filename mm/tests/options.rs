@@ -35,7 +35,7 @@ fn every_option() {
     let o = options(
         "mem=512M cma=64M@0x10000000 movablecore=25% kernelcore=1G init_on_alloc=1 init-on-free=on \
          page_poison=y page_owner=on slub_debug=FZ,kmalloc-64,dentry* slab_nomerge memtest=4 \
-         sysctl.vm.min_free_kbytes=4096 watermark_scale_factor=100",
+         sysctl.vm.min_free_kbytes=4096 watermark_scale_factor=100 numa=off",
     );
     assert_eq!(o.map_edits(), [MapEdit::Limit(512 * M)]);
     let area =
@@ -44,6 +44,7 @@ fn every_option() {
     assert_eq!(o.movable.movablecore, Some(CoreSize::Percent(25)));
     assert_eq!(o.movable.kernelcore, Some(CoreSize::Bytes(1 << 30)));
     assert!(o.init_on_alloc && o.init_on_free && o.page_poison && o.page_owner && o.slab_nomerge);
+    assert!(o.numa_off && !Options::default().numa_off);
     assert_eq!((o.memtest, o.min_free_kbytes), (4, Some(4096)));
     assert_eq!(o.watermark_scale_factor, Some(100));
     let debug = o.slab_debug.unwrap();
@@ -118,6 +119,7 @@ fn what_is_refused_is_quoted() {
         ("slab_nomerge=1", "slab_nomerge=1", "takes no value"),
         ("watermark_scale_factor=0", "watermark_scale_factor=0", "not 1 to 3000"),
         ("memtest=4294967296", "memtest=4294967296", "too many patterns"),
+        ("numa=on", "numa=on", "not off"),
     ] {
         assert_eq!(refusal(word), Malformed { text, why });
     }

@@ -106,7 +106,7 @@ fn built(early: &EarlyMem<'_>, layout: &ZoneLayout, node: u8) -> [(u64, u64); 4]
 fn report(early: &EarlyMem<'_>, layout: &ZoneLayout) -> String {
     let mut text = String::new();
     report_zones(layout, &mut |line| text += &format!("{line}\n"));
-    report_nodes(layout, early.ram(), &mut |line| text += &format!("{line}\n"));
+    report_nodes(layout, early.ram(), 1, &mut |line| text += &format!("{line}\n"));
     text
 }
 

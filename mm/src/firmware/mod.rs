@@ -6,11 +6,13 @@
 //! The way of a map: entries are pushed into a [`RawMap`], the command line's
 //! edits are applied to it ([`MapEdit`]), [`sanitize`] makes a [`Map`] of it,
 //! [`populate`] fills [`EarlyMem`](crate::early::EarlyMem) from that, and
-//! [`ZoneLayout`] says where its zones lie.
+//! [`numa::Topology`] says which node has what, and [`ZoneLayout`] where the
+//! zones lie.
 
 mod e820;
 mod edit;
 mod kind;
+pub mod numa;
 mod populate;
 mod raw;
 mod report;

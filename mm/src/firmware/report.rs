@@ -34,8 +34,8 @@ pub fn report_zones(layout: &ZoneLayout, emit: Emit<'_>) {
 }
 
 /// Where zone Movable begins on each node that has one, `Early memory node
-/// ranges`, and what each node spans.
-pub fn report_nodes(layout: &ZoneLayout, ram: &[RamRange], emit: Emit<'_>) {
+/// ranges`, and what each of `nodes` nodes spans.
+pub fn report_nodes(layout: &ZoneLayout, ram: &[RamRange], nodes: usize, emit: Emit<'_>) {
     emit(format_args!("Movable zone start for each node"));
     for node in (0..MAX_NODES).map(|n| NodeId(n as u8)) {
         if let Some(start) = layout.movable_start(node) {
@@ -47,8 +47,12 @@ pub fn report_nodes(layout: &ZoneLayout, ram: &[RamRange], emit: Emit<'_>) {
         emit(format_args!("  node {:3}: {}", r.node.0, mem(r.range)));
     }
     for node in (0..MAX_NODES).map(|n| NodeId(n as u8)) {
-        if let Some(range) = node_range(ram, node) {
-            emit(format_args!("Initmem setup node {} {}", node.0, mem(range)));
+        match node_range(ram, node) {
+            Some(range) => emit(format_args!("Initmem setup node {} {}", node.0, mem(range))),
+            None if usize::from(node.0) < nodes => {
+                emit(format_args!("Initmem setup node {} as memoryless", node.0));
+            }
+            None => {}
         }
     }
 }

@@ -166,15 +166,14 @@ impl<P: Platform> Mm<P> {
         taken
     }
 
-    /// Takes one object from any other node, nearest numbers first.
+    /// Takes one object from any other node, the nearest first.
     fn take_remote(
         &self,
         target: Target,
         home: NodeId,
         entitled: bool,
     ) -> Result<Option<Taken>, AllocError> {
-        let nodes = self.nodes() as u8;
-        for node in (1..nodes).map(|i| NodeId((home.0 + i) % nodes)) {
+        for node in self.nearest_nodes(home).filter(|&node| node != home) {
             let cpu = self.enter();
             let cache = self.resolve(&cpu, target)?;
             let mut surplus = PageList::new();

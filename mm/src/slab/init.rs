@@ -57,7 +57,7 @@ impl<P: Platform> Mm<P> {
         if !self.has_cache(0) {
             self.cache_of_caches()?;
             for cpu in (0..self.platform.cpus()).map(CpuId) {
-                self.slab.add_cpu(self.platform.node_of_cpu(cpu));
+                self.slab.add_cpu(self.memory_node(self.platform.node_of_cpu(cpu)));
             }
         }
         for family in Family::ALL {

@@ -205,8 +205,7 @@ impl<P: Platform> Mm<P> {
         if self.nodes() == 1 {
             return NodeId(0);
         }
-        let node = self.platform.node_of_cpu(cpu.id());
-        if usize::from(node.0) < self.nodes() { node } else { NodeId(0) }
+        self.memory_node(self.platform.node_of_cpu(cpu.id()))
     }
 
     /// Pages in slabs of a node: reclaimable and not (`nr_slab_reclaimable`,
