@@ -13,6 +13,7 @@ use crate::memory::{self, FirmwareMap, InUse, memtest};
 use crate::platform::Machine;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
+use crate::{acpi, smp};
 use crate::{benchmarks, cmdline, console, heap, ramdisk, selftests, stage, workers};
 use alloc::boxed::Box;
 use bootloader_api::config::{BootloaderConfig, Mapping};
@@ -96,6 +97,8 @@ fn start(info: &'static mut BootInfo) -> ! {
     if let Err(error) = check_ram(map.ram_pages()) {
         crash::give_up(format_args!("{error}"));
     }
+    acpi::init(info.rsdp_addr.into_option(), &mut loader, &map, &mut early);
+    smp::discover(&features);
     let zones = ZoneLayout::new(early.ram(), options.memory.movable);
     let emit = &mut |line: fmt::Arguments<'_>| log::info!("{line}");
     report_zones(&zones, emit);

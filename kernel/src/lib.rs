@@ -1,7 +1,5 @@
-//! The kernel's parts that need no hardware, so that host tests reach them:
-//! the boot image's text archive, symbol lookup, the fw_cfg directory, the
-//! kernel's own command line options, the layout of a direct map, memory
-//! test patterns, numbered slots. Calls `mm`'s pure parts only.
+//! The kernel's parts that need no hardware, so that host tests reach them; what
+//! each is for, its first lines say. Calls `mm`'s pure parts only.
 #![cfg_attr(not(test), no_std)]
 // On the host, in tests, an allocation may fail as it likes.
 #![cfg_attr(test, allow(clippy::disallowed_macros, clippy::disallowed_methods))]
@@ -11,5 +9,6 @@ pub mod direct_map;
 pub mod fw_cfg_dir;
 pub mod memtest;
 pub mod options;
+pub mod sdt;
 pub mod slots;
 pub mod symbols;

@@ -8,6 +8,8 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+mod acpi;
+#[cfg(target_os = "none")]
 mod arch;
 #[cfg(target_os = "none")]
 mod backtrace;
@@ -35,6 +37,8 @@ mod platform;
 mod ramdisk;
 #[cfg(target_os = "none")]
 mod selftests;
+#[cfg(target_os = "none")]
+mod smp;
 #[cfg(target_os = "none")]
 mod stage;
 #[cfg(target_os = "none")]

@@ -3,7 +3,7 @@
 
 use crate::arch::{irq, percpu, time};
 use crate::vm::{self, layout};
-use crate::workers;
+use crate::{smp, workers};
 use core::fmt;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::sync::HeldLocks;
@@ -61,9 +61,14 @@ unsafe impl Platform for Machine {
         irq::restore(state.0 != 0);
     }
 
+    fn cpus(&self) -> u16 {
+        smp::possible()
+    }
+
     fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
         let (cpu, state) = self.irq_save();
-        f(cpu);
+        // The others have not been started: they are whoever's who asks.
+        (0..self.cpus()).map(CpuId).for_each(f);
         self.irq_restore(cpu, state);
     }
 

@@ -13,11 +13,24 @@ pub(crate) struct Features {
     pub(crate) gib_pages: bool,
     /// A local APIC.
     pub(crate) apic: bool,
+    /// The local APIC can be switched to model-specific registers.
+    pub(crate) x2apic: bool,
+    /// The number of this CPU's local APIC.
+    pub(crate) apic_id: u32,
 }
 
 fn leaf(leaf: u32) -> Option<CpuidResult> {
     let range = leaf & 0x8000_0000;
     (__cpuid(range).eax >= leaf).then(|| __cpuid_count(leaf, 0))
+}
+
+/// The APIC's number: with 32 bits where there is a leaf for it, else those 8
+/// that leaf 1 has.
+fn apic_id(basic: CpuidResult) -> u32 {
+    match leaf(0x0b) {
+        Some(topology) if topology.ebx != 0 => topology.edx,
+        _ => basic.ebx >> 24,
+    }
 }
 
 /// Asks the processor.
@@ -31,6 +44,8 @@ pub(crate) fn features() -> Features {
         nx: extended & (1 << 20) != 0,
         gib_pages: extended & (1 << 26) != 0,
         apic: basic.edx & (1 << 9) != 0,
+        x2apic: basic.ecx & (1 << 21) != 0,
+        apic_id: apic_id(basic),
     }
 }
 

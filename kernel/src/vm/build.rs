@@ -1,11 +1,12 @@
 //! Builds the kernel's own page tables: a direct map of RAM and ACPI tables
 //! without execute rights, the kernel image with each segment's rights, stacks
-//! above guard pages, device registers uncached. Calls `loader`, `mm::early`.
+//! above guard pages, device registers uncached. Calls `loader`, `acpi`,
+//! `mm::early`.
 
-use crate::image;
 use crate::vm::loader::{Loader, REACH};
 use crate::vm::stacks::Stack;
 use crate::vm::{layout, tables};
+use crate::{acpi, image};
 use core::fmt;
 use mm::early::EarlyMem;
 use mm::firmware::RegionKind;
@@ -96,11 +97,14 @@ pub(crate) fn build(
     early: &mut EarlyMem<'_>,
     plan: &Plan<'_>,
 ) -> Result<PhysFrame, NoMemory> {
-    loader.map_ram(early.ram().iter().map(|ram| ram.range)).ok_or(NoMemory)?;
+    for ram in early.ram() {
+        // What lies out of reach is not needed yet.
+        loader.reach(ram.range);
+    }
     let root = FromEarly(early).allocate_frame().ok_or(NoMemory)?;
     let table = tables::frame_ptr(Pfn::containing(root.start_address().as_u64()));
     let table: *mut PageTable = table.cast();
-    // SAFETY: the frame is this function's alone and mapped by `map_ram`.
+    // SAFETY: the frame is this function's alone and mapped by `reach`.
     let table = unsafe {
         table.write(PageTable::new());
         &mut *table
@@ -141,6 +145,10 @@ fn map_direct(
         let end = Pfn::containing(tables.end - 1).add(1);
         let range = PfnRange::new(Pfn::containing(tables.start), end);
         map_range(new, early, range, READ, plan.largest)?;
+    }
+    // Some firmware leaves its tables in memory that it calls reserved.
+    for range in acpi::table_frames() {
+        map_range(new, early, range, READ, PageSize::Small)?;
     }
     Ok(())
 }
@@ -223,7 +231,7 @@ fn map_stacks(new: &mut OffsetPageTable<'_>, early: &mut EarlyMem<'_>) -> Result
             // A translating emulator may have kept the firmware's code that lay
             // here, and then watches every write to the page until all of that
             // is overwritten: some ten times slower.
-            // SAFETY: the frame is the stack's alone and mapped by `map_ram`.
+            // SAFETY: the frame is the stack's alone and mapped by `reach`.
             unsafe { tables::frame_ptr(pfn).write_bytes(0, PAGE_SIZE) };
             map::<Size4KiB>(new, early, addr, pfn, WRITE)?;
         }

@@ -20,6 +20,10 @@ pub(crate) const REACH: Pfn = Pfn((REACH_GIB as u64) << 18);
 
 const ENTRIES: usize = 512;
 
+/// Rights of the provisional map.
+const WRITE: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::NO_EXECUTE);
+
 /// A page table inside the kernel image.
 #[repr(C, align(4096))]
 struct StaticTable([AtomicU64; ENTRIES]);
@@ -64,7 +68,22 @@ impl Loader {
         // SAFETY: the caller vouches for the entry, which makes this address
         // the fourth level's table itself.
         let tables = RecursivePageTable::new(unsafe { &mut *table }).ok()?;
-        Some(Self { tables })
+        let mut loader = Self { tables };
+        loader.open_direct_map()?;
+        Some(loader)
+    }
+
+    /// Puts a provisional direct map of nothing into the loader's tables.
+    fn open_direct_map(&mut self) -> Option<()> {
+        for (gib, table) in LEVEL_2.iter().enumerate() {
+            LEVEL_3.set(gib, self.physical(table)?, WRITE);
+        }
+        let level_3 = self.physical(&LEVEL_3)?;
+        let base: Page<Size4KiB> = Page::containing_address(VirtAddr::new(layout::DIRECT_MAP));
+        let entry = &mut self.tables.level_4_table_mut()[base.p4_index()];
+        // An entry that was not present is not in any translation cache.
+        entry.set_addr(level_3, WRITE);
+        Some(())
     }
 
     /// The physical address of what is mapped at `addr`.
@@ -78,31 +97,21 @@ impl Loader {
         }
     }
 
-    /// Maps the parts of `ram` that lie below [`REACH`] at [`layout::DIRECT_MAP`],
-    /// in pages of 2 MiB; what lies around RAM in such a page is reachable too,
-    /// for the short time that these tables are in force.
-    pub(crate) fn map_ram(&mut self, ram: impl Iterator<Item = PfnRange>) -> Option<()> {
-        let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
-        for range in ram {
-            let range = range.intersect(PfnRange::new(Pfn(0), REACH));
-            let mut block = range.start.pageblock();
-            while !range.is_empty() && block < range.end {
-                let index = (block.0 >> 9) as usize;
-                let table = &LEVEL_2[index / ENTRIES];
-                let flags = flags | PageTableFlags::HUGE_PAGE;
-                table.set(index % ENTRIES, PhysAddr::new(block.addr()), flags);
-                block = block.add(Order(9).pages());
-            }
+    /// Maps `range` at [`layout::DIRECT_MAP`], in pages of 2 MiB; what lies
+    /// around it in such a page is reachable too, for the short time that these
+    /// tables are in force. False if a part lies above [`REACH`].
+    pub(crate) fn reach(&mut self, range: PfnRange) -> bool {
+        let within = range.intersect(PfnRange::new(Pfn(0), REACH));
+        let mut block = within.start.pageblock();
+        while !within.is_empty() && block < within.end {
+            let index = (block.0 >> 9) as usize;
+            // Again an entry that was not present, or one that stays as it is.
+            let table = &LEVEL_2[index / ENTRIES];
+            let flags = WRITE | PageTableFlags::HUGE_PAGE;
+            table.set(index % ENTRIES, PhysAddr::new(block.addr()), flags);
+            block = block.add(Order(9).pages());
         }
-        for (gib, table) in LEVEL_2.iter().enumerate() {
-            LEVEL_3.set(gib, self.physical(table)?, flags);
-        }
-        let level_3 = self.physical(&LEVEL_3)?;
-        let base: Page<Size4KiB> = Page::containing_address(VirtAddr::new(layout::DIRECT_MAP));
-        let entry = &mut self.tables.level_4_table_mut()[base.p4_index()];
-        // An entry that was not present is not in any translation cache.
-        entry.set_addr(level_3, flags);
-        Some(())
+        within == range
     }
 
     fn physical(&self, table: &'static StaticTable) -> Option<PhysAddr> {
