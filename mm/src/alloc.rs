@@ -1,13 +1,12 @@
 //! The page allocator's front: who may take what from where. The walk over the
-//! zonelist, the per-CPU fast path, bulk requests. What has to wait is in
-//! `slow`. May call: `pcp`, `fallback`, `buddy`, `zone`.
+//! zonelist, the per-CPU fast path. What has to wait is in `slow`. May call: `pcp`, `fallback`, `buddy`, `zone`.
 
 use crate::buddy::Buddy;
 use crate::fallback::Source;
 use crate::gfp::{AllocError, AllocFlags, Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
-use crate::pcp::list_index;
+use crate::pcp::{Pcp, list_index};
 use crate::platform::{LogLevel, Platform, Worker};
 use crate::pressure::Attempt;
 use crate::stats::Event;
@@ -210,11 +209,10 @@ impl<P: Platform> Mm<P> {
                     if pcp.lists[index].is_empty() {
                         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
                         let boost = self.tunables.boost_factor.load(Relaxed);
-                        pcp.refill(&mut buddy, index, ty, flags, boost);
+                        let want = Pcp::batch_of(index, zone.pcp_batch());
+                        pcp.refill(&mut buddy, index, ty, want, flags, boost);
                     }
-                    let pfn = pcp.pop(&self.map, index)?;
-                    pcp.allocated += order.pages();
-                    Some(pfn)
+                    pcp.pop(&self.map, index, order)
                 })
             };
         }
@@ -292,80 +290,6 @@ impl<P: Platform> Mm<P> {
             page.set_owner(self.owners.intern(at).0);
         }
         Page { pfn, order: req.order }
-    }
-
-    /// Allocates up to `out.len()` single pages at once, all into `out` from
-    /// its start; returns how many. Fewer than asked for is not an error; with
-    /// none to be had in bulk, one is allocated as usual. Context as for
-    /// [`alloc_pages`](Self::alloc_pages).
-    ///
-    /// # Errors
-    /// When not even one page could be had.
-    #[track_caller]
-    pub fn alloc_bulk(
-        &self,
-        gfp: Gfp,
-        node: Option<NodeId>,
-        out: &mut [Pfn],
-    ) -> Result<usize, AllocError> {
-        let at = Location::caller();
-        let attempt = self.attempt(Request { order: Order(0), gfp, node })?;
-        let mut got = self.bulk_from_pcp(&attempt, out);
-        for &pfn in &out[..got] {
-            self.hand_out(&attempt.request, (pfn, false), at);
-        }
-        if got == 0 && !out.is_empty() {
-            out[0] = self.alloc_pages(attempt.request)?.pfn;
-            got = 1;
-        }
-        Ok(got)
-    }
-
-    /// Takes pages from the first zone that can spare all of them.
-    fn bulk_from_pcp(&self, attempt: &Attempt, out: &mut [Pfn]) -> usize {
-        let Request { gfp, node, .. } = attempt.request;
-        let node = node.unwrap_or_default();
-        let ty = attempt.migratetype;
-        let Some(index) = list_index(Order(0), ty) else { return 0 };
-        if ty == MigrateType::Movable && !attempt.flags.contains(AllocFlags::CMA) {
-            return 0;
-        }
-        for zone in self.zonelist(node, attempt.class) {
-            if zone.node != node && gfp.contains(Gfp::THISNODE) {
-                break;
-            }
-            let mark = zone.mark(Mark::Low) + out.len() as u64;
-            if zone.managed() == 0
-                || !zone.watermark_ok(Order(0), mark, attempt.class, attempt.flags)
-            {
-                continue;
-            }
-            let cpu = self.enter();
-            // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-            let got = unsafe {
-                self.pcp(cpu.id(), zone).with(|pcp| {
-                    let mut got = 0;
-                    while got < out.len() {
-                        if pcp.lists[index].is_empty() {
-                            let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-                            let boost = self.tunables.boost_factor.load(Relaxed);
-                            if pcp.refill(&mut buddy, index, ty, attempt.flags, boost) == 0 {
-                                break;
-                            }
-                        }
-                        let Some(pfn) = pcp.pop(&self.map, index) else { break };
-                        out[got] = pfn;
-                        got += 1;
-                    }
-                    pcp.allocated += got as u64;
-                    got
-                })
-            };
-            if got > 0 {
-                return got;
-            }
-        }
-        0
     }
 
     /// Fills a block that the caller owns with one byte.

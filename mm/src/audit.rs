@@ -98,6 +98,7 @@ struct ZoneCount {
     free: u64,
     free_cma: u64,
     free_highatomic: u64,
+    free_isolated: u64,
     isolated_blocks: u64,
     cma_pages: u64,
     highatomic_pages: u64,
@@ -172,7 +173,7 @@ impl<P: Platform> Mm<P> {
                 let mut pages = 0;
                 for (index, list) in pcp.lists.iter().enumerate() {
                     let order = list_order(index);
-                    let mut prev = NIL;
+                    let mut prev = None;
                     for pfn in list.iter(&self.map) {
                         let page = self.map.page(pfn);
                         auditor.holds(
@@ -185,15 +186,25 @@ impl<P: Platform> Mm<P> {
                             pfn,
                             zone.owns(&self.map, pfn),
                         )?;
-                        auditor.equal(
-                            "back link",
-                            Some(pfn),
-                            u64::from(prev),
-                            u64::from(page.prev()),
-                        )?;
-                        prev = link(pfn);
+                        // What the front's says does not matter.
+                        let back = u64::from(page.prev());
+                        let expected = prev.map_or(back, u64::from);
+                        auditor.equal("back link", Some(pfn), expected, back)?;
+                        prev = Some(link(pfn));
                         pages += order.pages();
+                        // A loop would never end.
+                        auditor.holds(
+                            "length of a per-CPU list",
+                            pfn,
+                            pages <= u64::from(pcp.count),
+                        )?;
                     }
+                    auditor.equal(
+                        "end of a per-CPU list",
+                        None,
+                        u64::from(prev.unwrap_or(NIL)),
+                        u64::from(list.last().map_or(NIL, link)),
+                    )?;
                 }
                 auditor.equal("count of a per-CPU list", None, pages, u64::from(pcp.count))?;
                 Ok(pages)
@@ -310,6 +321,7 @@ fn audit_head(
                 count.free += pages;
             }
             match ty {
+                MigrateType::Isolate => count.free_isolated += pages,
                 MigrateType::Cma => count.free_cma += pages,
                 MigrateType::HighAtomic => count.free_highatomic += pages,
                 _ => {}
@@ -415,17 +427,14 @@ fn audit_lists(
 }
 
 fn audit_counters(auditor: &mut Auditor, zone: &Zone, count: &ZoneCount) -> Result<(), AuditError> {
-    let load = |n: &crate::sync::AtomicI64| n.load(crate::sync::Ordering::Relaxed) as u64;
+    let free = &zone.free;
     auditor.equal("present pages", None, count.present, zone.present())?;
     auditor.equal("managed pages", None, count.managed, zone.managed())?;
-    auditor.equal("free pages", None, count.free, load(&zone.free))?;
-    auditor.equal("free CMA pages", None, count.free_cma, load(&zone.free_cma))?;
-    auditor.equal(
-        "free HighAtomic pages",
-        None,
-        count.free_highatomic,
-        load(&zone.free_highatomic),
-    )?;
+    auditor.equal("free pages", None, count.free, free.total() as u64)?;
+    auditor.equal("free CMA pages", None, count.free_cma, free.cma() as u64)?;
+    let highatomic = free.highatomic() as u64;
+    auditor.equal("free HighAtomic pages", None, count.free_highatomic, highatomic)?;
+    auditor.equal("free isolated pages", None, count.free_isolated, free.isolated() as u64)?;
     auditor.equal("HighAtomic pages", None, count.highatomic_pages, zone.reserved_highatomic())?;
     auditor.equal("CMA pages", None, count.cma_pages, zone.cma_pages())?;
     let isolated = zone.isolated_blocks.load(crate::sync::Ordering::Relaxed);

@@ -7,8 +7,10 @@ use crate::list::PageList;
 use crate::memmap::MemMap;
 use crate::page::{HeadWord, PageType};
 use crate::platform::Platform;
-use crate::sync::{AtomicI64, Cpu, LockGuard, Ordering::Relaxed};
-use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
+use crate::sync::{Cpu, LockGuard, Ordering::Relaxed};
+use crate::types::{
+    MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange,
+};
 use crate::zone::{FreeLists, Zone};
 
 /// Where a block goes on its list.
@@ -27,12 +29,6 @@ pub(crate) struct Buddy<'a> {
     pub(crate) inner: LockGuard<'a, FreeLists>,
 }
 
-/// Counters are written by the lock's holder only: no read-modify-write needed.
-#[inline]
-fn bump(counter: &AtomicI64, by: i64) {
-    counter.store(counter.load(Relaxed) + by, Relaxed);
-}
-
 impl<'a> Buddy<'a> {
     /// Takes the lock of `zone`. The token shows that interrupts are masked.
     #[inline]
@@ -48,16 +44,7 @@ impl<'a> Buddy<'a> {
     /// Counts `pages` more (or fewer) free pages of type `ty`.
     #[inline]
     pub(crate) fn account(&self, pages: i64, ty: MigrateType) {
-        // What is isolated is on its way out and nobody may count on it.
-        if ty == MigrateType::Isolate {
-            return;
-        }
-        bump(&self.zone.free, pages);
-        match ty {
-            MigrateType::Cma => bump(&self.zone.free_cma, pages),
-            MigrateType::HighAtomic => bump(&self.zone.free_highatomic, pages),
-            _ => {}
-        }
+        self.zone.free.add(ty, pages);
     }
 
     /// Lists a block that is free already; counts nothing.
@@ -128,26 +115,82 @@ impl<'a> Buddy<'a> {
             return;
         }
         self.account(order.pages() as i64, ty);
+        if self.inner.capture.is_some() {
+            return self.merge_or_hand_over(pfn, order, ty, placement);
+        }
         let (mut head, mut at) = (pfn, order);
+        // Below a pageblock, zone and type are the same by construction: the
+        // buddy's head word tells all.
+        while at < PAGEBLOCK_ORDER {
+            let buddy = head.buddy(at);
+            if !self.map.page(buddy).head().is(PageType::Buddy, at) {
+                return self.place(head, at, ty, placement);
+            }
+            head = self.merge_with(head, buddy, at, ty);
+            at = Order(at.0 + 1);
+        }
         while at < MAX_ORDER {
+            let Some((buddy, buddy_ty)) = self.mergeable_buddy(head, at, ty) else { break };
+            head = self.merge_with_block(head, buddy, buddy_ty, at, ty);
+            at = Order(at.0 + 1);
+        }
+        self.place(head, at, ty, placement);
+    }
+
+    /// [`free`](Self::free) while a compactor waits for a block: after each
+    /// merge it is asked whether this is the one.
+    #[cold]
+    fn merge_or_hand_over(
+        &mut self,
+        pfn: Pfn,
+        order: Order,
+        ty: MigrateType,
+        placement: Placement,
+    ) {
+        let (mut head, mut at) = (pfn, order);
+        loop {
             if self.capture(head, at, ty) {
                 return;
             }
-            let Some((buddy, buddy_ty)) = self.mergeable_buddy(head, at, ty) else { break };
-            self.unlink(buddy, at, buddy_ty);
-            if buddy_ty != ty {
-                // Both halves get the freed page's type, so that a later split
-                // finds blocks and lists agreeing.
-                self.map.block(buddy).set_migratetype(ty);
+            if at >= MAX_ORDER {
+                break;
             }
-            let (low, high) = if buddy < head { (buddy, head) } else { (head, buddy) };
-            self.map.page(high).set_head(HeadWord::TAIL);
-            head = low;
+            let Some((buddy, buddy_ty)) = self.mergeable_buddy(head, at, ty) else { break };
+            head = self.merge_with_block(head, buddy, buddy_ty, at, ty);
             at = Order(at.0 + 1);
         }
-        if self.capture(head, at, ty) {
-            return;
+        self.place(head, at, ty, placement);
+    }
+
+    /// Makes a free `buddy` of type `ty` and the block `head`, both of order
+    /// `at`, one; returns its first frame. Its head word is to be written next.
+    #[inline]
+    fn merge_with(&mut self, head: Pfn, buddy: Pfn, at: Order, ty: MigrateType) -> Pfn {
+        self.unlink(buddy, at, ty);
+        self.map.page(head.max(buddy)).set_head(HeadWord::TAIL);
+        head.min(buddy)
+    }
+
+    /// The same for buddies that may be pageblocks of different types.
+    fn merge_with_block(
+        &mut self,
+        head: Pfn,
+        buddy: Pfn,
+        buddy_ty: MigrateType,
+        at: Order,
+        ty: MigrateType,
+    ) -> Pfn {
+        if buddy_ty != ty {
+            // Both halves get the freed page's type, so that a later split
+            // finds blocks and lists agreeing.
+            self.map.block(buddy).set_migratetype(ty);
         }
+        self.merge_with(head, buddy, at, buddy_ty)
+    }
+
+    /// Lists a block that merges no further.
+    #[inline]
+    fn place(&mut self, head: Pfn, at: Order, ty: MigrateType, placement: Placement) {
         let tail = placement == Placement::Tail || self.merge_likely(head, at, ty);
         self.link(head, at, ty, tail);
     }
@@ -194,16 +237,47 @@ impl<'a> Buddy<'a> {
     /// write.
     #[inline]
     pub(crate) fn take_smallest(&mut self, order: Order, ty: MigrateType) -> Option<Pfn> {
-        let orders = self.zone.avail[ty.index()].load(Relaxed) >> order.0;
-        if orders == 0 {
+        Some(self.take_run(order, ty, 1)?.start)
+    }
+
+    /// Takes up to `most` blocks of `order` at once out of the first block of
+    /// the smallest sufficient order on the lists of `ty`: those at its start,
+    /// which that many [`take_smallest`](Self::take_smallest) would have taken.
+    /// Counts them gone; their head words are the caller's to write.
+    #[inline]
+    pub(crate) fn take_run(
+        &mut self,
+        order: Order,
+        ty: MigrateType,
+        most: u64,
+    ) -> Option<PfnRange> {
+        let map = self.map;
+        let avail = &self.zone.avail[ty.index()];
+        let mut orders = avail.load(Relaxed);
+        if orders >> order.0 == 0 {
             return None;
         }
-        let found = Order(order.0 + orders.trailing_zeros() as u8);
-        let pfn = self.list(found, ty).first()?;
-        self.unlink(pfn, found, ty);
-        self.split(pfn, found, order, ty);
-        self.account(-(order.pages() as i64), ty);
-        Some(pfn)
+        let found = Order(order.0 + (orders >> order.0).trailing_zeros() as u8);
+        let lists = self.inner.lists.get_mut(..=found.index())?;
+        let list = &mut lists[found.index()][ty.index()];
+        let pfn = list.pop_front(map)?;
+        if list.is_empty() {
+            orders &= !(1 << found.0);
+        }
+        let kept = (most << order.0).min(found.pages());
+        // The rest in natural blocks, each of an order of its own. There were
+        // none of these orders, or the search would have ended there.
+        let mut at = kept;
+        while at < found.pages() {
+            let rest = Order(at.trailing_zeros() as u8);
+            map.page(pfn.add(at)).set_head(HeadWord::new(PageType::Buddy, rest));
+            lists[rest.index()][ty.index()] = PageList::of_one(map, pfn.add(at));
+            orders |= 1 << rest.0;
+            at += rest.pages();
+        }
+        avail.store(orders, Relaxed);
+        self.account(-(kept as i64), ty);
+        Some(PfnRange::sized(pfn, kept))
     }
 
     /// Keeps the lowest `to` of a block of order `from` that is off the lists,

@@ -51,9 +51,8 @@ impl Buddy<'_> {
     ) -> Option<Pfn> {
         let may_cma = flags.contains(AllocFlags::CMA);
         // Keep CMA from being the last memory that is free: use it in turn.
-        let free_cma = self.zone.free_cma.load(Relaxed);
         if may_cma
-            && free_cma > self.zone.free.load(Relaxed) / 2
+            && self.prefers_cma()
             && let Some(pfn) = self.take_smallest(order, MigrateType::Cma)
         {
             return Some(pfn);
@@ -84,6 +83,12 @@ impl Buddy<'_> {
             return Some(pfn);
         }
         None
+    }
+
+    /// Whether movable requests are to be served from CMA first.
+    #[inline]
+    pub(crate) fn prefers_cma(&self) -> bool {
+        self.zone.free.cma() > self.zone.free.total() / 2
     }
 
     /// Changes a whole pageblock to `ty` and takes from it, looking at the

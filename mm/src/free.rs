@@ -5,7 +5,7 @@ use crate::buddy::{Buddy, Placement};
 use crate::gfp::{FreeError, Page};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
-use crate::pcp::list_index;
+use crate::pcp::{Pcp, list_index};
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
@@ -24,17 +24,6 @@ impl<P: Platform> Mm<P> {
             return Ok(());
         }
         self.free_as(page, PageType::Kernel)
-    }
-
-    /// Frees single pages in bulk; stops at the first that may not be freed.
-    ///
-    /// # Errors
-    /// As [`free_pages`](Self::free_pages), with the index of the culprit.
-    pub fn free_bulk(&self, pages: &[Pfn]) -> Result<(), (usize, FreeError)> {
-        for (i, &pfn) in pages.iter().enumerate() {
-            self.free_pages(Page { pfn, order: Order(0) }).map_err(|e| (i, e))?;
-        }
-        Ok(())
     }
 
     /// Frees a block whose owner marked it as of type `ty`.
@@ -108,21 +97,26 @@ impl<P: Platform> Mm<P> {
         // again.
         unsafe {
             cell.with(|pcp| {
-                pcp.freed += order.pages();
                 let Some(index) = index else {
+                    pcp.freed += order.pages();
                     let mut buddy = Buddy::lock(&self.map, zone, &cpu);
                     buddy.free(pfn, order, Placement::Auto);
                     return;
                 };
-                pcp.push(&self.map, index, pfn);
-                let high = zone.pcp_high();
-                if pcp.count >= high {
-                    let pages = pcp.surplus(zone.pcp_batch(), high);
-                    let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-                    pcp.drain(&mut buddy, pages);
+                pcp.push(&self.map, index, pfn, order);
+                if pcp.count >= zone.pcp_high() {
+                    self.shed(pcp, zone, &cpu);
                 }
             });
         }
+    }
+
+    /// Gives what a per-CPU list has too much back to the buddy.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn shed(&self, pcp: &mut Pcp, zone: &Zone, cpu: &Cpu<'_, P>) {
+        let pages = pcp.surplus(zone.pcp_batch(), zone.pcp_high());
+        pcp.drain(&mut Buddy::lock(&self.map, zone, cpu), pages);
     }
 
     /// What becomes of a block's content when it is freed: nothing, unless the

@@ -9,6 +9,7 @@ pub mod audit;
 mod background;
 mod boot_slice;
 mod buddy;
+mod bulk;
 pub mod cma;
 pub mod cmdline;
 pub mod compact;

@@ -26,6 +26,15 @@ impl PageList {
         Self { head: NIL, tail: NIL, len: 0 }
     }
 
+    /// A list of one page, which is on no list.
+    #[inline]
+    pub fn of_one(map: &MemMap, pfn: Pfn) -> Self {
+        let page = map.page(pfn);
+        page.set_next(NIL);
+        page.set_prev(NIL);
+        Self { head: link(pfn), tail: link(pfn), len: 1 }
+    }
+
     /// Number of pages (heads) on the list.
     #[inline]
     pub const fn len(&self) -> u32 {
@@ -105,7 +114,15 @@ impl PageList {
     #[inline]
     pub fn pop_front(&mut self, map: &MemMap) -> Option<Pfn> {
         let pfn = self.first()?;
-        self.remove(map, pfn);
+        let page = map.page(pfn);
+        self.head = page.next();
+        match self.first() {
+            Some(next) => map.page(next).set_prev(NIL),
+            None => self.tail = NIL,
+        }
+        page.set_next(0);
+        page.set_prev(0);
+        self.len -= 1;
         Some(pfn)
     }
 

@@ -85,6 +85,13 @@ impl BlockInfo {
         (self.0.load(Relaxed) >> ZONE_SHIFT) as usize
     }
 
+    /// Zone and migratetype by one read.
+    #[inline]
+    pub(crate) fn zone_and_type(&self) -> (usize, MigrateType) {
+        let word = self.0.load(Relaxed);
+        ((word >> ZONE_SHIFT) as usize, MigrateType::from_bits(word))
+    }
+
     /// The node.
     pub fn node(&self) -> NodeId {
         NodeId((self.0.load(Relaxed) >> NODE_SHIFT) as u8)

@@ -348,6 +348,15 @@ impl PageDesc {
         }
     }
 
+    /// [`reset`](Self::reset) of a frozen page that is about to be put on a
+    /// list: its count is zero and its links are about to be written.
+    #[inline]
+    pub(crate) fn forget_owner(&self) {
+        for word in [&self.owner, &self.index, &self.inuse, &self.private] {
+            word.store(0, Relaxed);
+        }
+    }
+
     /// Whether all words are zero, as a tail's must be.
     pub fn is_clear(&self) -> bool {
         self.head().0 == 0

@@ -1,14 +1,13 @@
 //! Per-CPU lists: free pages of the common orders that one CPU takes and gives
 //! back without a lock. Only the holder of the CPU's token comes here. May
-//! call: `buddy`, `fallback`, `list`.
+//! call: `buddy`, `fallback`.
 
 use crate::buddy::{Buddy, Placement};
 use crate::fallback::Source;
 use crate::gfp::AllocFlags;
-use crate::list::PageList;
-use crate::memmap::MemMap;
-use crate::page::{HeadWord, PageType};
-use crate::types::{COSTLY_ORDER, MigrateType, NR_PCPTYPES, Order, PAGEBLOCK_ORDER, Pfn};
+use crate::memmap::{MemMap, natural_blocks};
+use crate::page::{HeadWord, NIL, PageType, link, linked};
+use crate::types::{COSTLY_ORDER, MigrateType, NR_PCPTYPES, Order, PAGEBLOCK_ORDER, Pfn, PfnRange};
 
 /// Lists: orders 0 to 3 by three types, then order 9 movable and other.
 pub(crate) const NR_PCP_LISTS: usize = 4 * NR_PCPTYPES + 2;
@@ -16,10 +15,111 @@ pub(crate) const NR_PCP_LISTS: usize = 4 * NR_PCPTYPES + 2;
 /// Most consecutive frees that let a list grow, as a power of two.
 const MAX_FREE_FACTOR: u8 = 5;
 
+/// Blocks of one order and type, newest first. What is taken off the front is
+/// handed out at once, so the front's back link, and both links of what was
+/// taken, say nothing: a hit reads one word of the map, a free writes two links.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PcpList {
+    head: u32,
+    /// Of an empty list: nothing.
+    tail: u32,
+}
+
+impl Default for PcpList {
+    fn default() -> Self {
+        Self { head: NIL, tail: NIL }
+    }
+}
+
+impl PcpList {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.head == NIL
+    }
+
+    /// The oldest block.
+    pub(crate) fn last(&self) -> Option<Pfn> {
+        if self.is_empty() { None } else { linked(self.tail) }
+    }
+
+    #[inline]
+    fn pop(&mut self, map: &MemMap) -> Option<Pfn> {
+        let pfn = linked(self.head)?;
+        self.head = map.page(pfn).next();
+        Some(pfn)
+    }
+
+    #[inline]
+    fn push(&mut self, map: &MemMap, pfn: Pfn) {
+        map.page(pfn).set_next(self.head);
+        match linked(self.head) {
+            Some(old) => map.page(old).set_prev(link(pfn)),
+            None => self.tail = link(pfn),
+        }
+        self.head = link(pfn);
+    }
+
+    /// Puts a block at the end.
+    #[inline]
+    fn append(&mut self, map: &MemMap, pfn: Pfn) {
+        let page = map.page(pfn);
+        page.set_next(NIL);
+        match self.last() {
+            Some(old) => {
+                page.set_prev(link(old));
+                map.page(old).set_next(link(pfn));
+            }
+            None => self.head = link(pfn),
+        }
+        self.tail = link(pfn);
+    }
+
+    /// Takes the oldest block and as many of the next as lie beside it in its
+    /// pageblock, up to `most`: what was freed in a row comes back as a range.
+    /// The descriptors of all its pages are a tail's then, so the zone lock is
+    /// wanted.
+    fn pop_oldest(&mut self, map: &MemMap, order: Order, most: u64) -> Option<PfnRange> {
+        let mut at = self.last()?;
+        let mut range = PfnRange::sized(at, order.pages());
+        let mut left = most;
+        loop {
+            let page = map.page(at);
+            let prev = Pfn(u64::from(page.prev()));
+            page.set_head(HeadWord::TAIL);
+            page.set_next(0);
+            page.set_prev(0);
+            if link(at) == self.head {
+                self.head = NIL;
+                return Some(range);
+            }
+            at = prev;
+            left -= 1;
+            let beside = at == range.end || at.add(order.pages()) == range.start;
+            if left == 0 || !beside || at.pageblock() != range.start.pageblock() {
+                break;
+            }
+            range.start = range.start.min(at);
+            range.end = range.end.max(at.add(order.pages()));
+        }
+        self.tail = link(at);
+        map.page(at).set_next(NIL);
+        Some(range)
+    }
+
+    /// The blocks, newest first; the list must not change meanwhile.
+    pub(crate) fn iter<'a>(&self, map: &'a MemMap) -> impl Iterator<Item = Pfn> + use<'a> {
+        let mut at = linked(self.head);
+        core::iter::from_fn(move || {
+            let pfn = at?;
+            at = linked(map.page(pfn).next());
+            Some(pfn)
+        })
+    }
+}
+
 /// One CPU's free pages of one zone.
 #[derive(Debug, Default)]
 pub(crate) struct Pcp {
-    pub(crate) lists: [PageList; NR_PCP_LISTS],
+    pub(crate) lists: [PcpList; NR_PCP_LISTS],
     /// Pages on all lists.
     pub(crate) count: u32,
     /// Frees in a row double what the next drain takes.
@@ -33,7 +133,7 @@ pub(crate) struct Pcp {
 #[inline]
 pub(crate) fn list_index(order: Order, ty: MigrateType) -> Option<usize> {
     if order <= COSTLY_ORDER {
-        return Some(order.index() * NR_PCPTYPES + ty.index());
+        return (ty.index() < NR_PCPTYPES).then_some(order.index() * NR_PCPTYPES + ty.index());
     }
     if order == PAGEBLOCK_ORDER {
         return Some(4 * NR_PCPTYPES + usize::from(ty == MigrateType::Movable));
@@ -47,60 +147,113 @@ pub(crate) const fn list_order(index: usize) -> Order {
 }
 
 impl Pcp {
-    /// Takes a block off list `index`. Its head word still says Pcp.
+    /// Takes a block of `order` off list `index` of that order. Its head word
+    /// still says Pcp.
     #[inline]
-    pub(crate) fn pop(&mut self, map: &MemMap, index: usize) -> Option<Pfn> {
-        self.pop_of(map, index, list_order(index))
-    }
-
-    /// [`pop`](Self::pop) where the order of list `index` is known.
-    #[inline]
-    pub(crate) fn pop_of(&mut self, map: &MemMap, index: usize, order: Order) -> Option<Pfn> {
-        let pfn = self.lists.get_mut(index)?.pop_front(map)?;
+    pub(crate) fn pop(&mut self, map: &MemMap, index: usize, order: Order) -> Option<Pfn> {
+        let pfn = self.lists.get_mut(index)?.pop(map)?;
         self.count -= order.pages() as u32;
         self.free_factor >>= 1;
+        self.allocated += order.pages();
         Some(pfn)
     }
 
-    /// [`push`](Self::push) where the order of list `index` is known.
+    /// Takes up to `out.len()` single pages off list `index`; returns how many.
+    /// Each gets `word` for a head.
+    pub(crate) fn pop_many(
+        &mut self,
+        map: &MemMap,
+        index: usize,
+        word: HeadWord,
+        out: &mut [Pfn],
+    ) -> usize {
+        let mut list = self.lists[index];
+        let mut got = 0;
+        for slot in &mut *out {
+            let Some(pfn) = list.pop(map) else { break };
+            map.page(pfn).set_head(word);
+            *slot = pfn;
+            got += 1;
+        }
+        self.lists[index] = list;
+        self.count -= got as u32;
+        self.free_factor >>= 1;
+        self.allocated += got as u64;
+        got
+    }
+
+    /// Puts a freed block of `order` on list `index` of that order. Its
+    /// descriptor is clear but for the head word, which becomes Pcp.
     #[inline]
-    pub(crate) fn push_of(&mut self, map: &MemMap, index: usize, pfn: Pfn, order: Order) {
+    pub(crate) fn push(&mut self, map: &MemMap, index: usize, pfn: Pfn, order: Order) {
         map.page(pfn).set_head(HeadWord::new(PageType::Pcp, order));
-        self.lists[index].push_front(map, pfn);
+        self.lists[index].push(map, pfn);
         self.count += order.pages() as u32;
+        self.freed += order.pages();
     }
 
-    /// Puts a freed block, whose descriptor is clear, on list `index`.
-    #[inline]
-    pub(crate) fn push(&mut self, map: &MemMap, index: usize, pfn: Pfn) {
-        self.push_of(map, index, pfn, list_order(index));
+    /// Blocks that list `index` gets at once.
+    pub(crate) fn batch_of(index: usize, batch: u32) -> u32 {
+        if batch > 1 { (batch >> list_order(index).0).max(2) } else { 1 }
     }
 
-    /// Fills list `index` with up to a batch of blocks of type `ty`; returns
-    /// how many came.
+    /// Fills list `index` with up to `want` blocks from the free lists of `ty`
+    /// itself, in runs: all blocks of a run lie in one block of the buddy's.
+    /// Returns how many came.
+    pub(crate) fn refill_own(
+        &mut self,
+        buddy: &mut Buddy<'_>,
+        index: usize,
+        ty: MigrateType,
+        want: u32,
+    ) -> u32 {
+        let order = list_order(index);
+        let word = HeadWord::new(PageType::Pcp, order);
+        let mut got = 0;
+        while got < want {
+            let Some(run) = buddy.take_run(order, ty, u64::from(want - got)) else { break };
+            let mut pfn = run.start;
+            while pfn < run.end {
+                buddy.map.page(pfn).set_head(word);
+                // In the order they come: callers like rising addresses.
+                self.lists[index].append(buddy.map, pfn);
+                pfn = pfn.add(order.pages());
+                got += 1;
+            }
+        }
+        self.count += got * order.pages() as u32;
+        got
+    }
+
+    /// Fills list `index` with up to `want` blocks for requests of type `ty`
+    /// from wherever the rules allow; returns how many came.
     pub(crate) fn refill(
         &mut self,
         buddy: &mut Buddy<'_>,
         index: usize,
         ty: MigrateType,
+        want: u32,
         flags: AllocFlags,
         boost_factor: u32,
     ) -> u32 {
         let order = list_order(index);
-        let batch = buddy.zone.pcp_batch();
-        let want = if batch > 1 { (batch >> order.0).max(2) } else { 1 };
         let mut source = Source::default();
         let mut got = 0;
         while got < want {
+            if source == Source::Own && !(flags.contains(AllocFlags::CMA) && buddy.prefers_cma()) {
+                got += self.refill_own(buddy, index, ty, want - got);
+                if got == want {
+                    break;
+                }
+            }
             let Some(pfn) = buddy.rmqueue(order, ty, flags, boost_factor, &mut source) else {
                 break;
             };
             buddy.map.page(pfn).set_head(HeadWord::new(PageType::Pcp, order));
-            // In the order they come: callers like rising addresses.
-            self.lists[index].push_back(buddy.map, pfn);
+            self.lists[index].append(buddy.map, pfn);
+            self.count += order.pages() as u32;
             got += 1;
         }
-        self.count += got * order.pages() as u32;
         got
     }
 
@@ -115,21 +268,43 @@ impl Pcp {
         pages.clamp(batch, most)
     }
 
-    /// Gives up to `pages` pages back to the buddy, oldest first, all lists in
-    /// turn. Each goes where its pageblock's type now says.
+    /// Gives up to `pages` pages back to the buddy, oldest first, as many of
+    /// each list as of the others. Each goes where its pageblock's type now
+    /// says.
     pub(crate) fn drain(&mut self, buddy: &mut Buddy<'_>, pages: u32) {
-        let mut left = pages.min(self.count);
-        let mut index = 0;
+        let mut left = u64::from(pages.min(self.count));
         while left > 0 && self.count > 0 {
-            let order = list_order(index);
-            if let Some(pfn) = self.lists[index].pop_back(buddy.map) {
-                let n = order.pages() as u32;
-                self.count -= n;
-                left = left.saturating_sub(n);
-                buddy.free(pfn, order, Placement::Auto);
+            let busy = self.lists.iter().filter(|list| !list.is_empty()).count() as u64;
+            let share = (left / busy.max(1)).max(1);
+            for index in 0..NR_PCP_LISTS {
+                let given = self.drain_list(buddy, index, share.min(left));
+                self.count -= given as u32;
+                left = left.saturating_sub(given);
+                if left == 0 {
+                    return;
+                }
             }
-            index = (index + 1) % NR_PCP_LISTS;
         }
+    }
+
+    /// Gives `pages` pages of one list back, or somewhat more if its blocks are
+    /// large, or all it has; returns how many.
+    fn drain_list(&mut self, buddy: &mut Buddy<'_>, index: usize, pages: u64) -> u64 {
+        let order = list_order(index);
+        let mut given = 0;
+        while given < pages {
+            let most = ((pages - given) >> order.0).max(1);
+            let Some(range) = self.lists[index].pop_oldest(buddy.map, order, most) else { break };
+            if range.pages() == order.pages() {
+                buddy.free(range.start, order, Placement::Auto);
+            } else {
+                for (pfn, order) in natural_blocks(range) {
+                    buddy.free(pfn, order, Placement::Auto);
+                }
+            }
+            given += range.pages();
+        }
+        given
     }
 }
 

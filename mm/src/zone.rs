@@ -52,6 +52,57 @@ pub struct ZoneEvents {
     pub allocstall: AtomicU64,
 }
 
+/// Free pages on the lists by who may use them. Written under the zone lock,
+/// read anywhere; each page is counted in one place.
+#[derive(Debug, Default)]
+pub(crate) struct FreeCounts([AtomicI64; 4]);
+
+impl FreeCounts {
+    /// Where pages of type `ty` are counted: everybody's, HighAtomic's, CMA's
+    /// and, last, those that are isolated and on nobody's account.
+    const fn slot(ty: MigrateType) -> usize {
+        ty.index().saturating_sub(2)
+    }
+
+    /// Counts `pages` more (or fewer). The lock's holder is the only writer: no
+    /// read-modify-write is needed.
+    #[inline]
+    pub(crate) fn add(&self, ty: MigrateType, pages: i64) {
+        let slot = &self.0[Self::slot(ty)];
+        slot.store(slot.load(Relaxed) + pages, Relaxed);
+    }
+
+    /// Of the types that any request may take from.
+    #[inline]
+    pub(crate) fn plain(&self) -> i64 {
+        self.0[0].load(Relaxed)
+    }
+
+    /// In HighAtomic blocks.
+    #[inline]
+    pub(crate) fn highatomic(&self) -> i64 {
+        self.0[1].load(Relaxed)
+    }
+
+    /// In CMA blocks.
+    #[inline]
+    pub(crate) fn cma(&self) -> i64 {
+        self.0[2].load(Relaxed)
+    }
+
+    /// All but the isolated, which are on their way out and nobody may count
+    /// on.
+    #[inline]
+    pub(crate) fn total(&self) -> i64 {
+        self.plain() + self.highatomic() + self.cma()
+    }
+
+    /// In isolated blocks.
+    pub(crate) fn isolated(&self) -> i64 {
+        self.0[3].load(Relaxed)
+    }
+}
+
 /// A zone of a node. All fields are atomics or locked: shared by reference.
 pub struct Zone {
     /// The node it belongs to.
@@ -63,10 +114,7 @@ pub struct Zone {
     pub(crate) present: AtomicU64,
     pub(crate) managed: AtomicU64,
     pub(crate) cma_pages: AtomicU64,
-    // Written under the lock, read anywhere.
-    pub(crate) free: AtomicI64,
-    pub(crate) free_cma: AtomicI64,
-    pub(crate) free_highatomic: AtomicI64,
+    pub(crate) free: FreeCounts,
     pub(crate) reserved_highatomic: AtomicU64,
     pub(crate) isolated_blocks: AtomicU32,
     /// By migratetype, a bit for each order whose list is not empty.
@@ -98,9 +146,7 @@ impl Zone {
             present: AtomicU64::new(0),
             managed: AtomicU64::new(0),
             cma_pages: AtomicU64::new(0),
-            free: AtomicI64::new(0),
-            free_cma: AtomicI64::new(0),
-            free_highatomic: AtomicI64::new(0),
+            free: FreeCounts::default(),
             reserved_highatomic: AtomicU64::new(0),
             isolated_blocks: AtomicU32::new(0),
             avail: [const { AtomicU16::new(0) }; NR_MIGRATETYPES],
@@ -156,12 +202,12 @@ impl Zone {
 
     /// Free pages on the lists, isolated blocks and per-CPU lists excluded.
     pub fn free_pages(&self) -> u64 {
-        self.free.load(Relaxed).max(0) as u64
+        self.free.total().max(0) as u64
     }
 
     /// Free pages in CMA blocks, part of [`free_pages`](Self::free_pages).
     pub fn free_cma_pages(&self) -> u64 {
-        self.free_cma.load(Relaxed).max(0) as u64
+        self.free.cma().max(0) as u64
     }
 
     /// Pages in HighAtomic blocks.
@@ -221,9 +267,9 @@ impl Zone {
     /// What a check of the zone's free pages looks at, as of now.
     pub(crate) fn check(&self, mark: u64, class: ZoneKind, flags: AllocFlags) -> Check {
         Check {
-            free: self.free.load(Relaxed),
-            free_highatomic: self.free_highatomic.load(Relaxed),
-            free_cma: self.free_cma.load(Relaxed),
+            free: self.free.total(),
+            free_highatomic: self.free.highatomic(),
+            free_cma: self.free.cma(),
             mark,
             reserve: self.lowmem_reserve[class.index()].load(Relaxed),
             flags,
@@ -243,16 +289,18 @@ impl Zone {
             && (order.0 == 0 || self.has_block(order, flags))
     }
 
-    /// Whether the zone is above its low mark even without what only some may
-    /// use, for a single block of a common order that has been set aside.
+    /// Whether the zone stays above its low mark without what only some may
+    /// use when `pages` more are gone: what [`watermark_ok`](Self::watermark_ok)
+    /// says of a request without rights, but for the question whether there is
+    /// such a block.
     #[inline]
-    pub(crate) fn plainly_above_low(&self, class: usize, cma: bool) -> bool {
-        let mut usable = self.free.load(Relaxed) - self.free_highatomic.load(Relaxed);
-        if !cma {
-            usable -= self.free_cma.load(Relaxed);
+    pub(crate) fn plainly_above_low(&self, class: usize, cma: bool, pages: u64) -> bool {
+        let mut usable = self.free.plain();
+        if cma {
+            usable += self.free.cma();
         }
         let need = self.mark(Mark::Low) + self.lowmem_reserve[class].load(Relaxed);
-        usable > need as i64 + (crate::types::COSTLY_ORDER.pages() as i64)
+        usable >= (need + pages) as i64
     }
 
     /// The same, quick where it is plain (Linux `zone_watermark_fast`): an
@@ -268,12 +316,12 @@ impl Zone {
     ) -> bool {
         let level = self.mark(mark);
         if order.0 == 0 && !flags.intersects(AllocFlags::RESERVES) {
-            let mut unusable = self.free_highatomic.load(Relaxed);
-            if !flags.contains(AllocFlags::CMA) {
-                unusable += self.free_cma.load(Relaxed);
+            let mut usable = self.free.plain();
+            if flags.contains(AllocFlags::CMA) {
+                usable += self.free.cma();
             }
             let need = level + self.lowmem_reserve[class.index()].load(Relaxed);
-            if self.free.load(Relaxed) - unusable > need as i64 {
+            if usable > need as i64 {
                 return true;
             }
         }

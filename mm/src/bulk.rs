@@ -1,0 +1,167 @@
+//! Many single pages at once: one token and one look at the zone for all of
+//! them. May call: `alloc`, `free`, `pcp`, `buddy`, `zone`.
+
+use crate::buddy::Buddy;
+use crate::gfp::{AllocError, AllocFlags, FreeError, Gfp, Page, Request};
+use crate::mm::Mm;
+use crate::page::{HeadWord, PageFlags, PageType};
+use crate::pcp::{Pcp, list_index};
+use crate::platform::Platform;
+use crate::pressure::Attempt;
+use crate::sync::Ordering::Relaxed;
+use crate::types::{MigrateType, NodeId, Order, Pfn};
+use crate::zone::{Mark, Zone};
+use core::panic::Location;
+
+/// Most pages that one hold of the token frees: others want the CPU too.
+const CHUNK: usize = 256;
+
+/// The head word of an allocated single page.
+const KERNEL: HeadWord = HeadWord::new(PageType::Kernel, Order(0));
+
+impl<P: Platform> Mm<P> {
+    /// Allocates up to `out.len()` single pages at once, all into `out` from
+    /// its start; returns how many. Fewer than asked for is not an error; with
+    /// none to be had in bulk, one is allocated as usual. Context as for
+    /// [`alloc_pages`](Self::alloc_pages).
+    ///
+    /// # Errors
+    /// When not even one page could be had.
+    #[track_caller]
+    pub fn alloc_bulk(
+        &self,
+        gfp: Gfp,
+        node: Option<NodeId>,
+        out: &mut [Pfn],
+    ) -> Result<usize, AllocError> {
+        let at = Location::caller();
+        let attempt = self.attempt(Request { order: Order(0), gfp, node })?;
+        let mut got = self.bulk_from_pcp(&attempt, out);
+        let plain = self.tunables.plain.load(Relaxed) && !self.owners.is_on();
+        if !plain || gfp.contains(Gfp::ZERO) {
+            for &pfn in &out[..got] {
+                self.hand_out(&attempt.request, (pfn, false), at);
+            }
+        }
+        if got == 0 && !out.is_empty() {
+            out[0] = self.alloc_pages(attempt.request)?.pfn;
+            got = 1;
+        }
+        Ok(got)
+    }
+
+    /// Takes pages from the first zone that can spare all of them.
+    fn bulk_from_pcp(&self, attempt: &Attempt, out: &mut [Pfn]) -> usize {
+        let Request { gfp, node, .. } = attempt.request;
+        let node = node.unwrap_or_default();
+        let ty = attempt.migratetype;
+        if ty == MigrateType::Movable && !attempt.flags.contains(AllocFlags::CMA) {
+            return 0;
+        }
+        for zone in self.zonelist(node, attempt.class) {
+            if zone.node != node && gfp.contains(Gfp::THISNODE) {
+                break;
+            }
+            let mark = zone.mark(Mark::Low) + out.len() as u64;
+            if zone.managed() == 0
+                || !zone.watermark_ok(Order(0), mark, attempt.class, attempt.flags)
+            {
+                continue;
+            }
+            let got = self.bulk_from_zone(zone, ty, attempt.flags, out);
+            if got > 0 {
+                return got;
+            }
+        }
+        0
+    }
+
+    /// Takes pages from this CPU's list of one zone, filled anew as often as it
+    /// takes. Their head words say Kernel.
+    fn bulk_from_zone(
+        &self,
+        zone: &Zone,
+        ty: MigrateType,
+        flags: AllocFlags,
+        out: &mut [Pfn],
+    ) -> usize {
+        let Some(index) = list_index(Order(0), ty) else { return 0 };
+        let cpu = self.enter();
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe {
+            self.pcp(cpu.id(), zone).with(|pcp| {
+                let mut got = 0;
+                loop {
+                    got += pcp.pop_many(&self.map, index, KERNEL, &mut out[got..]);
+                    if got == out.len() {
+                        return got;
+                    }
+                    let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+                    let boost = self.tunables.boost_factor.load(Relaxed);
+                    let batch = Pcp::batch_of(index, zone.pcp_batch());
+                    let want = batch.max((out.len() - got) as u32);
+                    if pcp.refill(&mut buddy, index, ty, want, flags, boost) == 0 {
+                        return got;
+                    }
+                }
+            })
+        }
+    }
+
+    /// Frees single pages in bulk; stops at the first that may not be freed.
+    /// From any context.
+    ///
+    /// # Errors
+    /// As [`free_pages`](Self::free_pages), with the index of the culprit.
+    pub fn free_bulk(&self, pages: &[Pfn]) -> Result<(), (usize, FreeError)> {
+        let mut at = 0;
+        while at < pages.len() {
+            at += self.free_run(&pages[at..]);
+            // What stopped the run: another zone, something special, a mistake.
+            if let Some(&pfn) = pages.get(at) {
+                self.free_pages(Page { pfn, order: Order(0) }).map_err(|e| (at, e))?;
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the first of `pages` to this CPU's lists, as many as are plain and
+    /// of one zone; returns how many.
+    fn free_run(&self, pages: &[Pfn]) -> usize {
+        let Some(&first) = pages.first() else { return 0 };
+        let Some(block) = self.map.try_block(first) else { return 0 };
+        if !self.tunables.plain.load(Relaxed) {
+            return 0;
+        }
+        let zone_index = block.zone_index();
+        let zone = &self.zones[zone_index];
+        let cpu = self.enter();
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe {
+            self.pcp(cpu.id(), zone).with(|pcp| {
+                let mut done = 0;
+                for &pfn in pages.iter().take(CHUNK) {
+                    // The same checks as in `free_fast`, in the same order.
+                    let Some(block) = self.map.try_block(pfn) else { break };
+                    let desc = self.map.page(pfn);
+                    if desc.head().0 & !PageFlags::PFMEMALLOC.bits() != KERNEL.0 {
+                        break;
+                    }
+                    let (index, ty) = block.zone_and_type();
+                    let Some(list) = list_index(Order(0), ty).filter(|_| index == zone_index)
+                    else {
+                        break;
+                    };
+                    desc.forget_owner();
+                    pcp.push(&self.map, list, pfn, Order(0));
+                    if pcp.count >= zone.pcp_high() {
+                        self.shed(pcp, zone, &cpu);
+                    }
+                    done += 1;
+                }
+                done
+            })
+        }
+    }
+}
