@@ -22,6 +22,7 @@ pub fn run_options(glob: &str) -> RunOptions {
     RunOptions {
         firmware: Firmware::Bios,
         memory: Memory("1G".into()),
+        nodes: 1,
         cpus: 1,
         append: Some(CmdLine(format!("selftest=off bench={glob}"))),
         exit: true,

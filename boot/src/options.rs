@@ -43,6 +43,9 @@ pub struct RunOptions {
     /// Processors.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub cpus: u16,
+    /// NUMA nodes, memory and processors divided evenly among them.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub nodes: u16,
     /// Kernel command line, such as "selftest=full cma=32M".
     #[arg(long, value_name = "K=V ...", allow_hyphen_values = true, value_parser = parse_cmdline)]
     pub append: Option<CmdLine>,
@@ -166,6 +169,18 @@ impl Accel {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Memory(pub String);
 
+impl Memory {
+    /// The units, each 1024 times the one before; the first is KiB.
+    const UNITS: &str = "KMGT";
+
+    /// The amount in KiB; `None` if it is not as promised, or too large.
+    pub fn kib(&self) -> Option<u64> {
+        let unit = Self::UNITS.find(self.0.chars().next_back()?)?;
+        let number = self.0[..self.0.len() - 1].parse::<u64>().ok()?;
+        number.checked_mul(1 << (10 * unit))
+    }
+}
+
 fn parse_memory(text: &str) -> Result<Memory, String> {
     let (digits, unit) = match text.chars().last() {
         Some(unit) if unit.is_ascii_alphabetic() => (&text[..text.len() - 1], unit),
@@ -174,7 +189,7 @@ fn parse_memory(text: &str) -> Result<Memory, String> {
     let unit = unit.to_ascii_uppercase();
     let bytes = match digits.parse::<u64>() {
         Ok(number) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            "KMGT".find(unit).and_then(|at| number.checked_mul(1 << (10 * (at + 1))))
+            Memory::UNITS.find(unit).and_then(|at| number.checked_mul(1 << (10 * (at + 1))))
         }
         _ => None,
     };
@@ -226,7 +241,7 @@ mod tests {
         let options = run(&[]);
         assert_eq!(options.firmware, Firmware::Bios);
         assert_eq!(options.memory, Memory("512M".into()));
-        assert_eq!(options.cpus, 1);
+        assert_eq!((options.cpus, options.nodes), (1, 1));
         assert_eq!(options.accel, Accel::Tcg);
         assert_eq!(options.cmdline(), None);
         assert_eq!(options.time_limit(), None);
@@ -254,11 +269,20 @@ mod tests {
     }
 
     #[test]
+    fn memory_in_kib() {
+        for (text, want) in [("32M", 32 << 10), ("6g", 6 << 20), ("4K", 4), ("1T", 1 << 30)] {
+            assert_eq!(run(&["--memory", text]).memory.kib(), Some(want), "{text}");
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_status_2() {
         for args in [
             &["--firmware", "coreboot"][..],
             &["--cpus", "0"],
             &["--cpus", "x"],
+            &["--nodes", "0"],
+            &["--nodes", "17"],
             &["--timeout", "0"],
             &["--timeout", "-1"],
             &["--append", "a\nb"],

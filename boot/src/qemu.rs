@@ -45,6 +45,8 @@ pub fn arguments(options: &RunOptions, disk: &Path, ovmf: Option<&Ovmf>) -> Vec<
 
     arg(&["-accel", options.accel.name(), "-cpu", "max"]);
     arg(&["-m", &options.memory.0, "-smp", &options.cpus.to_string()]);
+    args.extend(numa(options));
+    let mut arg = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
     if let Some(Ovmf { code, vars }) = ovmf {
         let chip = |unit, mode, path| {
             format!("if=pflash,format=raw,unit={unit},{mode}=on,file={}", escape_path(path))
@@ -59,6 +61,32 @@ pub fn arguments(options: &RunOptions, disk: &Path, ovmf: Option<&Ovmf>) -> Vec<
         arg(&["-fw_cfg", &format!("name=opt/quarry/cmdline,string={}", escape(&line))]);
     }
     args.extend(options.qemu.0.iter().cloned());
+    args
+}
+
+/// The arguments that divide memory and processors among nodes; none for one.
+/// The nodes stand in a row: each is 10 further from the first than the one
+/// before it.
+fn numa(options: &RunOptions) -> Vec<String> {
+    let (nodes, cpus) = (u64::from(options.nodes), u64::from(options.cpus));
+    let mut args = Vec::new();
+    let Some(kib) = options.memory.kib().filter(|_| nodes > 1) else { return args };
+    // In whole MiB, what is left over on the last.
+    let each = (kib / nodes) >> 10 << 10;
+    for node in 0..nodes {
+        let size = if node + 1 < nodes { each } else { kib - each * node };
+        let mut place = format!("node,nodeid={node},memdev=node{node}");
+        let (first, end) = (cpus * node / nodes, cpus * (node + 1) / nodes);
+        if first < end {
+            place += &format!(",cpus={first}-{}", end - 1);
+        }
+        args.extend(["-object".into(), format!("memory-backend-ram,id=node{node},size={size}K")]);
+        args.extend(["-numa".into(), place]);
+    }
+    for (a, b) in (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b))) {
+        let distance = format!("dist,src={a},dst={b},val={}", 10 + 10 * (b - a));
+        args.extend(["-numa".into(), distance]);
+    }
     args
 }
 
@@ -103,6 +131,23 @@ mod tests {
         assert!(args.contains(&"-no-reboot".into()));
         assert!(has(&args, "-drive", "format=raw,snapshot=on,file=/x/a,,b.img"));
         assert!(!args.iter().any(|arg| arg.contains("pflash") || arg == "-fw_cfg"));
+    }
+
+    #[test]
+    fn nodes_share_memory_and_processors() {
+        let args = args(&["--memory", "1G", "--cpus", "2", "--nodes", "3"], None);
+        assert!(has(&args, "-object", "memory-backend-ram,id=node0,size=349184K"));
+        assert!(has(&args, "-object", "memory-backend-ram,id=node2,size=350208K"));
+        assert!(has(&args, "-numa", "node,nodeid=0,memdev=node0"));
+        assert!(has(&args, "-numa", "node,nodeid=1,memdev=node1,cpus=0-0"));
+        assert!(has(&args, "-numa", "node,nodeid=2,memdev=node2,cpus=1-1"));
+        assert!(has(&args, "-numa", "dist,src=0,dst=2,val=30"));
+        assert_eq!(2 * 349_184 + 350_208, 1 << 20);
+    }
+
+    #[test]
+    fn one_node_is_no_topology() {
+        assert!(!args(&[], None).iter().any(|arg| arg == "-numa" || arg == "-object"));
     }
 
     #[test]
