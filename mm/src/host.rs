@@ -2,6 +2,8 @@
 //! CPUs that threads take turns to be, a clock that the test moves. Two
 //! machines can live side by side. Needs `std` (feature `host`).
 
+pub mod lean;
+
 use crate::early::{EarlyMem, RamRange, Reservation};
 use crate::mailbox::{Token, run_on_each};
 use crate::mm::Mm;
@@ -320,11 +322,11 @@ pub fn pc(mib: u64, cpus: u16, config: &Config) -> Result<Mm<Machine>, SetupErro
 ///
 /// # Errors
 /// As [`Mm::new`].
-pub fn build(
-    machine: Machine,
+pub fn build<P: Platform>(
+    machine: P,
     ram: &[(PfnRange, NodeId)],
     config: &Config,
-) -> Result<Mm<Machine>, SetupError> {
+) -> Result<Mm<P>, SetupError> {
     let mut ranges = Box::new([RamRange::EMPTY; 128]);
     let mut reserved = Box::new([Reservation::EMPTY; 128]);
     let mut early = EarlyMem::new(&mut ranges[..], &mut reserved[..]);
