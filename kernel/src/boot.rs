@@ -5,8 +5,8 @@ mod options;
 
 use crate::arch::cpu::Features;
 use crate::arch::exit::{Verdict, exit};
-use crate::arch::gdt::Ist;
-use crate::arch::{apic, cpu, idt, percpu, pic, time};
+use crate::arch::gdt::{self, Ist};
+use crate::arch::{apic, cpu, idt, irq, percpu, pic, time};
 use crate::console::Framebuffer;
 use crate::crash::{self, BUILD_ID};
 use crate::memory::{self, FirmwareMap, InUse, memtest};
@@ -29,7 +29,7 @@ use mm::types::{PAGE_SIZE, Pfn, PfnRange};
 use options::Options;
 use quarry_kernel::direct_map::PageSize;
 use x86_64::VirtAddr;
-use x86_64::instructions::{hlt, interrupts};
+use x86_64::instructions::hlt;
 
 /// What the boot loader is asked to map. No physical memory: with a reserved
 /// entry at 1 TiB that would cost 4 MiB of tables. The recursive entry is
@@ -61,7 +61,7 @@ fn start(info: &'static mut BootInfo) -> ! {
     time::start();
     let cpu = percpu::init_boot_cpu();
     // SAFETY: the first and only time, on the CPU that owns the tables.
-    unsafe { cpu.tables.load() };
+    unsafe { cpu.tables.load(gdt::early_stacks()) };
     idt::load();
     stacks::set_loader_stack(info.kernel_stack_bottom, info.kernel_stack_len);
     if let Some(addr) = info.ramdisk_addr.into_option() {
@@ -151,7 +151,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
         None => log::warn!("no local APIC timer: hanging tests are not ended"),
     }
     pic::start_watchdog_timer();
-    interrupts::enable();
+    irq::enable();
 
     let patterns = handover.options.memory.memtest;
     if patterns > 0 {

@@ -4,6 +4,7 @@
 //! `backtrace`.
 
 use crate::arch::exit::{Verdict, exit};
+use crate::arch::irq;
 use crate::arch::trap::{self, TrapFrame};
 use crate::backtrace::Backtrace;
 use crate::vm::stacks;
@@ -12,7 +13,6 @@ use core::arch::asm;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
-use x86_64::instructions::interrupts;
 use x86_64::registers::control::{Cr2, Cr3};
 use x86_64::structures::idt::PageFaultErrorCode;
 
@@ -59,7 +59,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 /// Prints the report. Interrupts stay off for good.
 fn report(cause: &dyn fmt::Display, frame: Option<&TrapFrame>, trace: Backtrace) -> ! {
-    interrupts::disable();
+    irq::disable();
     match REPORTS.fetch_add(1, Ordering::Relaxed) {
         0 => {}
         1 => {

@@ -52,13 +52,15 @@ unsafe impl Platform for Machine {
         vm::commit(ptr.addr() as u64, bytes, source)
     }
 
+    #[inline]
     fn irq_save(&self) -> (CpuId, IrqState) {
-        let were_on = irq::save();
-        (percpu::cpu_id(), IrqState(u64::from(were_on)))
+        let flags = irq::save();
+        (percpu::cpu_id(), IrqState(flags.0))
     }
 
+    #[inline]
     fn irq_restore(&self, _cpu: CpuId, state: IrqState) {
-        irq::restore(state.0 != 0);
+        irq::restore(irq::Flags(state.0));
     }
 
     fn cpus(&self) -> u16 {

@@ -29,15 +29,25 @@ impl Ist {
 /// Bytes of each early exception stack.
 const EARLY_STACK: usize = 8192;
 
+/// Stacks inside the kernel image for exceptions, until there are mapped and
+/// guarded ones.
 #[repr(C, align(16))]
-struct EarlyStacks([[u8; EARLY_STACK]; Ist::ALL.len()]);
+struct EarlyStacks(UnsafeCell<[[u8; EARLY_STACK]; Ist::ALL.len()]>);
 
-/// A CPU's descriptor table and task state segment, with stacks inside the
-/// kernel image for exceptions until there are mapped and guarded ones.
+// SAFETY: the boot CPU alone uses them, in exceptions.
+unsafe impl Sync for EarlyStacks {}
+
+static EARLY: EarlyStacks = EarlyStacks(UnsafeCell::new([[0; EARLY_STACK]; Ist::ALL.len()]));
+
+/// The boot CPU's exception stacks until it has better ones.
+pub(crate) fn early_stacks() -> [VirtAddr; Ist::ALL.len()] {
+    Ist::ALL.map(|ist| VirtAddr::from_ptr(&raw const EARLY) + (ist as u64 + 1) * EARLY_STACK as u64)
+}
+
+/// A CPU's descriptor table and task state segment.
 pub(crate) struct CpuTables {
     gdt: UnsafeCell<GlobalDescriptorTable>,
     tss: UnsafeCell<TaskStateSegment>,
-    early: UnsafeCell<EarlyStacks>,
 }
 
 // SAFETY: written only in `load` and `set_ist`, by the CPU that owns it, during
@@ -50,19 +60,18 @@ impl CpuTables {
         Self {
             gdt: UnsafeCell::new(GlobalDescriptorTable::new()),
             tss: UnsafeCell::new(TaskStateSegment::new()),
-            early: UnsafeCell::new(EarlyStacks([[0; EARLY_STACK]; Ist::ALL.len()])),
         }
     }
 
-    /// Fills the tables and makes them this CPU's, with early exception stacks.
+    /// Fills the tables and makes them this CPU's, with exception stacks that end
+    /// at `stacks`, in the order of [`Ist::ALL`].
     ///
     /// # Safety
     ///
-    /// To be called once, by the CPU that owns these tables.
-    pub(crate) unsafe fn load(&'static self) {
-        let early: *mut EarlyStacks = self.early.get();
-        for ist in Ist::ALL {
-            let top = VirtAddr::from_ptr(early) + (ist as u64 + 1) * EARLY_STACK as u64;
+    /// To be called once, by the CPU that owns these tables; for the stacks, as
+    /// [`set_ist`](Self::set_ist).
+    pub(crate) unsafe fn load(&'static self, stacks: [VirtAddr; Ist::ALL.len()]) {
+        for (ist, top) in Ist::ALL.into_iter().zip(stacks) {
             // SAFETY: nobody else uses the tables yet.
             unsafe { self.set_ist(ist, top) };
         }

@@ -1,22 +1,68 @@
 //! Interrupt masking, and the lock that masks while it is held. Calls nothing.
 
+use core::arch::asm;
 use core::ops::{Deref, DerefMut};
 use spin::{Mutex, MutexGuard};
-use x86_64::instructions::interrupts;
-use x86_64::registers::rflags::{self, RFlags};
 
-/// Masks interrupts; returns whether they were on.
-pub(crate) fn save() -> bool {
-    let were_on = rflags::read().contains(RFlags::INTERRUPT_FLAG);
-    interrupts::disable();
-    were_on
+/// The interrupt flag.
+const IF: u64 = 1 << 9;
+
+/// A CPU's flags before its interrupts were masked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Flags(pub(crate) u64);
+
+impl Flags {
+    /// Whether interrupts were on.
+    #[inline]
+    pub(crate) fn were_on(self) -> bool {
+        self.0 & IF != 0
+    }
 }
 
-/// Undoes the [`save`] that returned `were_on`.
-pub(crate) fn restore(were_on: bool) {
-    if were_on {
-        interrupts::enable();
+/// This CPU's flags.
+#[inline]
+fn flags() -> u64 {
+    let flags: u64;
+    // SAFETY: reads the flags by way of the stack.
+    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(preserves_flags)) };
+    flags
+}
+
+/// Masks interrupts; returns what was before.
+#[inline]
+pub(crate) fn save() -> Flags {
+    let flags = flags();
+    disable();
+    Flags(flags)
+}
+
+/// Undoes the [`save`] that returned `flags`.
+#[inline]
+pub(crate) fn restore(flags: Flags) {
+    if flags.were_on() {
+        enable();
     }
+}
+
+/// Masks interrupts.
+#[inline]
+pub(crate) fn disable() {
+    // SAFETY: masking harms nobody; no access to memory moves across it.
+    unsafe { asm!("cli", options(nostack, preserves_flags)) };
+}
+
+/// Unmasks interrupts.
+#[inline]
+pub(crate) fn enable() {
+    // SAFETY: all vectors have handlers; no access to memory moves across it.
+    unsafe { asm!("sti", options(nostack, preserves_flags)) };
+}
+
+/// Whether interrupts are on.
+#[inline]
+#[expect(dead_code, reason = "for calls between CPUs")]
+pub(crate) fn are_on() -> bool {
+    flags() & IF != 0
 }
 
 /// A spin lock that an interrupt handler may take too: interrupts stay masked
@@ -33,17 +79,17 @@ impl<T> IrqMutex<T> {
 
     /// Waits for the lock. Not to be called by its holder.
     pub(crate) fn lock(&self) -> IrqGuard<'_, T> {
-        let were_on = save();
-        IrqGuard { guard: Some(self.inner.lock()), were_on }
+        let flags = save();
+        IrqGuard { guard: Some(self.inner.lock()), flags }
     }
 
     /// The lock if nobody holds it.
     pub(crate) fn try_lock(&self) -> Option<IrqGuard<'_, T>> {
-        let were_on = save();
+        let flags = save();
         match self.inner.try_lock() {
-            Some(guard) => Some(IrqGuard { guard: Some(guard), were_on }),
+            Some(guard) => Some(IrqGuard { guard: Some(guard), flags }),
             None => {
-                restore(were_on);
+                restore(flags);
                 None
             }
         }
@@ -72,7 +118,7 @@ impl<T> IrqMutex<T> {
 pub(crate) struct IrqGuard<'a, T> {
     /// Always there but in `drop`, which opens the lock before it unmasks.
     guard: Option<MutexGuard<'a, T>>,
-    were_on: bool,
+    flags: Flags,
 }
 
 impl<T> Deref for IrqGuard<'_, T> {
@@ -97,6 +143,6 @@ impl<T> DerefMut for IrqGuard<'_, T> {
 impl<T> Drop for IrqGuard<'_, T> {
     fn drop(&mut self) {
         drop(self.guard.take());
-        restore(self.were_on);
+        restore(self.flags);
     }
 }
