@@ -13,7 +13,7 @@ use crate::memory::{self, FirmwareMap, InUse, memtest};
 use crate::platform::Machine;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
-use crate::{acpi, smp};
+use crate::{acpi, numa, smp};
 use crate::{benchmarks, cmdline, console, heap, ramdisk, selftests, stage, workers};
 use alloc::boxed::Box;
 use bootloader_api::config::{BootloaderConfig, Mapping};
@@ -99,10 +99,11 @@ fn start(info: &'static mut BootInfo) -> ! {
     }
     acpi::init(info.rsdp_addr.into_option(), &mut loader, &map, &mut early);
     smp::discover(&features);
+    numa::discover(&mut early, options.memory.numa_off);
     let zones = ZoneLayout::new(early.ram(), options.memory.movable);
     let emit = &mut |line: fmt::Arguments<'_>| log::info!("{line}");
     report_zones(&zones, emit);
-    report_nodes(&zones, early.ram(), 1, emit);
+    report_nodes(&zones, early.ram(), numa::nodes(), emit);
 
     stage::begin("page tables");
     let (apic, local_apic) =
@@ -165,6 +166,8 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     let mm = start_memory(early, &handover.zones, &options);
     // It goes back to the early arena, though the slab layer is up by now.
     drop(handover);
+
+    numa::log_nodes(mm);
 
     stage::begin("self-tests");
     let counts = selftests::run(mm, &options.kernel);
@@ -264,7 +267,8 @@ fn start_memory(
 ) -> &'static Mm<Machine> {
     // SAFETY: the kernel's tables are in force and the CPU has its area.
     let machine = unsafe { Machine::new() };
-    let config = options.memory.config(zones, early.present_pages());
+    let mut config = options.memory.config(zones, early.present_pages());
+    numa::configure(&mut config);
     let (before, pages) = (time::counter(), early.present_pages());
     let mm = match memory::start(machine, early, &config) {
         Ok(mm) => mm,

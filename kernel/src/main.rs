@@ -32,6 +32,8 @@ mod image;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
+mod numa;
+#[cfg(target_os = "none")]
 mod platform;
 #[cfg(target_os = "none")]
 mod ramdisk;

@@ -3,11 +3,11 @@
 
 use crate::arch::{irq, percpu, time};
 use crate::vm::{self, layout};
-use crate::{smp, workers};
+use crate::{numa, smp, workers};
 use core::fmt;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::sync::HeldLocks;
-use mm::types::{CpuId, Pfn};
+use mm::types::{CpuId, NodeId, Pfn};
 
 /// The machine that the kernel runs on; there is one.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +65,11 @@ unsafe impl Platform for Machine {
 
     fn cpus(&self) -> u16 {
         smp::possible()
+    }
+
+    #[inline]
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        numa::node_of_cpu(cpu)
     }
 
     fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
