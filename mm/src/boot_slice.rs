@@ -63,6 +63,19 @@ impl<T> BootSlice<T> {
     }
 }
 
+impl<T> BootSlice<T> {
+    /// Element `i` without a look at the length.
+    ///
+    /// # Safety
+    /// `i` is below [`len`](Self::len).
+    #[inline]
+    pub(crate) unsafe fn get_unchecked(&self, i: usize) -> &T {
+        debug_assert!(i < self.len);
+        // SAFETY: as in `get`, the caller having looked.
+        unsafe { &*self.ptr.add(i) }
+    }
+}
+
 impl<T> Index<usize> for BootSlice<T> {
     type Output = T;
 

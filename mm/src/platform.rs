@@ -57,8 +57,8 @@ pub struct IrqState(pub u64);
 ///   as long as the manager lives, contiguous for contiguous frames, and
 ///   touched by nobody else while the manager holds them;
 /// - between [`irq_save`](Self::irq_save) and [`irq_restore`](Self::irq_restore)
-///   no other code of the same CPU enters the manager, and the CPU returned is
-///   held by this caller alone;
+///   no other code of the same CPU enters the manager, and the CPU returned,
+///   one below [`cpus`](Self::cpus), is held by this caller alone;
 /// - [`on_cpus`](Self::on_cpus) runs its closure holding that CPU in this sense;
 /// - [`memmap_base`](Self::memmap_base) and
 ///   [`memmap_commit`](Self::memmap_commit) hand out zeroed memory that nobody

@@ -5,6 +5,7 @@
 use super::array::{ArrayCache, Taken};
 use super::cache::{Cache, CacheId};
 use super::node::NodeLists;
+use super::reserve::Right;
 use super::slabs::{Fill, Slab};
 use crate::gfp::{AllocError, Gfp};
 use crate::list::PageList;
@@ -12,6 +13,7 @@ use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::{Cpu, Ordering::Relaxed};
 use crate::types::{NodeId, Pfn};
+use core::num::NonZeroU32;
 use core::panic::Location;
 use core::ptr::NonNull;
 
@@ -27,6 +29,21 @@ pub(crate) struct Target {
     pub(crate) id: Option<CacheId>,
     /// Through the CPU's array; straight from the slabs otherwise.
     pub(crate) arrays: bool,
+}
+
+impl Target {
+    /// The cache that a handle names.
+    #[inline]
+    pub(crate) fn of(id: CacheId) -> Self {
+        Self { index: id.index, id: Some(id), arrays: true }
+    }
+
+    /// A cache by its number: one of the layer's own, or one that an object of
+    /// it has named.
+    #[inline]
+    pub(crate) fn number(index: u16) -> Self {
+        Self { index, id: None, arrays: true }
+    }
 }
 
 const NO_CACHE: AllocError = AllocError::Invalid("no such cache");
@@ -46,75 +63,104 @@ impl<P: Platform> Mm<P> {
     #[track_caller]
     #[inline]
     pub fn cache_alloc(&self, id: CacheId, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
-        let target = Target { index: id.index, id: Some(id), arrays: true };
-        self.alloc_object(target, gfp)
+        if !gfp.contains(Gfp::ZERO)
+            && let Some(object) = self.pop(id.index, id.generation, gfp)
+        {
+            return Ok(object);
+        }
+        self.alloc_object(Target::of(id), gfp)
     }
 
-    /// Allocates from `target`.
+    /// Allocates an object of a slab on `node`, or, unless THISNODE says no, of
+    /// one that is near it where `node` has no more memory. A node without
+    /// memory stands for the nearest that has some. Content, context and errors
+    /// as for [`cache_alloc`](Self::cache_alloc).
     #[track_caller]
-    #[inline]
-    pub(crate) fn alloc_object(&self, target: Target, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
-        let hit = self.pop(target, gfp);
-        let taken = match hit {
-            Some(taken) => taken,
-            None => self.alloc_object_slow(target, gfp)?,
-        };
-        if taken.extra || gfp.contains(Gfp::ZERO) {
-            return self.finish(taken, target, gfp, Location::caller());
-        }
-        Ok(taken.ptr)
+    pub fn cache_alloc_node(
+        &self,
+        id: CacheId,
+        gfp: Gfp,
+        node: NodeId,
+    ) -> Result<NonNull<u8>, AllocError> {
+        self.alloc_object_on(Target::of(id), gfp, node)
     }
 
-    /// Takes an object from this CPU's array.
+    /// Takes an object from this CPU's array, if that is all there is to it.
     #[inline]
-    fn pop(&self, target: Target, gfp: Gfp) -> Option<Taken> {
+    pub(crate) fn pop(&self, index: u16, generation: NonZeroU32, gfp: Gfp) -> Option<NonNull<u8>> {
         let cpu = self.enter();
-        if target.id.is_some_and(|id| !self.slab.is_live(id)) {
-            return None;
-        }
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
-        // arrays again.
-        unsafe {
-            self.slab.arrays(&cpu).with(|arrays| {
-                let array = arrays.get(target.index)?;
-                if self.slab.reserve_slabs.load(Relaxed) != 0 {
-                    return self.pop_guarded(array, gfp);
-                }
-                array.pop()
-            })
+        // table again.
+        let array = unsafe { self.slab.arrays(&cpu).with(|all| all.ready(index, generation)) }?;
+        if self.slab.reserve_slabs.load(Relaxed) != 0 {
+            return self.pop_guarded(&cpu, array, gfp);
         }
+        // SAFETY: the array is this CPU's, whose token this is, and there are
+        // no references into it.
+        unsafe { ArrayCache::pop_at(array) }
     }
 
-    /// The array had nothing for this caller.
-    #[cold]
+    /// Allocates from `target`, by whatever way.
     #[inline(never)]
     #[track_caller]
+    pub(crate) fn alloc_object(&self, target: Target, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+        let taken = self.alloc_object_slow(target, gfp)?;
+        self.give_object(taken, target, gfp, Location::caller())
+    }
+
+    /// Allocates from `target` on a node of the caller's choice.
+    #[track_caller]
+    pub(crate) fn alloc_object_on(
+        &self,
+        target: Target,
+        gfp: Gfp,
+        node: NodeId,
+    ) -> Result<NonNull<u8>, AllocError> {
+        let node = self.memory_node(node);
+        let here = {
+            let cpu = self.enter();
+            self.slab_node(&cpu) == node
+        };
+        let taken = if here {
+            self.alloc_object_slow(target, gfp)?
+        } else {
+            self.alloc_remote(target, gfp, node)?
+        };
+        self.give_object(taken, target, gfp, Location::caller())
+    }
+
+    /// Takes an object from this CPU's array or its node, or grows. (The array
+    /// first, even if the fast path has just found it empty: it may not have
+    /// been allowed to look.)
     pub(crate) fn alloc_object_slow(&self, target: Target, gfp: Gfp) -> Result<Taken, AllocError> {
-        let entitled = gfp.may_use_reserves(self.platform.context());
-        if target.arrays {
-            self.ensure_array(target.index);
-        }
-        let (home, plan) = {
+        let mut look = target.arrays;
+        let (home, plan) = loop {
             let cpu = self.enter();
             let cache = self.resolve(&cpu, target)?;
+            if look && !self.renew_array(&cpu, cache, target.index) {
+                drop(cpu);
+                self.ensure_array(target.index);
+                look = false;
+                continue;
+            }
             let home = self.slab_node(&cpu);
-            if let Some(taken) = self.take_local(&cpu, cache, target, home, entitled) {
+            if let Some(taken) = self.take_local(&cpu, cache, target, home, gfp) {
                 return Ok(taken);
             }
-            (home, self.plan(&cpu, cache, home, gfp))
+            break (home, self.plan(&cpu, cache, home, gfp));
         };
         if self.nodes() > 1 {
             // Close memory first, then what is far but there already.
-            if let Ok(taken) = self.grow(target, &plan.near(), home, entitled) {
+            if let Ok(taken) = self.grow(target, &plan.near(), home, gfp) {
                 return Ok(taken);
             }
             if !gfp.contains(Gfp::THISNODE)
-                && let Some(taken) = self.take_remote(target, home, entitled)?
+                && let Some(taken) = self.take_elsewhere(target, home, gfp)?
             {
                 return Ok(taken);
             }
         }
-        let failed = match self.grow(target, &plan, home, entitled) {
+        let failed = match self.grow(target, &plan, home, gfp) {
             Ok(taken) => return Ok(taken),
             Err(why) => why,
         };
@@ -122,7 +168,32 @@ impl<P: Platform> Mm<P> {
         let cpu = self.enter();
         let cache = self.resolve(&cpu, target)?;
         let node = self.slab_node(&cpu);
-        self.take_local(&cpu, cache, target, node, entitled).ok_or(failed)
+        self.take_local(&cpu, cache, target, node, gfp).ok_or(failed)
+    }
+
+    /// Takes an object from the lists of a node that is not this CPU's, or
+    /// grows there, or takes it from as near as possible.
+    fn alloc_remote(&self, target: Target, gfp: Gfp, node: NodeId) -> Result<Taken, AllocError> {
+        if let Some(taken) = self.take_at(target, node, gfp)? {
+            return Ok(taken);
+        }
+        let plan = {
+            let cpu = self.enter();
+            let cache = self.resolve(&cpu, target)?;
+            self.plan(&cpu, cache, node, gfp)
+        };
+        if let Ok(taken) = self.grow(target, &plan.near(), node, gfp) {
+            return Ok(taken);
+        }
+        if !gfp.contains(Gfp::THISNODE)
+            && let Some(taken) = self.take_elsewhere(target, node, gfp)?
+        {
+            return Ok(taken);
+        }
+        match self.grow(target, &plan, node, gfp) {
+            Ok(taken) => Ok(taken),
+            Err(why) => self.take_at(target, node, gfp)?.ok_or(why),
+        }
     }
 
     /// The cache that `target` names.
@@ -145,7 +216,7 @@ impl<P: Platform> Mm<P> {
         cache: &Cache,
         target: Target,
         node: NodeId,
-        entitled: bool,
+        gfp: Gfp,
     ) -> Option<Taken> {
         let mut surplus = PageList::new();
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
@@ -154,35 +225,46 @@ impl<P: Platform> Mm<P> {
             self.slab.arrays(cpu).with(|arrays| {
                 let mut array = if target.arrays { arrays.get(target.index) } else { None };
                 if let Some(array) = array.as_deref_mut()
-                    && let Some(taken) = self.pop_entitled(array, entitled)
+                    && array.avail > 0
+                    && let Some(taken) = self.pop_allowed(array, self.right(gfp))
                 {
                     return Some(taken);
                 }
                 let mut lists = cache.node(node).lists.lock(cpu);
-                self.refill(cache, node, &mut lists, array, entitled, &mut surplus)
+                self.refill(cache, node, &mut lists, array, gfp, &mut surplus)
             })
         };
         self.release_slabs(cache, surplus);
         taken
     }
 
-    /// Takes one object from any other node, the nearest first.
-    fn take_remote(
+    /// Takes one object from the lists of `node`.
+    fn take_at(&self, target: Target, node: NodeId, gfp: Gfp) -> Result<Option<Taken>, AllocError> {
+        let cpu = self.enter();
+        let cache = self.resolve(&cpu, target)?;
+        let mut surplus = PageList::new();
+        let mut lists = cache.node(node).lists.lock(&cpu);
+        if let Some(shared) = lists.shared()
+            && let Some(taken) = self.pop_allowed(shared, self.right(gfp))
+        {
+            return Ok(Some(taken));
+        }
+        let taken = self.refill(cache, node, &mut lists, None, gfp, &mut surplus);
+        drop(lists);
+        self.release_slabs(cache, surplus);
+        Ok(taken)
+    }
+
+    /// Takes one object from any node but `home`, the nearest first.
+    fn take_elsewhere(
         &self,
         target: Target,
         home: NodeId,
-        entitled: bool,
+        gfp: Gfp,
     ) -> Result<Option<Taken>, AllocError> {
         for node in self.nearest_nodes(home).filter(|&node| node != home) {
-            let cpu = self.enter();
-            let cache = self.resolve(&cpu, target)?;
-            let mut surplus = PageList::new();
-            let mut lists = cache.node(node).lists.lock(&cpu);
-            let taken = self.refill(cache, node, &mut lists, None, entitled, &mut surplus);
-            drop(lists);
-            self.release_slabs(cache, surplus);
-            if taken.is_some() {
-                return Ok(taken);
+            if let Some(taken) = self.take_at(target, node, gfp)? {
+                return Ok(Some(taken));
             }
         }
         Ok(None)
@@ -197,11 +279,13 @@ impl<P: Platform> Mm<P> {
         node: NodeId,
         lists: &mut NodeLists,
         mut array: Option<&mut ArrayCache>,
-        entitled: bool,
+        gfp: Gfp,
         surplus: &mut PageList,
     ) -> Option<Taken> {
-        let guarded = !entitled && self.slab.reserve_slabs.load(Relaxed) != 0;
-        if guarded && self.pressure_is_over(lists, array.as_deref()) {
+        // Under the lock: what others have put into the shared array is known
+        // for what it is then.
+        let right = self.right(gfp);
+        if right == Right::Kept && self.pressure_is_over(lists, array.as_deref()) {
             self.demote(cache, lists);
             // What lay in the array is everybody's now.
             if let Some(taken) = array.as_deref_mut().and_then(ArrayCache::pop) {
@@ -209,9 +293,9 @@ impl<P: Platform> Mm<P> {
             }
         }
         let Some(array) = array else {
-            let mut one = None;
-            self.take_from_lists(cache, lists, 1, entitled, &mut |object| one = Some(object));
-            return one.map(|ptr| self.taken(cache, ptr));
+            let mut one = [NonNull::dangling()];
+            let n = self.take_from_lists(cache, lists, &mut one, right);
+            return (n == 1).then(|| self.taken(cache, one[0]));
         };
         let mut want = array.batch.clamp(1, array.limit);
         if !array.touched && want > COLD_BATCH {
@@ -223,10 +307,11 @@ impl<P: Platform> Mm<P> {
             self.put_objects(cache, node, lists, &array.objects()[..over as usize], surplus);
             array.forget_oldest(over);
         }
-        if self.take_shared(lists, array, want, guarded) == 0 {
-            self.take_from_lists(cache, lists, want, entitled, &mut |object| array.push(object));
+        if self.take_shared(lists, array, want, right) == 0 {
+            let n = self.take_from_lists(cache, lists, array.spare(want), right);
+            array.add(n as u32);
         }
-        self.pop_entitled(array, entitled)
+        self.pop_allowed(array, right)
     }
 
     /// Moves up to `want` objects from the shared array.
@@ -235,28 +320,32 @@ impl<P: Platform> Mm<P> {
         lists: &mut NodeLists,
         array: &mut ArrayCache,
         want: u32,
-        guarded: bool,
+        right: Right,
     ) -> u32 {
         let Some(shared) = lists.shared() else { return 0 };
+        if right != Right::Kept {
+            let n = shared.take_newest(array.spare(want)) as u32;
+            array.add(n);
+            return n;
+        }
         let mut moved = 0;
         while moved < want {
-            let taken = if guarded { self.pop_entitled(shared, false) } else { shared.pop() };
-            let Some(taken) = taken else { break };
+            let Some(taken) = self.pop_allowed(shared, right) else { break };
             array.push(taken.ptr);
             moved += 1;
         }
         moved
     }
 
-    /// Takes up to `want` objects out of slabs that the caller may use.
+    /// Takes objects out of slabs that the caller may use, until `out` is full;
+    /// returns how many there were.
     pub(crate) fn take_from_lists(
         &self,
         cache: &Cache,
         lists: &mut NodeLists,
-        want: u32,
-        entitled: bool,
-        sink: &mut dyn FnMut(NonNull<u8>),
-    ) {
+        out: &mut [NonNull<u8>],
+        right: Right,
+    ) -> usize {
         // Whoever may use the reserves leaves the rest to those who may not.
         const ALL: [(bool, Fill); 4] = [
             (true, Fill::Partial),
@@ -264,35 +353,31 @@ impl<P: Platform> Mm<P> {
             (true, Fill::Free),
             (false, Fill::Free),
         ];
-        let mut left = want;
+        let mut taken = 0;
         for (reserve, fill) in ALL {
-            if reserve && !entitled {
+            if reserve && right != Right::Entitled {
                 continue;
             }
-            while left > 0 {
+            while taken < out.len() {
                 let Some(pfn) = lists.list(reserve, fill).first() else { break };
                 let slab = self.slab_at(cache, pfn);
-                let taken = lists.take(&self.map, &slab, left, sink);
-                debug_assert!(taken > 0, "{pfn:?} is listed as having free objects");
-                left -= taken;
+                let n = lists.take(&self.map, &slab, &mut out[taken..]);
+                debug_assert!(n > 0, "{pfn:?} is listed as having free objects");
+                taken += n;
             }
         }
+        taken
     }
 
     /// The slab with head `pfn`.
-    pub(crate) fn slab_at(&self, cache: &Cache, pfn: Pfn) -> Slab<'_> {
-        Slab::new(pfn, self.map.page(pfn), cache.geometry, self.platform.frame(pfn))
+    #[inline]
+    pub(crate) fn slab_at<'c>(&'c self, cache: &'c Cache, pfn: Pfn) -> Slab<'c> {
+        Slab::new(pfn, self.map.page(pfn), &cache.geometry, self.platform.frame(pfn))
     }
 
     /// An object of `cache` that came out of no array.
     pub(crate) fn taken(&self, cache: &Cache, ptr: NonNull<u8>) -> Taken {
         Taken { ptr, zero_bytes: zero_bytes(cache), extra: self.needs_extra(cache) }
-    }
-
-    /// Bytes to clear in an object of `target`.
-    pub(crate) fn zero_bytes_of(&self, target: Target) -> u32 {
-        let cpu = self.enter();
-        self.resolve(&cpu, target).map_or(0, zero_bytes)
     }
 
     /// Whether objects need more than to be handed out and taken back.
@@ -303,9 +388,21 @@ impl<P: Platform> Mm<P> {
                     || self.tunables.init_on_free.load(Relaxed))
     }
 
+    /// An object as its caller gets it.
+    pub(crate) fn give_object(
+        &self,
+        taken: Taken,
+        target: Target,
+        gfp: Gfp,
+        at: &'static Location<'static>,
+    ) -> Result<NonNull<u8>, AllocError> {
+        if taken.extra || gfp.contains(Gfp::ZERO) {
+            return self.finish(taken, target, gfp, at);
+        }
+        Ok(taken.ptr)
+    }
+
     /// What most objects do not need: checks, initialisation, zeroes.
-    #[cold]
-    #[inline(never)]
     pub(crate) fn finish(
         &self,
         taken: Taken,

@@ -6,7 +6,7 @@
 use super::MAX_CACHES;
 use super::cache::Cache;
 use super::node::NodeLists;
-use super::slabs::{Fill, Owner};
+use super::slabs::{Fill, Key};
 use crate::audit::{AuditError, Auditor};
 use crate::mm::Mm;
 use crate::page::{NIL, PageType, link};
@@ -82,13 +82,13 @@ impl<P: Platform> Mm<P> {
                     let slab = self.slab_at(cache, pfn);
                     let is_slab = slab.desc.head().is(PageType::Slab, cache.geometry.order);
                     auditor.holds("type of a listed slab", pfn, is_slab)?;
-                    let owner = Owner::of(slab.desc).cache;
-                    let (own, owner) = (u64::from(cache.index), u64::from(owner));
+                    let key = Key::of(slab.desc);
+                    let (own, owner) = (u64::from(cache.index), u64::from(key.cache()));
                     auditor.equal("cache of a listed slab", Some(pfn), own, owner)?;
                     let back = u64::from(slab.desc.prev());
                     auditor.equal("back link of a slab", Some(pfn), u64::from(prev), back)?;
                     prev = link(pfn);
-                    let here = self.map.block(pfn).node() == node;
+                    let here = self.map.block(pfn).node() == node && key.node() == node;
                     auditor.holds("node of a listed slab", pfn, here)?;
                     auditor.holds("reserve slab's list", pfn, slab.is_reserve() == reserve)?;
                     auditor.holds("list of a slab so full", pfn, slab.fill() == fill)?;
@@ -132,6 +132,17 @@ impl<P: Platform> Mm<P> {
                         self.audit_object(auditor, cache, node, object, mark)?;
                     }
                 }
+                drop(lists);
+                for of in (0..self.nodes() as u8).map(NodeId) {
+                    let Some(alien) = cache.alien(node, of) else { continue };
+                    let mut alien = alien.lock(&cpu);
+                    let Some(array) = alien.array() else { continue };
+                    let away = u64::from(of != node);
+                    auditor.equal("an array for objects of elsewhere", None, 1, away)?;
+                    for &object in array.objects() {
+                        self.audit_object(auditor, cache, of, object, mark)?;
+                    }
+                }
             }
         }
         // A verdict per CPU, brought out of the closure through a lock.
@@ -160,14 +171,14 @@ impl<P: Platform> Mm<P> {
         unsafe {
             self.slab.arrays(cpu).with(|arrays| {
                 for index in 0..MAX_CACHES as u16 {
-                    let slot = arrays.slot(index).and_then(|slot| *slot);
+                    let slot = arrays.at(index);
                     let Some(cache) = self.slab.cache(cpu, index) else {
                         let left = u64::from(slot.is_some());
                         auditor.equal("an array of no cache", None, 0, left)?;
                         continue;
                     };
                     if cache.index != index {
-                        let own = arrays.slot(cache.index).and_then(|slot| *slot);
+                        let own = arrays.at(cache.index);
                         let same = slot.is_none() || slot == own;
                         auditor.equal("an array's second name", None, 1, u64::from(same))?;
                         continue;
@@ -194,11 +205,11 @@ impl<P: Platform> Mm<P> {
         mark: Mark,
     ) -> Result<(), AuditError> {
         let found = self.slab_of(object).map(|(pfn, _)| self.slab_at(cache, pfn));
-        let owned = found.filter(|slab| Owner::of(slab.desc).cache == cache.index);
+        let owned = found.filter(|slab| Key::of(slab.desc).cache() == cache.index);
         let place = owned.and_then(|slab| Some((slab, slab.number(object)?)));
         auditor.equal("an object in an array", None, 1, u64::from(place.is_some()))?;
         let Some((slab, i)) = place else { return Ok(()) };
-        let here = self.map.block(slab.pfn).node() == node;
+        let here = Key::of(slab.desc).node() == node;
         auditor.holds("node of an object in an array", slab.pfn, here)?;
         match mark {
             Mark::Set => {

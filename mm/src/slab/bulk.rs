@@ -2,15 +2,25 @@
 
 use super::SlabError;
 use super::alloc::Target;
-use super::array::Taken;
-use super::cache::CacheId;
-use super::slabs::Owner;
+use super::array::{ArrayCache, Taken};
+use super::cache::{Cache, CacheId};
+use super::reserve::Right;
+use super::slabs::Key;
 use crate::gfp::{AllocError, Gfp};
+use crate::list::PageList;
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{Cpu, Ordering::Relaxed};
+use crate::types::PAGE_SIZE;
 use core::panic::Location;
 use core::ptr::NonNull;
+
+/// What objects that were taken out of an array still need.
+#[derive(Clone, Copy)]
+struct Ready {
+    zero_bytes: u32,
+    extra: bool,
+}
 
 impl<P: Platform> Mm<P> {
     /// Fills `out` with objects of a cache, or gives none at all. Content and
@@ -27,16 +37,16 @@ impl<P: Platform> Mm<P> {
         out: &mut [NonNull<u8>],
     ) -> Result<(), AllocError> {
         let at = Location::caller();
-        let target = Target { index: id.index, id: Some(id), arrays: true };
+        let target = Target::of(id);
         let mut done = 0;
         let failed = loop {
             if done == out.len() {
                 return Ok(());
             }
-            let (n, extra) = self.take_ready(target, gfp, &mut out[done..]);
-            if extra || gfp.contains(Gfp::ZERO) {
+            let (n, kind) = self.take_ready(target, gfp, &mut out[done..]);
+            if kind.extra || gfp.contains(Gfp::ZERO) {
                 // Each is handed out as if it had been asked for alone.
-                match self.finish_all(target, gfp, &out[done..done + n], extra, at) {
+                match self.finish_all(target, gfp, &out[done..done + n], kind, at) {
                     Ok(()) => {}
                     Err(why) => break why,
                 }
@@ -62,10 +72,10 @@ impl<P: Platform> Mm<P> {
         target: Target,
         gfp: Gfp,
         objects: &[NonNull<u8>],
-        extra: bool,
+        kind: Ready,
         at: &'static Location<'static>,
     ) -> Result<(), AllocError> {
-        let zero_bytes = self.zero_bytes_of(target);
+        let Ready { zero_bytes, extra } = kind;
         for &ptr in objects {
             self.finish(Taken { ptr, zero_bytes, extra }, target, gfp, at)?;
         }
@@ -73,36 +83,34 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Takes as many objects as are at hand: out of this CPU's array, then out
-    /// of the node's slabs, passing the array by. While there are reserve
-    /// slabs, none: each object is asked for alone then.
-    fn take_ready(&self, target: Target, gfp: Gfp, out: &mut [NonNull<u8>]) -> (usize, bool) {
+    /// of the node's shared array and slabs, passing the CPU's by. While there
+    /// are reserve slabs, none: each object is asked for alone then.
+    fn take_ready(&self, target: Target, gfp: Gfp, out: &mut [NonNull<u8>]) -> (usize, Ready) {
+        const NOTHING: (usize, Ready) = (0, Ready { zero_bytes: 0, extra: false });
         let cpu = self.enter();
-        let Ok(cache) = self.resolve(&cpu, target) else { return (0, false) };
+        let Ok(cache) = self.resolve(&cpu, target) else { return NOTHING };
         if self.slab.reserve_slabs.load(Relaxed) != 0
             || gfp.contains(Gfp::ZERO) && cache.ctor.is_some()
         {
-            return (0, false);
+            return NOTHING;
         }
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
         // arrays again.
         unsafe {
             self.slab.arrays(&cpu).with(|arrays| {
-                let mut n = 0;
-                let Some(array) = arrays.get(target.index) else { return (0, false) };
-                while n < out.len() {
-                    let Some(taken) = array.pop() else { break };
-                    out[n] = taken.ptr;
-                    n += 1;
+                let Some(array) = arrays.get(target.index) else { return NOTHING };
+                let ready = Ready { zero_bytes: array.zero_bytes, extra: array.extra };
+                let mut n = array.take_newest(out);
+                if (out.len() - n) as u32 >= array.batch {
+                    let mut lists = cache.node(array.key.node()).lists.lock(&cpu);
+                    // Under the lock: reserve objects may have come meanwhile.
+                    if self.slab.reserve_slabs.load(Relaxed) == 0 {
+                        n += lists.shared().map_or(0, |shared| shared.take_newest(&mut out[n..]));
+                        let rest = &mut out[n..];
+                        n += self.take_from_lists(cache, &mut lists, rest, Right::Moot);
+                    }
                 }
-                let rest = (out.len() - n) as u32;
-                if rest >= array.batch {
-                    let mut lists = cache.node(self.slab_node(&cpu)).lists.lock(&cpu);
-                    self.take_from_lists(cache, &mut lists, rest, false, &mut |object| {
-                        out[n] = object;
-                        n += 1;
-                    });
-                }
-                (n, array.extra)
+                (n, ready)
             })
         }
     }
@@ -120,7 +128,7 @@ impl<P: Platform> Mm<P> {
         objects: &[NonNull<u8>],
     ) -> Result<(), (usize, SlabError)> {
         let at = Location::caller();
-        let target = Target { index: id.index, id: Some(id), arrays: true };
+        let target = Target::of(id);
         let mut done = 0;
         while done < objects.len() {
             done += self.push_all(target, &objects[done..]);
@@ -132,31 +140,61 @@ impl<P: Platform> Mm<P> {
         Ok(())
     }
 
-    /// Puts objects into this CPU's array as long as that is all there is to
-    /// it; returns how many.
+    /// Frees objects as long as there is nothing to be looked at for each of
+    /// them: those of this node go to this CPU's array and on from there, those
+    /// of another node home. Returns how many.
     fn push_all(&self, target: Target, objects: &[NonNull<u8>]) -> usize {
         let cpu = self.enter();
-        if target.id.is_some_and(|id| !self.slab.is_live(id)) {
-            return 0;
-        }
-        let home = (self.nodes() > 1).then(|| self.slab_node(&cpu));
+        let Ok(cache) = self.resolve(&cpu, target) else { return 0 };
+        let mut surplus = PageList::new();
+        let mut done = 0;
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
         // arrays again.
         unsafe {
             self.slab.arrays(&cpu).with(|arrays| {
-                let Some(array) = arrays.get(target.index).filter(|a| !a.extra) else { return 0 };
-                let mut n = 0;
-                for &object in objects {
-                    let Some((pfn, desc)) = self.slab_of(object) else { break };
-                    let near = home.is_none_or(|home| self.map.block(pfn).node() == home);
-                    if !near || !array.has_room() || Owner::of(desc).cache != array.cache {
+                let Some(array) = arrays.get(target.index).filter(|a| !a.extra) else { return };
+                while let Some(&first) = objects.get(done) {
+                    let Some((_, desc)) = self.slab_of(first) else { break };
+                    let key = Key::of(desc);
+                    let run = same_page(&objects[done..]);
+                    if key == array.key {
+                        self.push_run(&cpu, cache, array, run, &mut surplus);
+                    } else if key.cache() == cache.index {
+                        let home = array.key.node();
+                        self.send_home(&cpu, cache, (home, key.node()), run, &mut surplus);
+                    } else {
                         break;
                     }
-                    array.push(object);
-                    n += 1;
+                    done += run.len();
                 }
-                n
-            })
+            });
+        }
+        self.release_slabs(cache, surplus);
+        done
+    }
+
+    /// Puts all of `run` into an array, making room as often as need be.
+    fn push_run(
+        &self,
+        cpu: &Cpu<'_, P>,
+        cache: &Cache,
+        array: &mut ArrayCache,
+        run: &[NonNull<u8>],
+        surplus: &mut PageList,
+    ) {
+        let mut put = array.append(run) as usize;
+        while put < run.len() {
+            self.flush(cpu, cache, array, array.batch, surplus);
+            put += array.append(&run[put..]) as usize;
         }
     }
+}
+
+/// The leading ones of `objects` that lie in one page.
+#[inline]
+fn same_page(objects: &[NonNull<u8>]) -> &[NonNull<u8>] {
+    let page = |object: &NonNull<u8>| object.addr().get() / PAGE_SIZE;
+    let first = objects.first().map(page);
+    let n = objects.iter().position(|object| Some(page(object)) != first);
+    &objects[..n.unwrap_or(objects.len())]
 }

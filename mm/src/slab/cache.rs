@@ -2,11 +2,12 @@
 //! memory of their own. May call: `geometry`, `node`.
 
 use super::geometry::{ArraySizes, Debug, Geometry};
-use super::node::CacheNode;
+use super::node::{Alien, CacheNode};
 use crate::gfp::Gfp;
-use crate::sync::{AtomicU32, Ordering::Relaxed};
+use crate::sync::{AtomicU32, Lock, LockRank, Ordering::Relaxed};
 use crate::types::NodeId;
 use core::fmt;
+use core::num::NonZeroU32;
 use core::ptr::NonNull;
 
 /// A handle to a cache. It says nothing about the memory behind it: after the
@@ -14,7 +15,7 @@ use core::ptr::NonNull;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct CacheId {
     pub(crate) index: u16,
-    pub(crate) generation: u32,
+    pub(crate) generation: NonZeroU32,
 }
 
 /// How a cache is to be.
@@ -111,13 +112,20 @@ pub(crate) struct Cache {
     pub(crate) batch: AtomicU32,
     pub(crate) shared: AtomicU32,
     nodes: NonNull<CacheNode>,
+    /// For each node a row of what its CPUs have freed of each node's.
+    aliens: NonNull<Lock<Alien>>,
     nr_nodes: u16,
 }
 
 impl Cache {
     /// Bytes of a descriptor on a machine of `nodes` nodes.
     pub(crate) const fn bytes(nodes: usize) -> usize {
-        Self::nodes_offset() + nodes * size_of::<CacheNode>()
+        Self::aliens_offset(nodes) + nodes * nodes * size_of::<Lock<Alien>>()
+    }
+
+    const fn aliens_offset(nodes: usize) -> usize {
+        (Self::nodes_offset() + nodes * size_of::<CacheNode>())
+            .next_multiple_of(align_of::<Lock<Alien>>())
     }
 
     const fn nodes_offset() -> usize {
@@ -137,6 +145,10 @@ impl Cache {
             for i in 0..nodes {
                 first.add(i).write(CacheNode::default());
             }
+            let aliens = place.add(Self::aliens_offset(nodes)).cast::<Lock<Alien>>();
+            for i in 0..nodes * nodes {
+                aliens.add(i).write(Lock::new(LockRank::SlabNode, Alien::default()));
+            }
             cache.write(Self {
                 name: new.name,
                 index: new.index,
@@ -151,6 +163,7 @@ impl Cache {
                 batch: AtomicU32::new(new.sizes.batch),
                 shared: AtomicU32::new(new.sizes.shared),
                 nodes: first,
+                aliens,
                 nr_nodes: nodes as u16,
             });
         }
@@ -169,6 +182,16 @@ impl Cache {
     pub(crate) fn node(&self, node: NodeId) -> &CacheNode {
         let nodes = self.nodes();
         nodes.get(usize::from(node.0)).unwrap_or(&nodes[0])
+    }
+
+    /// What CPUs of node `by` have freed of the objects of node `of`, on its way
+    /// there. None if there is no such node.
+    pub(crate) fn alien(&self, by: NodeId, of: NodeId) -> Option<&Lock<Alien>> {
+        let (by, of) = (usize::from(by.0), usize::from(of.0));
+        let n = usize::from(self.nr_nodes);
+        // SAFETY: the table was written with the descriptor, and has a row of
+        // `n` for each of `n` nodes.
+        (by < n && of < n).then(|| unsafe { self.aliens.add(by * n + of).as_ref() })
     }
 
     /// The sizes of its arrays now.

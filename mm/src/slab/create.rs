@@ -112,7 +112,7 @@ impl<P: Platform> Mm<P> {
     ) -> Result<CacheId, SlabError> {
         let geometry = shape(self, config).ok_or(SlabError::Invalid("size or alignment"))?;
         let descriptors =
-            Target { index: 0, id: None, arrays: self.slab.phase.load(Relaxed) == UP };
+            Target { arrays: self.slab.phase.load(Relaxed) == UP, ..Target::number(0) };
         let place_of =
             self.alloc_object(descriptors, Gfp::KERNEL).map_err(|_| SlabError::NoMemory)?;
         let cpu = self.enter();
@@ -150,7 +150,7 @@ impl<P: Platform> Mm<P> {
         if !self.slab.is_live(id) {
             return Err(SlabError::NoSuchCache);
         }
-        Ok(self.shrink(Target { index: id.index, id: Some(id), arrays: true }))
+        Ok(self.shrink(Target::of(id)))
     }
 
     /// Shrinks all caches; returns the pages that were freed. Context as for
@@ -161,7 +161,7 @@ impl<P: Platform> Mm<P> {
                 let cpu = self.enter();
                 self.slab.own_cache(&cpu, index).is_some()
             })
-            .map(|index| self.shrink(Target { index, id: None, arrays: true }))
+            .map(|index| self.shrink(Target::number(index)))
             .sum()
     }
 
@@ -173,12 +173,26 @@ impl<P: Platform> Mm<P> {
             self.drain_array(cpu, cache, &mut surplus);
             freed.fetch_add(self.release_slabs(cache, surplus), Relaxed);
         });
-        for node in (0..self.nodes() as u8).map(NodeId) {
+        // What was in the hands of a CPU then is in an array or a slab now, and
+        // what goes home from one node's arrays is in another's.
+        for node in self.all_nodes() {
+            let cpu = self.enter();
+            let Ok(cache) = self.resolve(&cpu, target) else { break };
+            let mut surplus = PageList::new();
+            self.drain_aliens(&cpu, cache, node, &mut surplus);
+            freed.fetch_add(self.release_slabs(cache, surplus), Relaxed);
+        }
+        for node in self.all_nodes() {
             let cpu = self.enter();
             let Ok(cache) = self.resolve(&cpu, target) else { break };
             freed.fetch_add(self.shrink_node(&cpu, cache, node), Relaxed);
         }
         freed.into_inner()
+    }
+
+    /// All nodes, with memory or without.
+    pub(crate) fn all_nodes(&self) -> impl Iterator<Item = NodeId> + use<P> {
+        (0..self.nodes() as u8).map(NodeId)
     }
 
     /// Frees what a node has free of `cache`.
@@ -212,7 +226,7 @@ impl<P: Platform> Mm<P> {
     /// last handle and there are any: cache and handle stay as they are.
     /// [`SlabError::NoSuchCache`].
     pub fn cache_destroy(&self, id: CacheId) -> Result<(), SlabError> {
-        let target = Target { index: id.index, id: Some(id), arrays: true };
+        let target = Target::of(id);
         self.shrink(target);
         let last = {
             let cpu = self.enter();
@@ -232,7 +246,18 @@ impl<P: Platform> Mm<P> {
             drop(registry);
             last
         };
+        self.tell_cpus(id.index);
         if last { self.destroy_last(id) } else { self.drop_handle(id) }
+    }
+
+    /// Makes it known to all CPUs that a handle is not valid any more. None of
+    /// them takes it after that.
+    fn tell_cpus(&self, index: u16) {
+        Cpu::on_each(&self.platform, &|cpu| {
+            let generation = self.slab.generation(index);
+            // SAFETY: `cpu` is that CPU's token; the closure does not nest.
+            unsafe { self.slab.arrays(cpu).with(|arrays| arrays.renew(index, generation)) };
+        });
     }
 
     #[cold]
@@ -268,9 +293,7 @@ impl<P: Platform> Mm<P> {
         // been seen, and left no array behind.
         Cpu::on_each(&self.platform, &|cpu| {
             // SAFETY: `cpu` is that CPU's token; the closure does not nest.
-            let array = unsafe {
-                self.slab.arrays(cpu).with(|arrays| arrays.slot(index).and_then(Option::take))
-            };
+            let array = unsafe { self.slab.arrays(cpu).with(|arrays| arrays.remove(index)) };
             if let Some(array) = array.filter(|_| own == Some(index)) {
                 self.kfree_direct(array.cast());
             }
@@ -286,7 +309,7 @@ impl<P: Platform> Mm<P> {
         };
         // Its handle is refused from now on: once the arrays are empty again,
         // they stay so.
-        self.shrink(Target { index: own, id: None, arrays: true });
+        self.shrink(Target::number(own));
         {
             let cpu = self.enter();
             let _registry = self.slab.registry.lock(&cpu);
@@ -307,10 +330,11 @@ impl<P: Platform> Mm<P> {
         // SAFETY: it is out of all tables, and all CPUs have been seen since:
         // this is the last way to it.
         let cache = unsafe { place.as_ref() };
-        for node in (0..self.nodes() as u8).map(NodeId) {
+        for node in self.all_nodes() {
             self.drop_shared(cache, node);
+            self.drop_aliens(cache, node);
         }
-        let descriptors = Target { index: 0, id: None, arrays: true };
+        let descriptors = Target::number(0);
         self.free_object(descriptors, place.cast(), Location::caller()).ok();
         Ok(())
     }
@@ -330,11 +354,9 @@ impl<P: Platform> Mm<P> {
             // SAFETY: `cpu` is that CPU's token; the closure does not nest.
             let array = unsafe {
                 self.slab.arrays(cpu).with(|arrays| {
-                    let array = arrays.slot(own).and_then(Option::take);
+                    let array = arrays.remove(own);
                     for i in (0..MAX_CACHES as u16).filter(|&i| names(i)) {
-                        if let Some(slot) = arrays.slot(i) {
-                            *slot = None;
-                        }
+                        arrays.remove(i);
                     }
                     array
                 })
@@ -343,10 +365,11 @@ impl<P: Platform> Mm<P> {
                 self.kfree_direct(array.cast());
             }
         });
-        for node in (0..self.nodes() as u8).map(NodeId) {
+        for node in self.all_nodes() {
             let cpu = self.enter();
             if let Some(cache) = self.slab.cache(&cpu, own) {
                 let mut surplus = PageList::new();
+                self.drain_aliens(&cpu, cache, node, &mut surplus);
                 self.drain_shared(&cpu, cache, node, &mut surplus);
                 self.drop_shared(cache, node);
                 self.release_slabs(cache, surplus);
@@ -365,6 +388,19 @@ impl<P: Platform> Mm<P> {
         drop(cpu);
         if let Some(array) = array {
             self.kfree_direct(array.cast());
+        }
+    }
+
+    /// Frees the arrays of a node for the objects of others, which are empty.
+    fn drop_aliens(&self, cache: &Cache, by: NodeId) {
+        for of in self.all_nodes() {
+            let array = {
+                let cpu = self.enter();
+                cache.alien(by, of).and_then(|alien| alien.lock(&cpu).remove())
+            };
+            if let Some(array) = array {
+                self.kfree_direct(array.cast());
+            }
         }
     }
 }

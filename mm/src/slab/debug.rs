@@ -6,7 +6,7 @@ use super::SlabError;
 use super::alloc::Target;
 use super::cache::Cache;
 use super::geometry::{Debug, Geometry, WORD};
-use super::slabs::Slab;
+use super::slabs::{Key, Slab};
 use crate::gfp::AllocError;
 use crate::mm::Mm;
 use crate::owner::Site;
@@ -211,7 +211,7 @@ impl<P: Platform> Mm<P> {
         }
         let listed_free = {
             let slab = self.slab_at(cache, pfn);
-            let _lists = cache.node(self.map.block(pfn).node()).lists.lock(cpu);
+            let _lists = cache.node(Key::of(slab.desc).node()).lists.lock(cpu);
             slab.number(ptr).is_some_and(|i| slab.is_free(i))
         };
         let wrong = match object.read_zones() {

@@ -1,6 +1,7 @@
 //! Giving objects back: to this CPU's array, and from full arrays to the shared
 //! array or the slabs. Whether an object is of the reserves plays no part here:
-//! its slab says so, whatever way it takes. May call: `node`, `grow`, `debug`.
+//! its slab says so, whatever way it takes. May call: `alien`, `node`, `grow`,
+//! `debug`.
 
 use super::SlabError;
 use super::alloc::Target;
@@ -8,7 +9,7 @@ use super::array::ArrayCache;
 use super::cache::{Cache, CacheId};
 use super::geometry::free_limit;
 use super::node::NodeLists;
-use super::slabs::Owner;
+use super::slabs::Key;
 use crate::list::PageList;
 use crate::mm::Mm;
 use crate::page::{PageDesc, PageType};
@@ -16,6 +17,7 @@ use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::{Cpu, Ordering::Relaxed};
 use crate::types::{NodeId, Pfn};
+use core::num::NonZeroU32;
 use core::panic::Location;
 use core::ptr::NonNull;
 
@@ -25,30 +27,40 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// For a pointer that is no object of that cache, or one that the cache's
     /// checks find wrong: nothing has changed then but a counter and a line in
-    /// the log. A cache without checks finds a double free only once the object
-    /// has left the array of its CPU; it is then dropped and logged.
+    /// the log. A cache without checks finds a double free, and a pointer into
+    /// the midst of an object, only once it has left the array it went to; it is
+    /// then dropped and logged.
     #[track_caller]
     #[inline]
     pub fn cache_free(&self, id: CacheId, ptr: NonNull<u8>) -> Result<(), SlabError> {
-        let target = Target { index: id.index, id: Some(id), arrays: true };
-        self.free_object(target, ptr, Location::caller())
+        if let Some(key) = self.key_at(ptr)
+            && self.push(id.index, Some(id.generation), key, ptr)
+        {
+            return Ok(());
+        }
+        self.free_object(Target::of(id), ptr, Location::caller())
     }
 
-    /// Frees an object of `target`.
-    #[inline]
+    /// Frees an object of `target`, by whatever way.
+    #[inline(never)]
     pub(crate) fn free_object(
         &self,
         target: Target,
         ptr: NonNull<u8>,
         at: &'static Location<'static>,
     ) -> Result<(), SlabError> {
-        let Some((pfn, desc)) = self.slab_of(ptr) else {
-            return Err(self.refuse_object(None, ptr, SlabError::NotSlab));
-        };
-        if self.push(target, Owner::of(desc).cache, pfn, ptr) {
-            return Ok(());
+        match self.slab_of(ptr) {
+            Some(head) => self.free_in_slab(target, ptr, head, at),
+            None => Err(self.refuse_object(None, ptr, SlabError::NotSlab)),
         }
-        self.free_object_slow(target, ptr, (pfn, desc), at)
+    }
+
+    /// The key of the objects in the page that `ptr` points into, if that is a
+    /// slab's first.
+    #[inline]
+    pub(crate) fn key_at(&self, ptr: NonNull<u8>) -> Option<Key> {
+        let desc = self.map.try_page(self.platform.pfn_of(ptr.as_ptr())?)?;
+        (desc.head().ty() == PageType::Slab).then(|| Key::of(desc))
     }
 
     /// The head of the slab that `ptr` points into.
@@ -63,78 +75,110 @@ impl<P: Platform> Mm<P> {
         (word.ty() == PageType::Slab).then(|| (head, self.map.page(head)))
     }
 
-    /// Puts an object of the cache `owner` into this CPU's array for `target`.
-    /// False if it does not go in there just like that.
+    /// Puts an object into this CPU's array for a number, and a handle if it is
+    /// by a handle that it is freed. False if it does not go in there just like
+    /// that.
     #[inline]
-    pub(crate) fn push(&self, target: Target, owner: u16, pfn: Pfn, ptr: NonNull<u8>) -> bool {
+    pub(crate) fn push(
+        &self,
+        index: u16,
+        handle: Option<NonZeroU32>,
+        key: Key,
+        ptr: NonNull<u8>,
+    ) -> bool {
         let cpu = self.enter();
-        if target.id.is_some_and(|id| !self.slab.is_live(id)) {
-            return false;
-        }
-        if self.nodes() > 1 && self.map.block(pfn).node() != self.slab_node(&cpu) {
-            return false;
-        }
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        unsafe {
-            self.slab.arrays(&cpu).with(|arrays| match arrays.get(target.index) {
-                Some(array) if array.has_room() && array.cache == owner && !array.extra => {
-                    array.push(ptr);
-                    true
-                }
-                _ => false,
+        let array = unsafe {
+            self.slab.arrays(&cpu).with(|all| match handle {
+                Some(generation) => all.ready(index, generation),
+                None => all.ready_any(index),
             })
-        }
+        };
+        // SAFETY: the array is this CPU's, whose token this is, and there are
+        // no references into it.
+        array.is_some_and(|array| unsafe { ArrayCache::push_at(array, key, ptr) })
     }
 
-    /// Frees what does not simply go into the array.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn free_object_slow(
+    /// Frees what does not simply go into the array, or has not been tried
+    /// there because the slab's first page is another one.
+    pub(crate) fn free_in_slab(
         &self,
         target: Target,
         ptr: NonNull<u8>,
         (pfn, desc): (Pfn, &PageDesc),
         at: &'static Location<'static>,
     ) -> Result<(), SlabError> {
-        if target.arrays {
-            self.ensure_array(target.index);
+        let key = Key::of(desc);
+        let handle = target.id.map(|id| id.generation);
+        if target.arrays && self.push(target.index, handle, key, ptr) {
+            return Ok(());
         }
-        let cpu = self.enter();
-        let Ok(cache) = self.resolve(&cpu, target) else {
-            return Err(self.refuse_object(None, ptr, SlabError::NoSuchCache));
-        };
-        if cache.index != Owner::of(desc).cache {
-            return Err(self.refuse_object(Some(cache), ptr, SlabError::WrongCache));
+        let mut look = target.arrays;
+        loop {
+            let cpu = self.enter();
+            let Ok(cache) = self.resolve(&cpu, target) else {
+                return Err(self.refuse_object(None, ptr, SlabError::NoSuchCache));
+            };
+            if look {
+                let lacks_own = !self.renew_array(&cpu, cache, target.index);
+                let lacks_alien = self.lacks_alien(&cpu, cache, key.node());
+                if lacks_own || lacks_alien {
+                    drop(cpu);
+                    self.ensure_array(target.index);
+                    self.ensure_alien(target.index, key.node());
+                    look = false;
+                    continue;
+                }
+            }
+            if cache.index != key.cache() {
+                return Err(self.refuse_object(Some(cache), ptr, SlabError::WrongCache));
+            }
+            if self.slab_at(cache, pfn).number(ptr).is_none() {
+                return Err(self.refuse_object(Some(cache), ptr, SlabError::NotObject));
+            }
+            if self.needs_extra(cache) {
+                self.retire(&cpu, cache, pfn, ptr, at)?;
+            }
+            return self.put_away(&cpu, cache, target, key.node(), ptr);
         }
-        if self.slab_at(cache, pfn).number(ptr).is_none() {
-            return Err(self.refuse_object(Some(cache), ptr, SlabError::NotObject));
-        }
-        if self.needs_extra(cache) {
-            self.retire(&cpu, cache, pfn, ptr, at)?;
-        }
-        let node = self.map.block(pfn).node();
+    }
+
+    /// Puts an object, which is one, where it belongs: into this CPU's array,
+    /// the array for its node, or its slab.
+    fn put_away(
+        &self,
+        cpu: &Cpu<'_, P>,
+        cache: &Cache,
+        target: Target,
+        node: NodeId,
+        ptr: NonNull<u8>,
+    ) -> Result<(), SlabError> {
         let mut surplus = PageList::new();
-        let home = self.slab_node(&cpu);
+        let home = self.slab_node(cpu);
+        let local = target.arrays && node == home;
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
         // arrays again.
-        let result = unsafe {
-            self.slab.arrays(&cpu).with(|arrays| {
-                let array =
-                    if target.arrays && node == home { arrays.get(target.index) } else { None };
-                if let Some(array) = array {
-                    if !array.has_room() {
-                        self.flush(&cpu, cache, home, array, array.batch, &mut surplus);
-                    }
-                    array.push(ptr);
-                    return Ok(());
+        let kept = unsafe {
+            self.slab.arrays(cpu).with(|arrays| {
+                let Some(array) = arrays.get(target.index).filter(|_| local) else { return false };
+                if array.room() == 0 {
+                    self.flush(cpu, cache, array, array.batch, &mut surplus);
                 }
-                let mut lists = cache.node(node).lists.lock(&cpu);
-                if self.put_objects(cache, node, &mut lists, &[ptr], &mut surplus) == 0 {
-                    return Ok(());
-                }
-                Err(SlabError::DoubleFree)
+                array.push(ptr);
+                true
             })
         };
+        let mut result = Ok(());
+        if !kept {
+            if target.arrays && node != home {
+                self.send_home(cpu, cache, (home, node), &[ptr], &mut surplus);
+            } else {
+                let mut lists = cache.node(node).lists.lock(cpu);
+                if self.put_objects(cache, node, &mut lists, &[ptr], &mut surplus) > 0 {
+                    result = Err(SlabError::DoubleFree);
+                }
+            }
+        }
         self.release_slabs(cache, surplus);
         result
     }
@@ -145,32 +189,26 @@ impl<P: Platform> Mm<P> {
         &self,
         cpu: &Cpu<'_, P>,
         cache: &Cache,
-        node: NodeId,
         array: &mut ArrayCache,
         n: u32,
         surplus: &mut PageList,
     ) {
+        let node = array.key.node();
         let mut lists = cache.node(node).lists.lock(cpu);
-        let n = n.min(array.avail) as usize;
-        let mut moved = 0;
-        if let Some(shared) = lists.shared() {
-            while moved < n && shared.has_room() {
-                shared.push(array.objects()[moved]);
-                moved += 1;
-            }
+        let n = n.min(array.avail);
+        let oldest = &array.objects()[..n as usize];
+        let shared = lists.shared().map_or(0, |shared| shared.append(oldest));
+        if shared == 0 {
+            self.put_objects(cache, node, &mut lists, oldest, surplus);
         }
-        if moved == 0 {
-            self.put_objects(cache, node, &mut lists, &array.objects()[..n], surplus);
-            moved = n;
-        }
-        array.forget_oldest(moved as u32);
+        array.forget_oldest(if shared == 0 { n } else { shared });
     }
 
-    /// Puts objects that are in nobody's hands into their slabs on `node`.
-    /// Slabs beyond what the node keeps free come off the lists and go to
-    /// `surplus`, to be released when the lock is given up. Returns how many
-    /// were refused (and logged) because they were free there already or were
-    /// none.
+    /// Puts objects that are in nobody's hands into their slabs on `node`, as
+    /// many at a time as follow each other out of one slab. Slabs beyond what
+    /// the node keeps free come off the lists and go to `surplus`, to be
+    /// released when the lock is given up. Returns how many were refused (and
+    /// logged) because they were free there already or were none.
     pub(crate) fn put_objects(
         &self,
         cache: &Cache,
@@ -179,24 +217,27 @@ impl<P: Platform> Mm<P> {
         objects: &[NonNull<u8>],
         surplus: &mut PageList,
     ) -> usize {
+        let ours = Key::new(cache.index, node);
         let mut refused = 0;
-        for &ptr in objects {
-            let slab = self.slab_of(ptr).map(|(pfn, _)| self.slab_at(cache, pfn));
-            let place = slab.and_then(|slab| Some((slab, slab.number(ptr)?)));
-            let why = match place {
+        let mut rest = objects;
+        while let Some(&ptr) = rest.first() {
+            let why = match self.slab_of(ptr) {
                 None => SlabError::NotObject,
-                Some((slab, _)) if Owner::of(slab.desc).cache != cache.index => {
-                    SlabError::WrongCache
-                }
-                Some((slab, i)) => {
-                    if lists.put(&self.map, &slab, i) {
-                        continue;
+                Some((_, desc)) if Key::of(desc) != ours => SlabError::WrongCache,
+                Some((pfn, _)) => {
+                    let slab = self.slab_at(cache, pfn);
+                    let n = lists.put(&self.map, &slab, rest);
+                    rest = &rest[n..];
+                    match slab.number(ptr) {
+                        _ if n > 0 => continue,
+                        Some(_) => SlabError::DoubleFree,
+                        None => SlabError::NotObject,
                     }
-                    SlabError::DoubleFree
                 }
             };
             self.refuse_object(Some(cache), ptr, why);
             refused += 1;
+            rest = &rest[1..];
         }
         let batch = cache.batch.load(Relaxed);
         let most = free_limit(batch, cache.geometry.objects, self.slab.cpus_of_node(node));
@@ -216,8 +257,7 @@ impl<P: Platform> Mm<P> {
         surplus: &mut PageList,
     ) -> bool {
         let Some(pfn) = lists.surplus() else { return false };
-        let slab = self.slab_at(cache, pfn);
-        lists.remove(&self.map, &slab, u64::from(cache.geometry.objects));
+        lists.remove(&self.map, &self.slab_at(cache, pfn));
         surplus.push_back(&self.map, pfn);
         true
     }
@@ -241,29 +281,16 @@ impl<P: Platform> Mm<P> {
 
     /// Empties one CPU's array of a cache into the slabs; the array stays.
     pub(crate) fn drain_array(&self, cpu: &Cpu<'_, P>, cache: &Cache, surplus: &mut PageList) {
-        let node = self.slab_node(cpu);
         // SAFETY: `cpu` is that CPU's token; the closure does not nest.
         unsafe {
             self.slab.arrays(cpu).with(|arrays| {
-                if let Some(array) = arrays.get(cache.index) {
-                    self.empty_array(cpu, cache, node, array, surplus);
-                }
+                let Some(array) = arrays.get(cache.index) else { return };
+                let node = array.key.node();
+                let mut lists = cache.node(node).lists.lock(cpu);
+                self.put_objects(cache, node, &mut lists, array.objects(), surplus);
+                array.forget_oldest(array.avail);
             });
         }
-    }
-
-    /// Empties an array into the slabs of its node.
-    pub(crate) fn empty_array(
-        &self,
-        cpu: &Cpu<'_, P>,
-        cache: &Cache,
-        node: NodeId,
-        array: &mut ArrayCache,
-        surplus: &mut PageList,
-    ) {
-        let mut lists = cache.node(node).lists.lock(cpu);
-        self.put_objects(cache, node, &mut lists, array.objects(), surplus);
-        array.forget_oldest(array.avail);
     }
 
     /// Empties the array that the CPUs of `node` share.
@@ -275,8 +302,13 @@ impl<P: Platform> Mm<P> {
         surplus: &mut PageList,
     ) {
         let mut lists = cache.node(node).lists.lock(cpu);
-        while let Some(taken) = lists.shared().and_then(ArrayCache::pop) {
-            self.put_objects(cache, node, &mut lists, &[taken.ptr], surplus);
+        let mut out = [NonNull::dangling(); 16];
+        loop {
+            let n = lists.shared().map_or(0, |shared| shared.take_newest(&mut out));
+            if n == 0 {
+                return;
+            }
+            self.put_objects(cache, node, &mut lists, &out[..n], surplus);
         }
     }
 }

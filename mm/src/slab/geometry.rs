@@ -100,6 +100,25 @@ pub struct Geometry {
     pub colours: u16,
     /// The checks for which there was room.
     pub debug: Debug,
+    /// 2^44 / `size`, rounded up: to divide by `size` with.
+    pub reciprocal: u64,
+}
+
+/// Offsets in a slab and sizes have at most 22 bits. The reciprocal is too large
+/// by less than size / 2^44 of itself, an offset times that by less than one:
+/// not enough to change the quotient's integer part.
+const RECIPROCAL_SHIFT: u32 = 44;
+
+impl Geometry {
+    /// The number of the object that begins `at` bytes after the first one of
+    /// its slab. None if none begins there.
+    #[inline]
+    pub fn number(&self, at: usize) -> Option<u16> {
+        // For offsets that lie in no slab this is nonsense, which the test finds.
+        let i = (at as u64).wrapping_mul(self.reciprocal) >> RECIPROCAL_SHIFT;
+        let begins = i.wrapping_mul(u64::from(self.size)) == at as u64;
+        (begins && i < u64::from(self.objects)).then_some(i as u16)
+    }
 }
 
 const fn align_up(bytes: usize, align: usize) -> usize {
@@ -207,6 +226,7 @@ pub fn geometry(want: &Want) -> Option<Geometry> {
         colour_off: colour_off as u32,
         colours: (left / colour_off).min(usize::from(u16::MAX)) as u16,
         debug,
+        reciprocal: (1 << RECIPROCAL_SHIFT) / size as u64 + 1,
     })
 }
 
@@ -379,6 +399,30 @@ mod tests {
                 // only where there is room at the end of the slab.
                 assert!(g.objects <= 64 || g.freelist == Freelist::OnSlab, "{want:?} {g:?}");
             }
+        }
+    }
+
+    #[test]
+    fn objects_have_numbers_and_what_lies_between_them_has_none() {
+        let mut size = 1;
+        while size < MAX_ORDER.bytes() {
+            for want in [Want::plain(size), Want { ctor: true, ..Want::plain(size) }] {
+                let g = geometry(&want).expect("a geometry");
+                let size = g.size as usize;
+                for i in 0..usize::from(g.objects) {
+                    assert_eq!(g.number(i * size), Some(i as u16), "{g:?}");
+                    for beside in [1, 7, size / 2, size - 1] {
+                        assert_eq!(g.number(i * size + beside), None, "{g:?}");
+                        let before = (i * size).wrapping_sub(beside);
+                        assert_eq!(g.number(before), None, "{g:?}");
+                    }
+                }
+                for beyond in [0, 1, 1000] {
+                    let at = (usize::from(g.objects) + beyond).wrapping_mul(size);
+                    assert_eq!(g.number(at), None, "{g:?}");
+                }
+            }
+            size += size / if cfg!(miri) { 2 } else { 50 } + 1;
         }
     }
 

@@ -1,10 +1,10 @@
 //! New slabs, and slabs given back. May call: the page allocator, `node`.
 
-use super::alloc::{Target, zero_bytes};
-use super::array::{ArrayCache, Taken};
+use super::alloc::Target;
+use super::array::Taken;
 use super::cache::Cache;
 use super::geometry::{Debug, Geometry};
-use super::slabs::{Owner, Slab};
+use super::slabs::{Key, Owner, Slab};
 use crate::gfp::{AllocError, Gfp, Page, Request};
 use crate::list::PageList;
 use crate::mm::Mm;
@@ -58,18 +58,20 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Gets a slab and hands out objects of it, as a refill would: what was
-    /// grown for a request is that request's, before anybody else sees it.
+    /// Gets a slab, from `node` if there is one to be had, and hands out
+    /// objects of it, as a refill would: what was grown for a request is that
+    /// request's, before anybody else sees it.
     pub(crate) fn grow(
         &self,
         target: Target,
         plan: &Plan,
-        home: NodeId,
-        entitled: bool,
+        node: NodeId,
+        gfp: Gfp,
     ) -> Result<Taken, AllocError> {
-        let request = Request { order: plan.geometry.order, gfp: plan.gfp, node: Some(home) };
+        let entitled = self.entitled(gfp);
+        let request = Request { order: plan.geometry.order, gfp: plan.gfp, node: Some(node) };
         let page = self.alloc_pages(request)?;
-        let reserve = self.is_pfmemalloc(page.pfn);
+        let reserve = self.map.page(page.pfn).head().flags().contains(PageFlags::PFMEMALLOC);
         // The caller's rights were not enough, and somebody else's (an
         // interrupted task's) do not count. Only for a caller that may not
         // fail has the page allocator itself gone so deep.
@@ -84,41 +86,41 @@ impl<P: Platform> Mm<P> {
             self.free_as(page, PageType::Slab).ok();
             return Err(AllocError::Invalid("no such cache"));
         };
-        let node = self.map.block(page.pfn).node();
+        let node = Key::of(slab.desc).node();
         self.count_slab(cache, &slab, 1);
-        // Only an array of the same node's CPU takes what is left.
-        let arrays = target.arrays && node == self.slab_node(&cpu);
+        let mut one = [NonNull::dangling()];
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
         // arrays again.
         unsafe {
             self.slab.arrays(&cpu).with(|all| {
-                let array = if arrays { all.get(target.index) } else { None };
-                let mut lists = cache.node(node).lists.lock(&cpu);
-                lists.insert(&self.map, &slab, u64::from(cache.geometry.objects));
-                let mut first = None;
-                let more = array.as_ref().map_or(0, |a| a.batch.min(a.limit - a.avail));
-                let mut rest = array;
-                lists.take(&self.map, &slab, 1 + more, &mut |object| match &mut rest {
-                    _ if first.is_none() => first = Some(object),
-                    Some(array) => array.push(object),
-                    None => {}
-                });
-                if let Some(array) = rest {
+                slab.take(&mut one);
+                // Only an array of the same node's CPU takes what is left.
+                if target.arrays
+                    && let Some(array) = all.get(target.index)
+                    && array.key.node() == node
+                {
+                    let n = slab.take(array.spare(array.batch));
+                    array.add(n as u32);
                     array.touched = true;
                 }
-                first.map(|ptr| self.taken(cache, ptr)).ok_or(AllocError::NoMemory)
-            })
+            });
         }
+        let mut lists = cache.node(node).lists.lock(&cpu);
+        lists.insert(&self.map, &slab);
+        lists.free_touched = true;
+        Ok(self.taken(cache, one[0]))
     }
 
     /// Makes a block that is the caller's a slab that is on no list.
-    fn form_slab(&self, plan: &Plan, pfn: Pfn) -> Slab<'_> {
+    fn form_slab<'p>(&'p self, plan: &'p Plan, pfn: Pfn) -> Slab<'p> {
         let desc = self.map.page(pfn);
         // The mark of the reserves stays; nothing else does.
         let mark = desc.head().flags() & PageFlags::PFMEMALLOC;
+        let key = Key::new(plan.cache, self.map.block(pfn).node());
+        // The type last: who sees it may go by the owner.
+        Owner { key, colour: plan.colour }.write(desc);
         desc.set_head(HeadWord::new(PageType::Slab, plan.geometry.order).with(mark));
-        Owner { cache: plan.cache, colour: plan.colour }.write(desc);
-        let slab = Slab::new(pfn, desc, plan.geometry, self.platform.frame(pfn));
+        let slab = Slab::new(pfn, desc, &plan.geometry, self.platform.frame(pfn));
         slab.format();
         if !plan.geometry.debug.is_empty() {
             self.debug_format(&slab, &plan.geometry, plan.object_size);
@@ -130,16 +132,23 @@ impl<P: Platform> Mm<P> {
         slab
     }
 
-    /// The very first slab, for the descriptor of the cache it belongs to.
-    pub(crate) fn first_slab(&self, geometry: Geometry, gfp: Gfp) -> Result<Slab<'_>, AllocError> {
+    /// The very first slab, for the descriptor of the cache it belongs to: its
+    /// head, and an object of it.
+    pub(crate) fn first_slab(
+        &self,
+        geometry: Geometry,
+        gfp: Gfp,
+    ) -> Result<(Pfn, NonNull<u8>), AllocError> {
         let page = self.alloc_pages(Request::new(geometry.order, gfp))?;
         let plan = Plan { geometry, object_size: 0, gfp, ctor: None, cache: 0, colour: 0 };
-        Ok(self.form_slab(&plan, page.pfn))
+        let mut first = [NonNull::dangling()];
+        self.form_slab(&plan, page.pfn).take(&mut first);
+        Ok((page.pfn, first[0]))
     }
 
     /// Counts a slab that comes (`sign` 1) or goes (-1).
     pub(crate) fn count_slab(&self, cache: &Cache, slab: &Slab<'_>, sign: i64) {
-        let pages = &self.slab.pages[usize::from(self.map.block(slab.pfn).node().0)];
+        let pages = &self.slab.pages[usize::from(Key::of(slab.desc).node().0)];
         let counter: &AtomicI64 =
             if cache.reclaimable() { &pages.reclaimable } else { &pages.unreclaimable };
         counter.fetch_add(sign * cache.geometry.order.pages() as i64, Relaxed);
@@ -166,100 +175,4 @@ impl<P: Platform> Mm<P> {
         }
         pages
     }
-
-    /// Sees to it that this CPU has an array for the cache with that number,
-    /// and its node a shared one if it is to have one. Where there is no memory
-    /// for them the cache works without.
-    pub(crate) fn ensure_array(&self, index: u16) {
-        let Some(want) = self.missing_array(index) else { return };
-        let bytes = ArrayCache::bytes(want.entries);
-        // Never from the reserves: an array lives longer than any emergency.
-        let gfp = Gfp::NOWAIT | Gfp::NOWARN | Gfp::NOMEMALLOC;
-        let Ok(place) = self.kmalloc_direct(bytes, gfp) else { return };
-        let cpu = self.enter();
-        let stale = match self.slab.cache(&cpu, index) {
-            // The number may have gone to another cache meanwhile.
-            Some(cache) if cache.seq == want.seq => {
-                let batch = cache.batch.load(Relaxed);
-                // SAFETY: kmalloc gave so many bytes, aligned to 64 since they
-                // are more than 32.
-                let array = unsafe {
-                    ArrayCache::place(
-                        place,
-                        want.entries,
-                        batch,
-                        zero_bytes(cache),
-                        cache.index,
-                        self.needs_extra(cache),
-                    )
-                };
-                if want.shared {
-                    let node = self.slab_node(&cpu);
-                    let mut lists = cache.node(node).lists.lock(&cpu);
-                    let stale = lists.shared.is_some();
-                    if !stale {
-                        lists.shared = Some(array);
-                    }
-                    stale
-                } else {
-                    // SAFETY: `cpu` is this CPU's token; the closure does not
-                    // nest.
-                    unsafe {
-                        self.slab.arrays(&cpu).with(|arrays| match arrays.slot(cache.index) {
-                            Some(slot @ None) => {
-                                *slot = Some(array);
-                                false
-                            }
-                            _ => true,
-                        })
-                    }
-                }
-            }
-            _ => true,
-        };
-        drop(cpu);
-        if stale {
-            self.kfree_direct(place);
-            return;
-        }
-        // There may be a second array to make, or a second name to enter.
-        self.ensure_array(index);
-    }
-
-    /// What this CPU lacks for the cache with that number.
-    fn missing_array(&self, index: u16) -> Option<MissingArray> {
-        let cpu = self.enter();
-        if self.slab.phase.load(Relaxed) != super::state::UP {
-            return None;
-        }
-        let cache = self.slab.cache(&cpu, index)?;
-        let sizes = cache.sizes();
-        let node = self.slab_node(&cpu);
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        let has_array = unsafe {
-            self.slab.arrays(&cpu).with(|arrays| {
-                let own = arrays.slot(cache.index).and_then(|slot| *slot);
-                if index != cache.index
-                    && let Some(second) = arrays.slot(index)
-                {
-                    *second = own;
-                }
-                own.is_some()
-            })
-        };
-        let shared = has_array;
-        if shared && (sizes.shared == 0 || cache.node(node).lists.lock(&cpu).shared.is_some()) {
-            return None;
-        }
-        let entries = if shared { sizes.shared * sizes.batch } else { sizes.limit };
-        Some(MissingArray { entries, shared, seq: cache.seq })
-    }
-}
-
-/// An array that is to be made.
-#[derive(Clone, Copy, Debug)]
-struct MissingArray {
-    entries: u32,
-    shared: bool,
-    seq: u64,
 }

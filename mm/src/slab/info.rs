@@ -8,6 +8,7 @@ use super::geometry::{ArraySizes, Debug};
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::{Cpu, Ordering::Relaxed};
+use crate::types::NodeId;
 use core::fmt;
 
 /// The facts about one cache at one moment.
@@ -36,6 +37,8 @@ pub struct CacheInfo {
     pub reserve_objs: u64,
     /// Free objects in the arrays that the CPUs of a node share.
     pub shared_avail: u64,
+    /// Free objects that wait on another node to be sent home.
+    pub alien_avail: u64,
     /// The sizes of its arrays.
     pub arrays: ArraySizes,
     /// The checks that its objects have room for.
@@ -91,6 +94,7 @@ fn info<P: Platform>(cpu: &Cpu<'_, P>, cache: &Cache) -> CacheInfo {
         pagesperslab: geometry.order.pages() as u32,
         reserve_objs: 0,
         shared_avail: 0,
+        alien_avail: 0,
         arrays: cache.sizes(),
         debug: geometry.debug,
         users: cache.users.load(Relaxed),
@@ -105,6 +109,11 @@ fn info<P: Platform>(cpu: &Cpu<'_, P>, cache: &Cache) -> CacheInfo {
         info.active_objs += slabs * objects - lists.free_objects;
         info.reserve_objs += lists.reserve_slabs() * objects;
         info.shared_avail += lists.shared().map_or(0, |a: &mut ArrayCache| u64::from(a.avail));
+    }
+    let nodes = || (0..cache.nodes().len() as u8).map(NodeId);
+    for alien in nodes().flat_map(|by| nodes().filter_map(move |of| cache.alien(by, of))) {
+        let mut alien = alien.lock(cpu);
+        info.alien_avail += alien.array().map_or(0, |array| u64::from(array.avail));
     }
     info
 }
@@ -210,6 +219,7 @@ mod tests {
                 pagesperslab: numbers[4] as u32,
                 reserve_objs: 0,
                 shared_avail: numbers[10],
+                alien_avail: 0,
                 arrays: ArraySizes {
                     limit: numbers[5] as u32,
                     batch: numbers[6] as u32,

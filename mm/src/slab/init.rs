@@ -5,7 +5,8 @@ use super::array::ArrayCache;
 use super::cache::{Cache, CacheConfig, Name, NewCache};
 use super::create::shape;
 use super::geometry::array_sizes;
-use super::kmalloc::{CLASSES, Family, cache_index};
+use super::kmalloc::{CLASSES, Family, GENERAL, cache_index};
+use super::slabs::Key;
 use super::state::{COMING, DOWN, UP};
 use super::{SlabError, max_order};
 use crate::gfp::Gfp;
@@ -55,10 +56,11 @@ impl<P: Platform> Mm<P> {
 
     fn first_caches(&self) -> Result<(), SlabError> {
         if !self.has_cache(0) {
-            self.cache_of_caches()?;
             for cpu in (0..self.platform.cpus()).map(CpuId) {
-                self.slab.add_cpu(self.memory_node(self.platform.node_of_cpu(cpu)));
+                let node = self.memory_node(self.platform.node_of_cpu(cpu));
+                self.slab.set_home(cpu, node);
             }
+            self.cache_of_caches()?;
         }
         for family in Family::ALL {
             for (class, size) in CLASSES.into_iter().enumerate() {
@@ -77,7 +79,7 @@ impl<P: Platform> Mm<P> {
                 };
                 let config = self.with_defaults(name.as_str(), config);
                 let made = self.create_at(Some(index), name, &config)?;
-                debug_assert!(made.index == index);
+                debug_assert!(made.index == index && made.generation == GENERAL);
             }
         }
         Ok(())
@@ -98,12 +100,9 @@ impl<P: Platform> Mm<P> {
             ..CacheConfig::new(Cache::bytes(self.nodes()))
         };
         let geometry = shape(self, &config).ok_or(SlabError::Invalid("size"))?;
-        let slab = self.first_slab(geometry, Gfp::KERNEL).map_err(|_| SlabError::NoMemory)?;
-        let mut first = None;
-        slab.take(1, &mut |object| first = Some(object));
-        let (Some(place), Some(name)) = (first, Name::new("kmem_cache")) else {
-            return Err(SlabError::Invalid("size"));
-        };
+        let name = Name::new("kmem_cache").ok_or(SlabError::Invalid("name"))?;
+        let (pfn, place) =
+            self.first_slab(geometry, Gfp::KERNEL).map_err(|_| SlabError::NoMemory)?;
         let new = NewCache {
             name,
             index: 0,
@@ -120,10 +119,10 @@ impl<P: Platform> Mm<P> {
         let cpu = self.enter();
         self.slab.enter(0, cache.as_ptr());
         let Some(cache) = self.slab.cache(&cpu, 0) else { return Err(SlabError::NoSuchCache) };
+        let slab = self.slab_at(cache, pfn);
         self.count_slab(cache, &slab, 1);
-        let node = self.map.block(slab.pfn).node();
-        let mut lists = cache.node(node).lists.lock(&cpu);
-        lists.insert(&self.map, &slab, u64::from(geometry.objects) - 1);
+        let mut lists = cache.node(Key::of(slab.desc).node()).lists.lock(&cpu);
+        lists.insert(&self.map, &slab);
         Ok(())
     }
 }

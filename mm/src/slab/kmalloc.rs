@@ -3,15 +3,15 @@
 
 use super::SlabError;
 use super::alloc::Target;
-use super::slabs::Owner;
+use super::slabs::Key;
 use crate::gfp::{AllocError, Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{MAX_ORDER, Order};
+use crate::types::{MAX_ORDER, NodeId, Order};
 use core::alloc::Layout;
-use core::num::NonZero;
+use core::num::{NonZero, NonZeroU32};
 use core::panic::Location;
 use core::ptr::NonNull;
 
@@ -24,6 +24,9 @@ pub(crate) const CLASSES: [u32; NR_CLASSES] =
 pub(crate) const NR_CLASSES: usize = 11;
 /// The largest of them.
 const LARGEST: usize = 8192;
+
+/// Their handles: each of them is the first that has its number, and stays.
+pub(crate) const GENERAL: NonZeroU32 = NonZeroU32::MIN;
 
 /// The families of general caches, by what their pages are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +84,7 @@ impl<P: Platform> Mm<P> {
     #[inline]
     pub fn kmalloc(&self, size: usize, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
         if size.wrapping_sub(1) >= LARGEST {
-            return self.kmalloc_odd(size, gfp);
+            return self.kmalloc_odd(size, gfp, None);
         }
         let family = if !gfp.intersects(Gfp::DMA | Gfp::RECLAIMABLE | Gfp::DMA32) {
             Family::Normal
@@ -89,7 +92,31 @@ impl<P: Platform> Mm<P> {
             self.family(gfp)?
         };
         let index = cache_index(family, class_of(size));
-        self.alloc_object(Target { index, id: None, arrays: true }, gfp)
+        if !gfp.contains(Gfp::ZERO)
+            && let Some(object) = self.pop(index, GENERAL, gfp)
+        {
+            return Ok(object);
+        }
+        self.alloc_object(Target::number(index), gfp)
+    }
+
+    /// Allocates as [`kmalloc`](Self::kmalloc) does, on `node` or near it as
+    /// [`cache_alloc_node`](Self::cache_alloc_node) says.
+    ///
+    /// # Errors
+    /// As [`kmalloc`](Self::kmalloc).
+    #[track_caller]
+    pub fn kmalloc_node(
+        &self,
+        size: usize,
+        gfp: Gfp,
+        node: NodeId,
+    ) -> Result<NonNull<u8>, AllocError> {
+        if size.wrapping_sub(1) >= LARGEST {
+            return self.kmalloc_odd(size, gfp, Some(self.memory_node(node)));
+        }
+        let index = cache_index(self.family(gfp)?, class_of(size));
+        self.alloc_object_on(Target::number(index), gfp, node)
     }
 
     #[cold]
@@ -97,27 +124,43 @@ impl<P: Platform> Mm<P> {
         if gfp.contains(Gfp::DMA32) {
             return Err(AllocError::Invalid("kmalloc from zone DMA32"));
         }
-        Ok(if gfp.contains(Gfp::DMA) { Family::Dma } else { Family::Reclaimable })
+        Ok(if gfp.contains(Gfp::DMA) {
+            Family::Dma
+        } else if gfp.contains(Gfp::RECLAIMABLE) {
+            Family::Reclaimable
+        } else {
+            Family::Normal
+        })
     }
 
     /// Nothing, or more than the general caches have.
     #[cold]
     #[track_caller]
-    fn kmalloc_odd(&self, size: usize, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+    fn kmalloc_odd(
+        &self,
+        size: usize,
+        gfp: Gfp,
+        node: Option<NodeId>,
+    ) -> Result<NonNull<u8>, AllocError> {
         if size == 0 {
             return Ok(ZERO_SIZE);
         }
         if size > MAX_ORDER.bytes() {
             return Err(AllocError::Invalid("kmalloc of more than 4 MiB"));
         }
-        self.kmalloc_large(Order::for_bytes(size), gfp)
+        self.kmalloc_large(Order::for_bytes(size), gfp, node)
     }
 
     /// A block of its own.
     #[track_caller]
-    fn kmalloc_large(&self, order: Order, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+    fn kmalloc_large(
+        &self,
+        order: Order,
+        gfp: Gfp,
+        node: Option<NodeId>,
+    ) -> Result<NonNull<u8>, AllocError> {
         let gfp = gfp - (Gfp::HIGHMEM | Gfp::MOVABLE);
-        let page = self.alloc_pages(Request::new(order, gfp))?;
+        let page = self.alloc_pages(Request { order, gfp, node })?;
         let desc = self.map.page(page.pfn);
         let mark = desc.head().flags() & PageFlags::PFMEMALLOC;
         desc.set_index(order.pages() as u32);
@@ -133,15 +176,28 @@ impl<P: Platform> Mm<P> {
     #[track_caller]
     #[inline]
     pub fn kfree(&self, ptr: NonNull<u8>) -> Result<(), SlabError> {
-        let Some((pfn, desc)) = self.slab_of(ptr) else {
-            return self.kfree_odd(ptr);
-        };
-        let index = Owner::of(desc).cache;
-        let target = Target { index, id: None, arrays: true };
-        if self.push(target, index, pfn, ptr) {
+        if let Some(key) = self.key_at(ptr)
+            && self.push(key.cache(), None, key, ptr)
+        {
             return Ok(());
         }
-        self.free_object_slow(target, ptr, (pfn, desc), Location::caller())
+        self.kfree_rest(ptr, Location::caller())
+    }
+
+    /// Frees what does not simply go into an array.
+    #[inline(never)]
+    fn kfree_rest(
+        &self,
+        ptr: NonNull<u8>,
+        at: &'static Location<'static>,
+    ) -> Result<(), SlabError> {
+        match self.slab_of(ptr) {
+            Some(head) => {
+                let target = Target::number(Key::of(head.1).cache());
+                self.free_in_slab(target, ptr, head, at)
+            }
+            None => self.kfree_odd(ptr),
+        }
     }
 
     /// Frees what lies in no slab.
@@ -184,7 +240,7 @@ impl<P: Platform> Mm<P> {
         }
         if let Some((pfn, desc)) = self.slab_of(ptr) {
             let cpu = self.enter();
-            let cache = self.slab.cache(&cpu, Owner::of(desc).cache).ok_or(SlabError::NotSlab)?;
+            let cache = self.slab.cache(&cpu, Key::of(desc).cache()).ok_or(SlabError::NotSlab)?;
             self.slab_at(cache, pfn).number(ptr).ok_or(SlabError::NotObject)?;
             return Ok(cache.object_size.load(Relaxed) as usize);
         }
@@ -267,21 +323,19 @@ impl<P: Platform> Mm<P> {
             return self.kmalloc(size, gfp);
         }
         let index = cache_index(Family::Normal, class_of(size));
-        let target = Target { index, id: None, arrays: false };
+        let target = Target { arrays: false, ..Target::number(index) };
         let taken = self.alloc_object_slow(target, gfp)?;
-        if taken.extra {
-            return self.finish(taken, target, gfp, Location::caller());
-        }
-        Ok(taken.ptr)
+        self.give_object(taken, target, gfp, Location::caller())
     }
 
     /// Frees what [`kmalloc_direct`](Self::kmalloc_direct) gave, in the same
     /// way.
     pub(crate) fn kfree_direct(&self, ptr: NonNull<u8>) {
         let result = match self.slab_of(ptr) {
-            Some((pfn, desc)) => {
-                let target = Target { index: Owner::of(desc).cache, id: None, arrays: false };
-                self.free_object_slow(target, ptr, (pfn, desc), Location::caller())
+            Some(head) => {
+                let number = Target::number(Key::of(head.1).cache());
+                let target = Target { arrays: false, ..number };
+                self.free_in_slab(target, ptr, head, Location::caller())
             }
             None => self.kfree_odd(ptr),
         };

@@ -11,8 +11,10 @@
 //!
 //! May call: `alloc`, `free` and everything below; nothing above.
 
+mod alien;
 mod alloc;
 mod array;
+mod arrays;
 mod audit;
 mod bulk;
 mod cache;

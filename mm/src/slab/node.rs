@@ -1,7 +1,10 @@
 //! What a cache has on one node: its slabs by how full they are, reserve slabs
-//! apart from the others, and the array that the node's CPUs share. All under
-//! one lock. May call: `slabs`, `list`.
+//! apart from the others, and the array that the node's CPUs share, all under
+//! one lock; and for each other node an array of objects on their way home
+//! (Linux calls them aliens), each under a lock of its own, which is never held
+//! together with the other. May call: `slabs`, `array`, `list`.
 
+use super::array::ArrayCache;
 use super::slabs::{Fill, Slab};
 use crate::list::PageList;
 use crate::memmap::MemMap;
@@ -34,11 +37,45 @@ pub(crate) struct NodeLists {
     /// When the reaper is due here, ms.
     pub(crate) next_reap: u64,
     /// Objects that the node's CPUs pass to each other.
-    pub(crate) shared: Option<NonNull<super::array::ArrayCache>>,
+    pub(crate) shared: Option<NonNull<ArrayCache>>,
 }
 
 // SAFETY: the shared array is owned by this value.
 unsafe impl Send for NodeLists {}
+
+/// Objects of one other node that this node's CPUs have freed.
+#[derive(Debug, Default)]
+pub(crate) struct Alien(Option<NonNull<ArrayCache>>);
+
+// SAFETY: the array is owned by this value.
+unsafe impl Send for Alien {}
+
+/// Objects that an alien array holds (Linux: 12, whatever the cache).
+pub(crate) const ALIEN_LIMIT: u32 = 12;
+
+impl Alien {
+    /// The array, if there is one yet.
+    pub(crate) fn array(&mut self) -> Option<&mut ArrayCache> {
+        // SAFETY: it is alive while it is entered here, and reached from here
+        // only, under the lock.
+        self.0.map(|array| unsafe { &mut *array.as_ptr() })
+    }
+
+    /// Enters an array where there is none. False if there is one.
+    ///
+    /// # Safety
+    /// The array is alive and the caller's, who gives it away.
+    pub(crate) unsafe fn set(&mut self, array: NonNull<ArrayCache>) -> bool {
+        let vacant = self.0.is_none();
+        self.0 = self.0.or(Some(array));
+        vacant
+    }
+
+    /// Takes the array out.
+    pub(crate) fn remove(&mut self) -> Option<NonNull<ArrayCache>> {
+        self.0.take()
+    }
+}
 
 impl NodeLists {
     /// The list of slabs that are so full, of the reserves or not.
@@ -47,7 +84,7 @@ impl NodeLists {
     }
 
     /// The shared array.
-    pub(crate) fn shared(&mut self) -> Option<&mut super::array::ArrayCache> {
+    pub(crate) fn shared(&mut self) -> Option<&mut ArrayCache> {
         // SAFETY: it is alive while it is entered here, and reached from here
         // only, under the lock.
         self.shared.map(|array| unsafe { &mut *array.as_ptr() })
@@ -83,30 +120,24 @@ impl NodeLists {
         self.next_colour
     }
 
-    /// Enters a slab that is on no list, with `free` free objects.
-    pub(crate) fn insert(&mut self, map: &MemMap, slab: &Slab<'_>, free: u64) {
-        self.free_objects += free;
+    /// Enters a slab that is on no list, on the list it belongs on by now.
+    pub(crate) fn insert(&mut self, map: &MemMap, slab: &Slab<'_>) {
+        self.free_objects += u64::from(slab.free());
         self.list(slab.is_reserve(), slab.fill()).push_front(map, slab.pfn);
     }
 
     /// Takes a slab off its list.
-    pub(crate) fn remove(&mut self, map: &MemMap, slab: &Slab<'_>, free: u64) {
-        self.free_objects -= free;
+    pub(crate) fn remove(&mut self, map: &MemMap, slab: &Slab<'_>) {
+        self.free_objects -= u64::from(slab.free());
         self.list(slab.is_reserve(), slab.fill()).remove(map, slab.pfn);
     }
 
-    /// Takes up to `want` objects out of a listed slab, and moves it to the
-    /// list it belongs on now.
-    pub(crate) fn take(
-        &mut self,
-        map: &MemMap,
-        slab: &Slab<'_>,
-        want: u32,
-        sink: &mut dyn FnMut(NonNull<u8>),
-    ) -> u32 {
+    /// Takes objects out of a listed slab until `out` is full or the slab is
+    /// empty, and moves it to the list it belongs on now. Returns how many.
+    pub(crate) fn take(&mut self, map: &MemMap, slab: &Slab<'_>, out: &mut [NonNull<u8>]) -> usize {
         let (reserve, before) = (slab.is_reserve(), slab.fill());
-        let taken = slab.take(want, sink);
-        self.free_objects -= u64::from(taken);
+        let taken = slab.take(out);
+        self.free_objects -= taken as u64;
         let after = slab.fill();
         if before == Fill::Free && taken > 0 {
             self.free_touched = true;
@@ -118,17 +149,16 @@ impl NodeLists {
         taken
     }
 
-    /// Makes object `i` of a listed slab free, and moves the slab to the list
-    /// it belongs on now. False if the object was free already.
-    #[must_use]
-    pub(crate) fn put(&mut self, map: &MemMap, slab: &Slab<'_>, i: u16) -> bool {
+    /// Makes the leading ones of `objects` free, as [`Slab::put`] does, and
+    /// moves the slab, which is listed, to the list it belongs on now. Returns
+    /// how many.
+    pub(crate) fn put(&mut self, map: &MemMap, slab: &Slab<'_>, objects: &[NonNull<u8>]) -> usize {
         let (reserve, before) = (slab.is_reserve(), slab.fill());
-        if !slab.put(i) {
-            return false;
-        }
-        self.free_objects += 1;
+        let put = slab.put(objects);
+        self.free_objects += put as u64;
         let after = slab.fill();
-        if after == Fill::Free {
+        if put == 0 {
+        } else if after == Fill::Free {
             self.list(reserve, before).remove(map, slab.pfn);
             self.list(reserve, after).push_front(map, slab.pfn);
         } else if self.list(reserve, after).last() != Some(slab.pfn) {
@@ -136,7 +166,7 @@ impl NodeLists {
             self.list(reserve, before).remove(map, slab.pfn);
             self.list(reserve, after).push_back(map, slab.pfn);
         }
-        true
+        put
     }
 
     /// A free slab that may be given back, one of the reserves first.

@@ -1,5 +1,5 @@
 //! The reaper: what a cache keeps and has not used lately goes back, a part at
-//! a time. Numbers after Linux 6.1 mm/slab.c. May call: `free`, `node`.
+//! a time. Numbers after Linux 6.1 mm/slab.c. May call: `free`, `alien`, `node`.
 
 use super::array::ArrayCache;
 use super::cache::Cache;
@@ -42,6 +42,7 @@ impl<P: Platform> Mm<P> {
         let node = self.slab_node(cpu);
         let now = self.platform.now_ms();
         let mut surplus = PageList::new();
+        self.drain_aliens(cpu, cache, node, &mut surplus);
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
         // arrays again.
         unsafe {

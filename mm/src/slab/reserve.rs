@@ -12,10 +12,36 @@ use crate::gfp::Gfp;
 use crate::mm::Mm;
 use crate::page::{PageFlags, PageType};
 use crate::platform::Platform;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{Cpu, Ordering::Relaxed};
 use core::ptr::NonNull;
 
+/// What a caller may have of the reserves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Right {
+    /// There are no reserve slabs: the question does not arise.
+    Moot,
+    /// All of it.
+    Entitled,
+    /// Nothing.
+    Kept,
+}
+
 impl<P: Platform> Mm<P> {
+    /// Whether a caller may have objects of the reserves, if there are any.
+    /// What this says about an array holds for whoever holds its token, or took
+    /// its lock before asking.
+    pub(crate) fn right(&self, gfp: Gfp) -> Right {
+        if self.slab.reserve_slabs.load(Relaxed) == 0 {
+            return Right::Moot;
+        }
+        if self.entitled(gfp) { Right::Entitled } else { Right::Kept }
+    }
+
+    /// Whether a caller has the right to the reserves.
+    pub(crate) fn entitled(&self, gfp: Gfp) -> bool {
+        gfp.may_use_reserves(self.platform.context())
+    }
+
     /// Whether an object belongs to the reserves. Any context; the caller owns
     /// the object, which may be a large kmalloc block too.
     ///
@@ -36,18 +62,26 @@ impl<P: Platform> Mm<P> {
         self.platform.pfn_of(ptr.as_ptr()).is_some_and(|pfn| self.is_pfmemalloc(pfn))
     }
 
-    /// Takes an object while there are reserve slabs somewhere.
+    /// Takes an object from this CPU's array, while there are reserve slabs
+    /// somewhere.
     #[cold]
     #[inline(never)]
-    pub(crate) fn pop_guarded(&self, array: &mut ArrayCache, gfp: Gfp) -> Option<Taken> {
-        let entitled = gfp.may_use_reserves(self.platform.context());
-        self.pop_entitled(array, entitled)
+    pub(crate) fn pop_guarded(
+        &self,
+        _cpu: &Cpu<'_, P>,
+        mut array: NonNull<ArrayCache>,
+        gfp: Gfp,
+    ) -> Option<NonNull<u8>> {
+        // SAFETY: the array was found in the table of the CPU whose token this
+        // is, and there is no other reference to it.
+        let array = unsafe { array.as_mut() };
+        self.pop_allowed(array, self.right(gfp)).map(|taken| taken.ptr)
     }
 
     /// Takes the newest object that the caller may have, wherever in the array
     /// it lies.
-    pub(crate) fn pop_entitled(&self, array: &mut ArrayCache, entitled: bool) -> Option<Taken> {
-        if entitled || self.slab.reserve_slabs.load(Relaxed) == 0 {
+    pub(crate) fn pop_allowed(&self, array: &mut ArrayCache, right: Right) -> Option<Taken> {
+        if right != Right::Kept {
             return array.pop();
         }
         let i = array.objects().iter().rposition(|&object| !self.is_reserve_object(object))?;

@@ -2,9 +2,10 @@
 //! known of it is in its head's descriptor. Whoever changes it holds the lock
 //! of its cache and node. May call: `page`, `memmap`, `geometry`.
 
+use super::MAX_CACHES;
 use super::geometry::Geometry;
 use crate::page::{PageDesc, PageFlags};
-use crate::types::{PAGE_SIZE, Pfn};
+use crate::types::{MAX_NODES, NodeId, PAGE_SIZE, Pfn};
 use core::ptr::NonNull;
 
 /// Objects that the descriptor's own two words number.
@@ -12,22 +13,51 @@ const IN_DESCRIPTOR: u16 = 64;
 /// Words that number more.
 const WORDS: usize = 4;
 
-/// The owner word of a slab's head: its cache and its colour.
+/// A cache and a node in one: objects with the same key belong on the same
+/// lists. An array of free objects takes those of one key, so that whether an
+/// object may go in there is one comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub(crate) struct Key(u16);
+
+const NODE_SHIFT: u32 = 12;
+const _: () = assert!(MAX_CACHES <= 1 << NODE_SHIFT && MAX_NODES <= 1 << (16 - NODE_SHIFT));
+
+impl Key {
+    /// The key of the objects that cache number `cache` has on `node`.
+    pub(crate) fn new(cache: u16, node: NodeId) -> Self {
+        Self(cache | u16::from(node.0) << NODE_SHIFT)
+    }
+
+    /// The cache's own number.
+    #[inline]
+    pub(crate) fn cache(self) -> u16 {
+        self.0 & ((1 << NODE_SHIFT) - 1)
+    }
+
+    /// The node.
+    #[inline]
+    pub(crate) fn node(self) -> NodeId {
+        NodeId((self.0 >> NODE_SHIFT) as u8)
+    }
+
+    /// The key that the head of a slab names.
+    #[inline]
+    pub(crate) fn of(desc: &PageDesc) -> Self {
+        Self(desc.owner() as u16)
+    }
+}
+
+/// The owner word of a slab's head: its cache and node, and its colour.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Owner {
-    pub(crate) cache: u16,
+    pub(crate) key: Key,
     pub(crate) colour: u16,
 }
 
 impl Owner {
-    #[inline]
-    pub(crate) fn of(desc: &PageDesc) -> Self {
-        let word = desc.owner();
-        Self { cache: word as u16, colour: (word >> 16) as u16 }
-    }
-
     pub(crate) fn write(self, desc: &PageDesc) {
-        desc.set_owner(u32::from(self.cache) | u32::from(self.colour) << 16);
+        desc.set_owner(u32::from(self.key.0) | u32::from(self.colour) << 16);
     }
 }
 
@@ -47,7 +77,7 @@ pub(crate) enum Fill {
 pub(crate) struct Slab<'a> {
     pub(crate) pfn: Pfn,
     pub(crate) desc: &'a PageDesc,
-    geometry: Geometry,
+    geometry: &'a Geometry,
     /// First byte of the block.
     frame: *mut u8,
 }
@@ -55,16 +85,24 @@ pub(crate) struct Slab<'a> {
 impl<'a> Slab<'a> {
     /// The slab of `geometry` whose head is `desc` and whose block begins at
     /// `frame`.
-    pub(crate) fn new(pfn: Pfn, desc: &'a PageDesc, geometry: Geometry, frame: *mut u8) -> Self {
+    #[inline]
+    pub(crate) fn new(
+        pfn: Pfn,
+        desc: &'a PageDesc,
+        geometry: &'a Geometry,
+        frame: *mut u8,
+    ) -> Self {
         Self { pfn, desc, geometry, frame }
     }
 
     /// Whether its objects are for those only who may use the reserves.
+    #[inline]
     pub(crate) fn is_reserve(&self) -> bool {
         self.desc.head().flags().contains(PageFlags::PFMEMALLOC)
     }
 
     /// The list it belongs on.
+    #[inline]
     pub(crate) fn fill(&self) -> Fill {
         match self.desc.inuse() {
             0 => Fill::Free,
@@ -73,29 +111,32 @@ impl<'a> Slab<'a> {
         }
     }
 
-    /// Bytes before the first slot.
+    /// Objects that are free in it.
+    pub(crate) fn free(&self) -> u32 {
+        u32::from(self.geometry.objects) - self.desc.inuse()
+    }
+
+    /// Bytes before the first object.
+    #[inline]
     fn start(&self) -> usize {
-        usize::from(Owner::of(self.desc).colour) * self.geometry.colour_off as usize
+        let colour = (self.desc.owner() >> 16) as usize;
+        colour * self.geometry.colour_off as usize + self.geometry.offset as usize
     }
 
     /// The object with number `i`.
+    #[inline]
     pub(crate) fn object(&self, i: u16) -> NonNull<u8> {
         debug_assert!(i < self.geometry.objects);
-        let at = self.start()
-            + usize::from(i) * self.geometry.size as usize
-            + self.geometry.offset as usize;
+        let at = self.start() + usize::from(i) * self.geometry.size as usize;
         // SAFETY: the slot lies in the block, which is one piece of memory.
         unsafe { NonNull::new_unchecked(self.frame.add(at)) }
     }
 
-    /// The number of the object at `ptr`, which points into the block. None if
-    /// no object begins there.
+    /// The number of the object at `ptr`. None if no object of this slab begins
+    /// there.
+    #[inline]
     pub(crate) fn number(&self, ptr: NonNull<u8>) -> Option<u16> {
-        let first = self.start() + self.geometry.offset as usize;
-        let at = (ptr.addr().get() - self.frame.addr()).checked_sub(first)? as u32;
-        let i = at / self.geometry.size;
-        (at.is_multiple_of(self.geometry.size) && i < u32::from(self.geometry.objects))
-            .then_some(i as u16)
+        self.geometry.number(ptr.addr().get().wrapping_sub(self.frame.addr() + self.start()))
     }
 
     /// All objects.
@@ -124,6 +165,7 @@ impl<'a> Slab<'a> {
         self.frame.wrapping_add(end - WORDS * size_of::<u64>()).cast()
     }
 
+    #[inline]
     fn word(&self, i: usize) -> u64 {
         if self.geometry.objects <= IN_DESCRIPTOR {
             return u64::from(self.desc.index()) | u64::from(self.desc.private()) << 32;
@@ -133,6 +175,7 @@ impl<'a> Slab<'a> {
         unsafe { self.tail().add(i).read() }
     }
 
+    #[inline]
     fn set_word(&self, i: usize, bits: u64) {
         if self.geometry.objects <= IN_DESCRIPTOR {
             self.desc.set_index(bits as u32);
@@ -160,40 +203,72 @@ impl<'a> Slab<'a> {
         (0..self.words()).map(|i| self.word(i).count_ones()).sum()
     }
 
-    /// Takes up to `want` free objects and gives them to `sink`; returns how
-    /// many there were.
-    pub(crate) fn take(&self, want: u32, sink: &mut dyn FnMut(NonNull<u8>)) -> u32 {
+    /// Takes free objects into `out` until that is full or there are no more;
+    /// returns how many there were. Neighbours come out as neighbours: a run of
+    /// them costs little more than its longest member.
+    pub(crate) fn take(&self, out: &mut [NonNull<u8>]) -> usize {
         let mut taken = 0;
         for word in 0..self.words() {
             let mut bits = self.word(word);
-            if bits == 0 {
-                continue;
-            }
-            while bits != 0 && taken < want {
-                let i = bits.trailing_zeros();
-                bits &= bits - 1;
-                sink(self.object((word * 64) as u16 + i as u16));
-                taken += 1;
+            while bits != 0 && taken < out.len() {
+                let first = bits.trailing_zeros();
+                let run = (bits >> first).trailing_ones() as usize;
+                let run = run.min(out.len() - taken);
+                let mut object = self.object((word * 64) as u16 + first as u16);
+                let size = self.geometry.size as usize;
+                for place in &mut out[taken..taken + run] {
+                    *place = object;
+                    // Past the last object of a slab this may leave the block.
+                    let next = object.as_ptr().wrapping_add(size);
+                    // SAFETY: memory ends below the top of the address space by
+                    // more than the size of an object.
+                    object = unsafe { NonNull::new_unchecked(next) };
+                }
+                taken += run;
+                bits &= !(u64::MAX >> (64 - run) << first);
             }
             self.set_word(word, bits);
-            if taken == want {
+            if taken == out.len() {
                 break;
             }
         }
-        self.desc.set_inuse(self.desc.inuse() + taken);
+        self.desc.set_inuse(self.desc.inuse() + taken as u32);
         taken
     }
 
-    /// Makes object `i` free. False if it is free already.
-    #[must_use]
-    pub(crate) fn put(&self, i: u16) -> bool {
-        let (word, bit) = (usize::from(i / 64), 1 << (i % 64));
-        let bits = self.word(word);
-        if bits & bit != 0 {
-            return false;
+    /// Makes the leading ones of `objects` free, up to the first that lies in
+    /// another slab, is no object or is free already; returns how many.
+    pub(crate) fn put(&self, objects: &[NonNull<u8>]) -> usize {
+        let start = self.frame.addr() + self.start();
+        let mut put = 0;
+        if self.geometry.objects <= IN_DESCRIPTOR {
+            // One word, which stays where it is at hand.
+            let mut bits = self.word(0);
+            for &ptr in objects {
+                let Some(i) = self.geometry.number(ptr.addr().get().wrapping_sub(start)) else {
+                    break;
+                };
+                let bit = 1 << i;
+                if bits & bit != 0 {
+                    break;
+                }
+                bits |= bit;
+                put += 1;
+            }
+            self.set_word(0, bits);
+        } else {
+            for &ptr in objects {
+                let Some(i) = self.geometry.number(ptr.addr().get().wrapping_sub(start)) else {
+                    break;
+                };
+                if self.is_free(i) {
+                    break;
+                }
+                self.set_free(i, true);
+                put += 1;
+            }
         }
-        self.set_word(word, bits | bit);
-        self.desc.set_inuse(self.desc.inuse() - 1);
-        true
+        self.desc.set_inuse(self.desc.inuse() - put as u32);
+        put
     }
 }

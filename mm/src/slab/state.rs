@@ -14,7 +14,8 @@ use crate::sync::{
     Lock, LockRank,
     Ordering::{Acquire, Relaxed, Release},
 };
-use crate::types::{MAX_NODES, NodeId, Order};
+use crate::types::{CpuId, MAX_NODES, NodeId, Order};
+use core::num::NonZeroU32;
 
 /// A number that a cache, or a second handle to it, can have.
 #[derive(Debug, Default)]
@@ -59,6 +60,9 @@ pub(crate) const UP: u8 = 2;
 pub(crate) struct SlabState {
     pub(crate) slots: BootSlice<Slot>,
     cpus: BootSlice<CpuCell<CpuArrays>>,
+    /// By CPU: the node whose lists serve it, from [`set_home`](Self::set_home)
+    /// on always the same, so that all objects in its arrays are of one node.
+    homes: BootSlice<AtomicU8>,
     /// Slabs of the reserves in the whole machine. While it is zero, nobody
     /// looks at anything that has to do with them.
     pub(crate) reserve_slabs: AtomicU64,
@@ -82,6 +86,7 @@ impl SlabState {
             cpus: BootSlice::new(platform, early, "slab arrays", cpus, |_| {
                 CpuCell::new(CpuArrays::new())
             })?,
+            homes: BootSlice::new(platform, early, "homes of CPUs", cpus, |_| AtomicU8::new(0))?,
             reserve_slabs: AtomicU64::new(0),
             registry: Lock::new(LockRank::CacheList, Registry::default()),
             phase: AtomicU8::new(DOWN),
@@ -98,8 +103,9 @@ impl SlabState {
         self.cpus_of_node.get(usize::from(node.0)).map_or(0, |n| u32::from(n.load(Relaxed)))
     }
 
-    /// Counts a CPU to a node.
-    pub(crate) fn add_cpu(&self, node: NodeId) {
+    /// Says which node's lists serve a CPU; once, while the layer is set up.
+    pub(crate) fn set_home(&self, cpu: CpuId, node: NodeId) {
+        self.homes[usize::from(cpu.0)].store(node.0, Relaxed);
         if let Some(n) = self.cpus_of_node.get(usize::from(node.0)) {
             n.fetch_add(1, Relaxed);
         }
@@ -116,15 +122,21 @@ impl SlabState {
     /// The arrays of one CPU.
     #[inline]
     pub(crate) fn arrays<P: Platform>(&self, cpu: &Cpu<'_, P>) -> &CpuCell<CpuArrays> {
-        &self.cpus[usize::from(cpu.id().0)]
+        // SAFETY: a platform names CPUs below its number of CPUs only, and there
+        // is a table for each.
+        unsafe { self.cpus.get_unchecked(usize::from(cpu.id().0)) }
+    }
+
+    /// The generation that a number has now; odd if a handle to it is valid.
+    #[inline]
+    pub(crate) fn generation(&self, index: u16) -> u32 {
+        self.slots.get(usize::from(index)).map_or(0, |slot| slot.generation.load(Acquire))
     }
 
     /// Whether the handle is valid.
     #[inline]
     pub(crate) fn is_live(&self, id: CacheId) -> bool {
-        self.slots
-            .get(usize::from(id.index))
-            .is_some_and(|slot| slot.generation.load(Acquire) == id.generation)
+        self.generation(id.index) == id.generation.get()
     }
 
     /// The cache with a number, whoever asks. Caches go away only after each
@@ -182,30 +194,31 @@ impl SlabState {
         let slot = &self.slots[usize::from(index)];
         slot.taken.store(true, Relaxed);
         slot.cache.store(cache, Release);
-        let generation = slot.generation.load(Relaxed) | 1;
-        slot.generation.store(generation, Release);
+        let generation = NonZeroU32::MIN | slot.generation.load(Relaxed);
+        slot.generation.store(generation.get(), Release);
         CacheId { index, generation }
     }
 
-    /// Makes a handle invalid; under the registry's lock.
+    /// Makes a handle invalid; under the registry's lock. A CPU that has an
+    /// array ready for it takes it still, until it has been told
+    /// ([`CpuArrays::renew`]).
     pub(crate) fn revoke(&self, id: CacheId) {
-        self.slots[usize::from(id.index)].generation.store(id.generation.wrapping_add(1), Release);
+        let next = id.generation.get().wrapping_add(1);
+        self.slots[usize::from(id.index)].generation.store(next, Release);
     }
 
     /// Makes a revoked handle valid again; under the registry's lock.
     pub(crate) fn revive(&self, id: CacheId) {
-        self.slots[usize::from(id.index)].generation.store(id.generation, Release);
+        self.slots[usize::from(id.index)].generation.store(id.generation.get(), Release);
     }
 }
 
 impl<P: Platform> Mm<P> {
-    /// The node whose lists serve a CPU.
+    /// The node whose lists serve a CPU: its own, or the nearest that has
+    /// memory.
     #[inline]
     pub(crate) fn slab_node(&self, cpu: &Cpu<'_, P>) -> NodeId {
-        if self.nodes() == 1 {
-            return NodeId(0);
-        }
-        self.memory_node(self.platform.node_of_cpu(cpu.id()))
+        NodeId(self.slab.homes[usize::from(cpu.id().0)].load(Relaxed))
     }
 
     /// Pages in slabs of a node: reclaimable and not (`nr_slab_reclaimable`,
