@@ -11,6 +11,8 @@ use crate::console::Framebuffer;
 use crate::crash::{self, BUILD_ID};
 use crate::memory::{self, FirmwareMap, InUse, memtest};
 use crate::platform::Machine;
+use crate::task::{self, Config};
+use crate::vm::kstack;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
 use crate::{acpi, numa, smp};
@@ -28,8 +30,9 @@ use mm::slab::SlabDefaults;
 use mm::types::{PAGE_SIZE, Pfn, PfnRange};
 use options::Options;
 use quarry_kernel::direct_map::PageSize;
+use quarry_kernel::options::Options as KernelOptions;
+use quarry_kernel::sched::{CpuSet, Name};
 use x86_64::VirtAddr;
-use x86_64::instructions::hlt;
 
 /// What the boot loader is asked to map. No physical memory: with a reserved
 /// entry at 1 TiB that would cost 4 MiB of tables. The recursive entry is
@@ -169,25 +172,41 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
 
     numa::log_nodes(mm);
 
+    stage::begin("threads");
+    task::init(mm);
+    if let Err(error) = workers::start(mm) {
+        crash::give_up(format_args!("{error}"));
+    }
+    // On one CPU, for the tests count what each CPU keeps.
+    let main = Config {
+        stack: kstack::LARGEST,
+        cpus: CpuSet::one(percpu::cpu_id()),
+        ..Config::new(Name::new("main"))
+    };
+    if let Err(error) = task::spawn(&main, move || run(mm, &options.kernel)) {
+        crash::give_up(format_args!("{error}"));
+    }
+    task::enter_idle()
+}
+
+/// The boot's last stages, in a thread.
+fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'_>) {
     stage::begin("self-tests");
-    let counts = selftests::run(mm, &options.kernel);
+    let counts = selftests::run(mm, options);
     if mm.page_owner().is_on() {
         mm.log_holdings();
     }
-    let measured = options.kernel.bench.is_none_or(|glob| {
+    let measured = options.bench.is_none_or(|glob| {
         stage::begin("benchmarks");
+        let _quiet = workers::quiet();
         benchmarks::run(mm, glob)
     });
-    if options.kernel.exit {
+    if options.exit {
         // What kunit.py looks for at the end of a log.
         log::info!("reboot: System halted");
         exit(if counts.fail == 0 && measured { Verdict::Passed } else { Verdict::Failed });
     }
     stage::begin("idle");
-    loop {
-        workers::run(mm);
-        hlt();
-    }
 }
 
 /// From here on there is somebody to tell.

@@ -8,7 +8,7 @@ use crate::arch::irq;
 use crate::arch::trap::{self, TrapFrame};
 use crate::backtrace::Backtrace;
 use crate::vm::stacks;
-use crate::{console, selftests, stage};
+use crate::{console, selftests, stage, task};
 use core::arch::asm;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
@@ -87,6 +87,7 @@ fn write_report(
     writeln!(out, "build: {BUILD_ID}")?;
     writeln!(out, "stage: {}", stage::current())?;
     writeln!(out, "test:  {}", selftests::current())?;
+    writeln!(out, "thread: {}", task::current().name())?;
     if let Some(frame) = frame {
         write!(out, "{frame}")?;
         let (table, _) = Cr3::read();
@@ -107,7 +108,8 @@ impl fmt::Display for Exception<'_> {
         match (vector, overflow) {
             // Pushing the frame of the page fault failed on the same page.
             (8 | 14, Some(stack)) => {
-                write!(f, "stack overflow: {stack} ran into its guard at {addr:#x}")
+                let thread = task::current().name();
+                write!(f, "stack overflow: {stack} ran into its guard at {addr:#x} in {thread}")
             }
             (14, None) => write!(f, "page fault: {} {addr:#x}", Access(self.0.error)),
             _ => f.write_str(trap::name(vector)),

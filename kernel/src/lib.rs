@@ -9,6 +9,7 @@ pub mod direct_map;
 pub mod fw_cfg_dir;
 pub mod memtest;
 pub mod options;
+pub mod sched;
 pub mod sdt;
 pub mod slots;
 pub mod symbols;

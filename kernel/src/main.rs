@@ -46,6 +46,8 @@ mod stage;
 #[cfg(target_os = "none")]
 mod take;
 #[cfg(target_os = "none")]
+mod task;
+#[cfg(target_os = "none")]
 mod vm;
 #[cfg(target_os = "none")]
 mod workers;

@@ -1,13 +1,19 @@
 //! `mm`'s view of this machine: the direct map, this CPU, interrupt masking,
-//! the clock, the log. Calls `arch`, `vm`.
+//! the clock, the thread, the log. Calls `arch`, `vm`, `task`.
 
 use crate::arch::{irq, percpu, time};
+use crate::task::{self, Rights};
 use crate::vm::{self, layout};
 use crate::{numa, smp, workers};
 use core::fmt;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::sync::HeldLocks;
 use mm::types::{CpuId, NodeId, Pfn};
+use quarry_kernel::sched::Priority;
+
+/// How long an allocation that may not fail waits between two tries (ms): a
+/// tick of the timer.
+const STALL_MS: u64 = 10;
 
 /// The machine that the kernel runs on; there is one.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +91,14 @@ unsafe impl Platform for Machine {
     }
 
     fn context(&self) -> Context {
-        Context { in_irq: percpu::in_irq(), ..Context::default() }
+        let thread = task::current();
+        let rights = thread.rights();
+        Context {
+            memalloc: rights.contains(Rights::MEMALLOC),
+            oom_victim: rights.contains(Rights::OOM_VICTIM),
+            in_irq: percpu::in_irq(),
+            rt: thread.priority() == Priority::RealTime,
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -94,6 +107,15 @@ unsafe impl Platform for Machine {
 
     fn wake(&self, worker: Worker) {
         workers::wake(worker);
+    }
+
+    fn stall(&self) {
+        // Others may free something meanwhile, of whatever priority.
+        if task::may_sleep() {
+            task::sleep(STALL_MS);
+        } else {
+            core::hint::spin_loop();
+        }
     }
 
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {

@@ -5,14 +5,15 @@
 mod heap_suite;
 mod kernel_suites;
 mod provoke;
+mod task_suite;
 
 use crate::arch::irq::IrqMutex;
 use crate::arch::time;
 use crate::arch::trap::TrapFrame;
 use crate::platform::Machine;
 use crate::take::Take;
-use crate::vm::kstack::{self, KernelStack};
-use crate::{console, crash, workers};
+use crate::workers::{self, Quiet};
+use crate::{console, crash};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::Mm;
@@ -99,14 +100,16 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
             return Counts { fail: 1, ..Counts::default() };
         }
     };
-    // The tables above the first stack's stay.
-    if let Err(error) = KernelStack::allocate(mm, kstack::THREAD) {
-        log::error!("{error}");
-    }
     // The audit of everything is the last of `mm`'s suites.
-    let groups = [crash, &kernel_suites::SUITES, &heap_suite::SUITES, Suites::<Machine>::ALL];
+    let groups = [
+        crash,
+        &kernel_suites::SUITES,
+        &task_suite::SUITES,
+        &heap_suite::SUITES,
+        Suites::<Machine>::ALL,
+    ];
     let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
-    selftest::run(&on, &groups, &config, scratch, &mut ToConsole { mm })
+    selftest::run(&on, &groups, &config, scratch, &mut ToConsole { quiet: None })
 }
 
 /// What the tests run on.
@@ -117,7 +120,8 @@ static ARENA: MovableArena<Machine> = MovableArena::new();
 
 /// The report goes to the console, in whole lines without time stamps.
 struct ToConsole {
-    mm: &'static Mm<Machine>,
+    /// Tests measure what the background changes, so it works between them.
+    quiet: Option<Quiet>,
 }
 
 impl Harness for ToConsole {
@@ -126,12 +130,14 @@ impl Harness for ToConsole {
     }
 
     fn case_begins(&mut self, suite: &'static str, case: &'static str) {
+        self.quiet = Some(workers::quiet());
         *RUNNING.lock() = Some(Running { suite, case, since_ms: time::now_ms() });
     }
 
     fn case_ended(&mut self) {
         *RUNNING.lock() = None;
-        workers::run(self.mm);
+        self.quiet = None;
+        workers::settle();
     }
 
     fn now_ms(&self) -> u64 {

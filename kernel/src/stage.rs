@@ -1,10 +1,10 @@
 //! Boot stages: each is announced before it begins, so that a machine that
 //! hangs names the place. Calls `log`.
 
+use crate::arch::irq::IrqMutex;
 use core::fmt;
-use spin::Mutex;
 
-static CURRENT: Mutex<&str> = Mutex::new("entry");
+static CURRENT: IrqMutex<&str> = IrqMutex::new("entry");
 
 /// Logs that `name` begins.
 pub(crate) fn begin(name: &'static str) {

@@ -1,47 +1,160 @@
-//! The background's work, as long as there are no threads to do it: what has
-//! been woken is done between self-tests and while the kernel idles. Calls
-//! `mm`.
+//! The memory manager's background: a thread for each of its workers, which
+//! does a round whenever `mm` has asked for one, and one per CPU that ages what
+//! the slab layer keeps there. Who measures what they change keeps them quiet
+//! meanwhile. Calls `task`, `mm`.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::arch::irq::IrqMutex;
+use crate::arch::percpu;
+use crate::platform::Machine;
+use crate::task::{self, Config, Rights, SpawnError, WaitQueue};
+use core::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Relaxed, Ordering::Release};
 use mm::Mm;
-use mm::platform::{Platform, Worker};
-use mm::types::{MAX_NODES, NodeId};
+use mm::platform::Worker;
+use mm::types::{CpuId, MAX_NODES, NodeId};
+use quarry_kernel::sched::{CpuSet, Name, Priority};
 
-/// A bit for each worker of each node.
-static WOKEN: AtomicU64 = AtomicU64::new(0);
-
-/// First bit of the nodes' kcompactd; their kswapd's begin at 0.
-const KCOMPACTD: usize = MAX_NODES;
-const REPORTING: usize = 2 * MAX_NODES;
-const _: () = assert!(REPORTING < 64);
-
-/// Notes that `worker` has something to do. From any context.
-pub(crate) fn wake(worker: Worker) {
-    let bit = match worker {
-        Worker::Kswapd(node) => usize::from(node.0),
-        Worker::Kcompactd(node) => KCOMPACTD + usize::from(node.0),
-        Worker::Reporting => REPORTING,
-    };
-    WOKEN.fetch_or(1 << bit, Ordering::Relaxed);
+/// Where a worker learns that there is something to do.
+struct Post {
+    asked: AtomicBool,
+    queue: WaitQueue,
 }
 
-/// When the slab layer's reaper is due on this CPU, ms.
-static NEXT_REAP: AtomicU64 = AtomicU64::new(0);
+/// The first of the nodes' kcompactd; their kswapd begin at 0.
+const KCOMPACTD: usize = MAX_NODES;
+const REPORTING: usize = 2 * MAX_NODES;
 
-/// Lets each worker that has been woken do one round, and the reaper when it is
-/// due. Interrupts on, no lock held. What the rounds themselves wake is left for the next time.
-pub(crate) fn run<P: Platform>(mm: &Mm<P>) {
-    let woken = WOKEN.swap(0, Ordering::Relaxed);
-    for bit in (0..=REPORTING).filter(|bit| woken >> bit & 1 != 0) {
-        let node = NodeId((bit % MAX_NODES) as u8);
-        mm.work(match bit {
-            REPORTING => Worker::Reporting,
-            KCOMPACTD.. => Worker::Kcompactd(node),
-            _ => Worker::Kswapd(node),
+static POSTS: [Post; REPORTING + 1] =
+    [const { Post { asked: AtomicBool::new(false), queue: WaitQueue::new() } }; REPORTING + 1];
+
+fn post(worker: Worker) -> &'static Post {
+    let index = match worker {
+        Worker::Kswapd(node) => usize::from(node.0) % MAX_NODES,
+        Worker::Kcompactd(node) => KCOMPACTD + usize::from(node.0) % MAX_NODES,
+        Worker::Reporting => REPORTING,
+    };
+    &POSTS[index]
+}
+
+/// Asks `worker` for a round. From any context but an NMI.
+pub(crate) fn wake(worker: Worker) {
+    let post = post(worker);
+    if !post.asked.swap(true, Release) {
+        post.queue.wake_one();
+    }
+}
+
+/// Who is inside: workers in a round, or those who keep them from it.
+#[derive(Default)]
+struct Inside {
+    rounds: u32,
+    quiet: u32,
+}
+
+static INSIDE: IrqMutex<Inside> = IrqMutex::new(Inside { rounds: 0, quiet: 0 });
+/// Where workers wait for quiet to end.
+static BETWEEN_ROUNDS: WaitQueue = WaitQueue::new();
+/// Where those wait who wait for workers.
+static ROUNDS_END: WaitQueue = WaitQueue::new();
+
+/// No worker begins a round while this lives.
+pub(crate) struct Quiet(());
+
+/// Keeps workers from beginning a round, and waits until those that have begun
+/// are done. Interrupts on, no lock held; not by a worker.
+#[must_use]
+pub(crate) fn quiet() -> Quiet {
+    INSIDE.lock().quiet += 1;
+    ROUNDS_END.wait_until(|| INSIDE.lock().rounds == 0);
+    Quiet(())
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        INSIDE.lock().quiet -= 1;
+        BETWEEN_ROUNDS.wake_all();
+    }
+}
+
+/// Waits until every round that has been asked for is done. Interrupts on, no
+/// lock held; not by a worker, nor while keeping them quiet.
+pub(crate) fn settle() {
+    let idle = || POSTS.iter().all(|post| !post.asked.load(Relaxed)) && INSIDE.lock().rounds == 0;
+    ROUNDS_END.wait_until(idle);
+}
+
+/// Does `work` as a round of a worker's.
+fn round<R>(work: impl FnOnce() -> R) -> R {
+    BETWEEN_ROUNDS.wait_until(|| {
+        let mut inside = INSIDE.lock();
+        let may = inside.quiet == 0;
+        inside.rounds += u32::from(may);
+        may
+    });
+    let result = work();
+    INSIDE.lock().rounds -= 1;
+    ROUNDS_END.wake_all();
+    result
+}
+
+/// A worker's life.
+fn serve(mm: &Mm<Machine>, worker: Worker) {
+    if matches!(worker, Worker::Kswapd(_)) {
+        // What it takes to free memory may come from the reserves.
+        task::current().set_rights(Rights::MEMALLOC);
+    }
+    let post = post(worker);
+    loop {
+        post.queue.wait_until(|| post.asked.load(Relaxed));
+        round(|| {
+            // What is asked for during the round is for the next one.
+            post.asked.swap(false, AcqRel);
+            mm.work(worker);
         });
     }
-    let now = mm.platform().now_ms();
-    if now >= NEXT_REAP.load(Ordering::Relaxed) {
-        NEXT_REAP.store(now + mm.cache_reap(), Ordering::Relaxed);
+}
+
+/// Ages what the slab layer keeps for the CPU this runs on, which does not
+/// change.
+fn reap(mm: &Mm<Machine>) {
+    loop {
+        let ms = round(|| mm.cache_reap());
+        task::sleep(ms);
     }
+}
+
+/// Starts the workers of `mm`, and the thread that buries others.
+///
+/// # Errors
+///
+/// One of them could not be made; those before it run.
+pub(crate) fn start(mm: &'static Mm<Machine>) -> Result<(), SpawnError> {
+    let undertaker = Config::new(Name::new("undertaker"));
+    task::spawn(&undertaker, || task::undertake())?;
+    for node in 0..mm.nodes() {
+        let id = NodeId(node as u8);
+        let kswapd = Config::new(Name::numbered("kswapd", node as u64));
+        task::spawn(&kswapd, move || serve(mm, Worker::Kswapd(id)))?;
+        let kcompactd = Config::new(Name::numbered("kcompactd", node as u64));
+        task::spawn(&kcompactd, move || serve(mm, Worker::Kcompactd(id)))?;
+    }
+    let reporting = Config { priority: Priority::Low, ..Config::new(Name::new("reporting")) };
+    task::spawn(&reporting, move || serve(mm, Worker::Reporting))?;
+    for area in percpu::all() {
+        start_reaper(mm, area.id())?;
+    }
+    Ok(())
+}
+
+/// Starts the thread that ages what the slab layer keeps for `cpu`.
+///
+/// # Errors
+///
+/// It could not be made.
+pub(crate) fn start_reaper(mm: &'static Mm<Machine>, cpu: CpuId) -> Result<(), SpawnError> {
+    let config = Config {
+        priority: Priority::Low,
+        cpus: CpuSet::one(cpu),
+        ..Config::new(Name::numbered("reaper", u64::from(cpu.0)))
+    };
+    task::spawn(&config, move || reap(mm)).map(drop)
 }

@@ -60,7 +60,6 @@ pub(crate) fn enable() {
 
 /// Whether interrupts are on.
 #[inline]
-#[expect(dead_code, reason = "for calls between CPUs")]
 pub(crate) fn are_on() -> bool {
     flags() & IF != 0
 }
@@ -93,6 +92,16 @@ impl<T> IrqMutex<T> {
                 None
             }
         }
+    }
+
+    /// Opens the lock whose guard was forgotten.
+    ///
+    /// # Safety
+    ///
+    /// The lock is held by the caller, who takes care of interrupts.
+    pub(crate) unsafe fn force_unlock(&self) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.inner.force_unlock() };
     }
 
     /// Waits for the lock for `spins` rounds, then takes it from its holder.

@@ -2,10 +2,11 @@
 //! the kernel that keeps something per CPU. Calls nothing.
 
 use crate::arch::gdt::CpuTables;
+use crate::task;
 use core::arch::asm;
 use core::mem::offset_of;
 use core::ptr::{self, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, Ordering};
 use mm::sync::HeldLocks;
 use mm::types::CpuId;
 use quarry_kernel::sdt::MAX_CPUS;
@@ -24,6 +25,8 @@ pub(crate) struct PerCpu {
     pub(crate) held: HeldLocks,
     /// Descriptor tables and the task state segment.
     pub(crate) tables: CpuTables,
+    /// What the scheduler knows of this CPU.
+    pub(crate) sched: task::Cpu,
 }
 
 impl PerCpu {
@@ -35,7 +38,13 @@ impl PerCpu {
             irq_depth: AtomicU32::new(0),
             held: HeldLocks::new(),
             tables: CpuTables::new(),
+            sched: task::Cpu::new(id),
         }
+    }
+
+    /// The CPU's number.
+    pub(crate) fn id(&self) -> CpuId {
+        self.id
     }
 }
 
@@ -43,6 +52,9 @@ static BOOT_CPU: PerCpu = PerCpu::new(CpuId(0));
 
 /// All areas by CPU, for others to reach; null for a CPU that never ran.
 static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(null_mut()) }; MAX_CPUS];
+
+/// One more than the highest number of a CPU that ever ran.
+static END: AtomicU16 = AtomicU16::new(0);
 
 /// Gives the boot CPU its area. Called once, before anything asks for
 /// [`cpu_id`].
@@ -55,12 +67,13 @@ pub(crate) fn init_boot_cpu() -> &'static PerCpu {
 pub(crate) fn install(area: &'static PerCpu) {
     let addr = ptr::from_ref(area).cast_mut();
     area.this.store(addr, Ordering::Relaxed);
+    area.sched.start();
     GsBase::write(VirtAddr::from_ptr(area));
     AREAS[usize::from(area.id.0)].store(addr, Ordering::Release);
+    END.fetch_max(area.id.0 + 1, Ordering::Release);
 }
 
 /// The area of CPU `cpu`, if it ever ran.
-#[expect(dead_code, reason = "for calls between CPUs")]
 pub(crate) fn of(cpu: CpuId) -> Option<&'static PerCpu> {
     let area = AREAS.get(usize::from(cpu.0))?.load(Ordering::Acquire);
     // SAFETY: areas are static and shared.
@@ -105,5 +118,20 @@ pub(crate) fn leave_irq() {
 
 /// Whether this runs in a hardware interrupt handler.
 pub(crate) fn in_irq() -> bool {
-    this().irq_depth.load(Ordering::Relaxed) != 0
+    let depth: u32;
+    // SAFETY: GS points to this CPU's area since `install`. One instruction, so
+    // that it is the depth of the CPU that asks, and not of one it just left.
+    unsafe {
+        asm!("mov {:e}, gs:[{}]", out(reg) depth, const offset_of!(PerCpu, irq_depth),
+             options(nostack, readonly, preserves_flags));
+    }
+    depth != 0
 }
+
+/// The areas of all CPUs that ever ran.
+pub(crate) fn all() -> impl Iterator<Item = &'static PerCpu> {
+    (0..END.load(Ordering::Acquire)).filter_map(|cpu| of(CpuId(cpu)))
+}
+
+/// Interrupts `cpu` so that it looks whether it should run another thread.
+pub(crate) fn send_reschedule(_cpu: CpuId) {}

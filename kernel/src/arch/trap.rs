@@ -1,9 +1,9 @@
 //! From the processor's exceptions and interrupts to Rust: stubs that save all
 //! registers, and what is done about each vector. Calls `crash`, `apic`, `pic`,
-//! `selftests` for its watchdog.
+//! `selftests` for its watchdog, `task` for the next thread.
 
 use crate::arch::{apic, percpu, pic};
-use crate::{crash, selftests};
+use crate::{crash, selftests, task};
 use core::arch::global_asm;
 use core::fmt;
 
@@ -157,6 +157,9 @@ extern "C" fn trap_entry(frame: &mut TrapFrame) {
             percpu::enter_irq();
             interrupt(vector as u8, frame);
             percpu::leave_irq();
+            if !percpu::in_irq() {
+                task::preempt_from_irq();
+            }
         }
     }
 }
@@ -165,6 +168,7 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
     match vector {
         apic::TIMER_VECTOR => {
             apic::tick();
+            task::tick();
             selftests::watchdog(frame);
         }
         apic::SPURIOUS_VECTOR => {}

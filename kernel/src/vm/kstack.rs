@@ -17,7 +17,7 @@ use quarry_kernel::slots::Slots;
 const SLOT: u64 = 2 << 20;
 /// Stacks that there may be at a time. One table of the second level holds them
 /// all, which stays once it is there.
-const SLOTS: usize = 512;
+pub(crate) const SLOTS: usize = 512;
 /// Bytes of an ordinary thread's stack, as in Linux.
 pub(crate) const THREAD: usize = 16 * 1024;
 /// Bytes of the largest stack.
@@ -173,4 +173,9 @@ pub(crate) fn is_stack(addr: u64) -> bool {
 pub(crate) fn is_guard(addr: u64) -> bool {
     in_region(addr)
         .is_some_and(|slot| !tables::is_mapped(addr) && tables::is_mapped(slot_range(slot).end - 1))
+}
+
+/// How many stacks there are.
+pub(crate) fn in_use() -> usize {
+    IN_USE.lock().used()
 }
