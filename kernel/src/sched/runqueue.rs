@@ -239,9 +239,12 @@ mod tests {
             assert_eq!(slice.tick(equal, &queue), tick == SLICE_TICKS);
         }
         queue.push(refer(&high));
-        assert!(Slice::FULL.tick(equal, &queue));
-        assert!(Slice::FULL.tick(Priority::Idle, &queue));
-        assert!(!Slice::FULL.tick(Priority::RealTime, &queue));
+        for (running, gives_way) in
+            [(equal, true), (Priority::Idle, true), (Priority::RealTime, false)]
+        {
+            slice = Slice::FULL;
+            assert_eq!(slice.tick(running, &queue), gives_way);
+        }
         while queue.pop().is_some() {}
     }
 }
