@@ -2,6 +2,8 @@
 //! type's origin, so that an explorer of interleavings can stand in for them.
 //! May call: `platform`.
 
+#[cfg(feature = "explore")]
+pub mod explored;
 mod rank;
 
 pub use rank::{HeldLocks, LockRank};
@@ -13,10 +15,20 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
+pub use core::sync::atomic::Ordering;
+#[cfg(not(feature = "explore"))]
 pub use core::sync::atomic::{
     AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
-    Ordering,
 };
+#[cfg(feature = "explore")]
+pub use explored::{
+    AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
+};
+
+#[cfg(feature = "explore")]
+use explored::{RawGuard, RawLock};
+#[cfg(not(feature = "explore"))]
+use spin::mutex::{SpinMutex as RawLock, SpinMutexGuard as RawGuard};
 
 /// A spin lock. Holders keep this CPU's token (interrupts masked), so a holder
 /// is never preempted by code of its own CPU that wants the same lock. Debug
@@ -24,7 +36,7 @@ pub use core::sync::atomic::{
 pub struct Lock<T> {
     #[cfg(debug_assertions)]
     rank: LockRank,
-    inner: spin::mutex::SpinMutex<T>,
+    inner: RawLock<T>,
 }
 
 impl<T> Lock<T> {
@@ -35,7 +47,7 @@ impl<T> Lock<T> {
         Self {
             #[cfg(debug_assertions)]
             rank,
-            inner: spin::mutex::SpinMutex::new(value),
+            inner: RawLock::new(value),
         }
     }
 
@@ -75,7 +87,7 @@ impl<T: fmt::Debug> fmt::Debug for Lock<T> {
 
 /// What [`Lock::lock`] returns; the lock is free again when it is dropped.
 pub struct LockGuard<'a, T> {
-    guard: spin::mutex::SpinMutexGuard<'a, T>,
+    guard: RawGuard<'a, T>,
     #[cfg(debug_assertions)]
     held: Option<(&'a HeldLocks, LockRank)>,
 }

@@ -1,0 +1,129 @@
+//! Contiguous ranges: isolated and emptied while others free into them, and
+//! wanted by two at a time.
+
+use crate::run::explore;
+use crate::stage::{Part, Play};
+use mm::contig::ContigError;
+use mm::types::{PAGEBLOCK_PAGES, PfnRange};
+use mm::{Gfp, Page};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+const MIB: u64 = 16;
+const GFP: Gfp = Gfp::KERNEL.union(Gfp::NOWARN).union(Gfp::NORETRY);
+
+/// Whether the range was had.
+fn take(play: &Play, range: PfnRange) -> bool {
+    match play.mm.alloc_contig_range(range, GFP) {
+        Ok(got) => {
+            assert_eq!(got, range);
+            play.own(range);
+            true
+        }
+        Err(ContigError::Busy(_)) => false,
+        Err(why) => panic!("{why}"),
+    }
+}
+
+fn give(play: &Play, range: PfnRange) {
+    play.disown(range);
+    play.mm.free_contig_range(range).expect("a held range");
+}
+
+fn block_of(page: Page) -> PfnRange {
+    PfnRange::sized(page.pfn.pageblock(), PAGEBLOCK_PAGES)
+}
+
+/// A page is freed while its pageblock is being isolated. Either it comes back
+/// in time, or the range is busy; whatever is free of the block afterwards is
+/// free under its old type.
+#[test]
+fn a_free_against_isolation_of_its_block() {
+    explore(|| {
+        let play = Play::new(MIB, 2);
+        let page = play.alloc(0, Gfp::KERNEL).expect("a page");
+        let large = play.alloc(4, Gfp::KERNEL).expect("a block");
+        let range = block_of(page);
+        let user = || {
+            play.free(page);
+            let again = play.alloc(0, Gfp::KERNEL).expect("a page");
+            play.free(large);
+            play.free(again);
+        };
+        let taker = || {
+            if take(&play, range) {
+                give(&play, range);
+            }
+        };
+        play.act([Box::new(user) as Part<'_>, Box::new(taker)]);
+        play.end();
+    });
+}
+
+/// The same from a third CPU, which frees what the first one allocated, and the
+/// range is a part of the block only.
+#[test]
+fn two_free_against_isolation_of_a_part() {
+    explore(|| {
+        let play = Play::new(MIB, 3);
+        let pages = [(); 3].map(|()| play.alloc(0, Gfp::KERNEL).expect("a page"));
+        let start = pages[1].pfn;
+        let range = PfnRange::sized(start, 3);
+        let [one, two, three] = pages;
+        let first = || {
+            play.free(one);
+            play.free(two);
+        };
+        let second = || play.free(three);
+        let taker = || {
+            if take(&play, range) {
+                give(&play, range);
+            }
+        };
+        play.act([Box::new(taker) as Part<'_>, Box::new(first), Box::new(second)]);
+        play.end();
+    });
+}
+
+/// Of two requests that overlap exactly one wins, however they meet; the other
+/// is told so, and nothing leaks.
+fn overlapping(shift: u64, touch: bool) {
+    let play = Play::new(MIB, 2);
+    // Blocks in the middle, with a few of their pages on a CPU's list.
+    let page = play.alloc(0, Gfp::KERNEL).expect("a page");
+    let start = page.pfn.pageblock();
+    let start = if start.0 < 2 * PAGEBLOCK_PAGES { start.add(PAGEBLOCK_PAGES) } else { start };
+    let low = PfnRange::sized(mm::types::Pfn(start.0 - PAGEBLOCK_PAGES), 2 * PAGEBLOCK_PAGES);
+    let high = PfnRange::sized(low.start.add(shift), 2 * PAGEBLOCK_PAGES);
+    play.free(page);
+    if !touch {
+        play.mm.drain_all(None);
+    }
+    let won = AtomicU32::new(0);
+    let ask = |range| {
+        let bit = if range == low { 1 } else { 2 };
+        if take(&play, range) {
+            won.fetch_add(bit, Relaxed);
+        }
+    };
+    let (first, second) = (|| ask(low), || ask(high));
+    play.act([Box::new(first) as Part<'_>, Box::new(second)]);
+    let won = won.into_inner();
+    assert!(won == 1 || won == 2, "exactly one wins: {won:#b}");
+    give(&play, if won == 1 { low } else { high });
+    play.end();
+}
+
+#[test]
+fn two_requests_overlap_by_a_block() {
+    explore(|| overlapping(PAGEBLOCK_PAGES, true));
+}
+
+#[test]
+fn two_requests_overlap_by_a_block_that_is_free() {
+    explore(|| overlapping(PAGEBLOCK_PAGES, false));
+}
+
+#[test]
+fn two_requests_overlap_by_most() {
+    explore(|| overlapping(3, true));
+}
