@@ -27,9 +27,10 @@ use mm::early::EarlyMem;
 use mm::firmware::{ZoneLayout, check_ram, report_nodes, report_zones};
 use mm::options::Options as MemoryOptions;
 use mm::slab::SlabDefaults;
-use mm::types::{PAGE_SIZE, Pfn, PfnRange};
+use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
 use options::Options;
 use quarry_kernel::direct_map::PageSize;
+use quarry_kernel::lapic::Mode;
 use quarry_kernel::options::Options as KernelOptions;
 use quarry_kernel::sched::{CpuSet, Name};
 use x86_64::VirtAddr;
@@ -55,7 +56,7 @@ struct Handover {
     screen: Option<Framebuffer>,
     early: EarlyMem<'static>,
     zones: ZoneLayout,
-    apic: apic::Access,
+    apic: Mode,
     /// First frame, and bytes.
     ramdisk: (Pfn, u64),
 }
@@ -64,7 +65,12 @@ fn start(info: &'static mut BootInfo) -> ! {
     time::start();
     let cpu = percpu::init_boot_cpu();
     // SAFETY: the first and only time, on the CPU that owns the tables.
-    unsafe { cpu.tables.load(gdt::early_stacks()) };
+    unsafe {
+        for (ist, top) in Ist::ALL.into_iter().zip(gdt::early_stacks()) {
+            cpu.tables.set_ist(ist, top);
+        }
+        cpu.tables.load();
+    }
     idt::load();
     stacks::set_loader_stack(info.kernel_stack_bottom, info.kernel_stack_len);
     if let Some(addr) = info.ramdisk_addr.into_option() {
@@ -101,7 +107,7 @@ fn start(info: &'static mut BootInfo) -> ! {
         crash::give_up(format_args!("{error}"));
     }
     acpi::init(info.rsdp_addr.into_option(), &mut loader, &map, &mut early);
-    smp::discover(&features);
+    smp::discover(&features, &options.kernel, &map, &early);
     numa::discover(&mut early, options.memory.numa_off);
     let zones = ZoneLayout::new(early.ram(), options.memory.movable);
     let emit = &mut |line: fmt::Arguments<'_>| log::info!("{line}");
@@ -109,8 +115,9 @@ fn start(info: &'static mut BootInfo) -> ! {
     report_nodes(&zones, early.ram(), numa::nodes(), emit);
 
     stage::begin("page tables");
+    let x2apic = features.x2apic && !options.kernel.nox2apic;
     let (apic, local_apic) =
-        if features.apic { apic::firmware_setting() } else { (apic::Access::None, None) };
+        if features.apic { apic::switch_on(x2apic) } else { (Mode::Off, None) };
     let plan = Plan {
         kernel_file: in_use.kernel,
         ramdisk: in_use.ramdisk,
@@ -150,7 +157,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     stage::begin("timer and interrupts");
     // SAFETY: the registers are mapped if they are in memory; all vectors have
     // handlers.
-    match unsafe { apic::init(handover.apic) } {
+    match unsafe { apic::init(handover.apic, smp::nmi_pin(CpuId(0))) } {
         Some(khz) => log::info!("apic: {:?}, timer at {khz} kHz", handover.apic),
         None => log::warn!("no local APIC timer: hanging tests are not ended"),
     }
@@ -171,6 +178,9 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     drop(handover);
 
     numa::log_nodes(mm);
+
+    stage::begin("secondary CPUs");
+    smp::bring_up(mm, options.kernel.maxcpus);
 
     stage::begin("threads");
     task::init(mm);

@@ -1,18 +1,18 @@
 //! The end of a kernel that cannot go on: says what happened, where and in
 //! which test, then leaves QEMU as failed or stays halted. A crash in here is
-//! reported in one line, a second one not at all. Calls `console`,
-//! `backtrace`.
+//! reported in one line, a second one not at all. The other CPUs
+//! are stopped first. Calls `console`, `backtrace`, `smp`.
 
 use crate::arch::exit::{Verdict, exit};
-use crate::arch::irq;
 use crate::arch::trap::{self, TrapFrame};
+use crate::arch::{irq, percpu};
 use crate::backtrace::Backtrace;
 use crate::vm::stacks;
-use crate::{console, selftests, stage, task};
+use crate::{console, selftests, smp, stage, task};
 use core::arch::asm;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use x86_64::registers::control::{Cr2, Cr3};
 use x86_64::structures::idt::PageFaultErrorCode;
 
@@ -20,8 +20,11 @@ use x86_64::structures::idt::PageFaultErrorCode;
 /// of the sources.
 pub(crate) const BUILD_ID: &str = env!("QUARRY_BUILD_ID");
 
-/// How many reports have begun.
-static REPORTS: AtomicU32 = AtomicU32::new(0);
+/// The CPU that reports.
+static REPORTER: AtomicU32 = AtomicU32::new(NOBODY);
+const NOBODY: u32 = u32::MAX;
+/// That CPU has crashed a second time.
+static AGAIN: AtomicBool = AtomicBool::new(false);
 
 /// Reports an exception that has no handler, and ends.
 pub(crate) fn exception(frame: &TrapFrame) -> ! {
@@ -43,7 +46,13 @@ pub(crate) fn give_up(why: fmt::Arguments<'_>) -> ! {
 
 /// Whether a report has begun: from then on nothing else is worth a word.
 pub(crate) fn in_progress() -> bool {
-    REPORTS.load(Ordering::Relaxed) != 0
+    REPORTER.load(Ordering::Relaxed) != NOBODY
+}
+
+/// Whether another CPU reports, so that this one should stop.
+pub(crate) fn is_elsewhere() -> bool {
+    let reporter = REPORTER.load(Ordering::Relaxed);
+    reporter != NOBODY && reporter != u32::from(percpu::cpu_id().0)
 }
 
 #[panic_handler]
@@ -57,23 +66,31 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     report(&Panic(info), None, Backtrace { rip, rbp })
 }
 
-/// Prints the report. Interrupts stay off for good.
+/// Prints the report. Interrupts stay off for good. Of CPUs that crash at the
+/// same time one reports.
 fn report(cause: &dyn fmt::Display, frame: Option<&TrapFrame>, trace: Backtrace) -> ! {
     irq::disable();
-    match REPORTS.fetch_add(1, Ordering::Relaxed) {
-        0 => {}
-        1 => {
+    let me = u32::from(percpu::cpu_id().0);
+    match REPORTER.compare_exchange(NOBODY, me, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => {}
+        Err(reporter) if reporter != me => smp::stop_here(),
+        Err(_) if AGAIN.swap(true, Ordering::Relaxed) => exit(Verdict::Failed),
+        Err(_) => {
             // SAFETY: the first report does not run on: this one ended it.
             let mut console = unsafe { console::seize() };
             let _ = writeln!(console, "CRASH while reporting a crash: {cause}");
             exit(Verdict::Failed)
         }
-        _ => exit(Verdict::Failed),
     }
-    // SAFETY: interrupts are off and there is one CPU: nothing else runs on.
+    let running = smp::stop_others();
+    // SAFETY: interrupts are off and the other CPUs have been stopped, but for
+    // those that do not even take an NMI.
     let mut console = unsafe { console::seize() };
     // Writing to the console cannot fail.
     let _ = write_report(&mut *console, cause, frame, &trace);
+    if running > 0 {
+        let _ = writeln!(console, "{running} other CPUs could not be stopped");
+    }
     exit(Verdict::Failed)
 }
 
@@ -85,6 +102,7 @@ fn write_report(
 ) -> fmt::Result {
     writeln!(out, "CRASH: {cause}")?;
     writeln!(out, "build: {BUILD_ID}")?;
+    writeln!(out, "cpu:   {} of {}", percpu::cpu_id().0, smp::online())?;
     writeln!(out, "stage: {}", stage::current())?;
     writeln!(out, "test:  {}", selftests::current())?;
     writeln!(out, "thread: {}", task::current().name())?;

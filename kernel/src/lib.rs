@@ -5,11 +5,16 @@
 #![cfg_attr(test, allow(clippy::disallowed_macros, clippy::disallowed_methods))]
 
 pub mod archive;
+pub mod bringup;
+pub mod calls;
+pub mod cpuset;
 pub mod direct_map;
 pub mod fw_cfg_dir;
+pub mod lapic;
 pub mod memtest;
 pub mod options;
 pub mod sched;
 pub mod sdt;
 pub mod slots;
 pub mod symbols;
+pub mod tsc;

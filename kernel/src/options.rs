@@ -66,6 +66,11 @@ pub struct Options<'a> {
     pub filter_glob: Option<&'a str>,
     /// `crash=KIND`: crash on purpose, as the first of the tests.
     pub crash: Option<Crash>,
+    /// `maxcpus=N`: CPUs to be started at boot, the boot CPU among them; 0, or
+    /// `nosmp`: the kernel does not even look at the others.
+    pub maxcpus: Option<u32>,
+    /// `nox2apic`: local APICs stay as the firmware has left them.
+    pub nox2apic: bool,
     /// `bench=GLOB`: which operations to measure after the tests.
     pub bench: Option<&'a str>,
 }
@@ -79,8 +84,18 @@ impl Default for Options<'_> {
             test_timeout: TEST_TIMEOUT,
             filter_glob: None,
             crash: None,
+            maxcpus: None,
+            nox2apic: false,
             bench: None,
         }
+    }
+}
+
+/// An option that is there or not.
+fn flag<'a>(token: &Token<'a>) -> Result<bool, Malformed<'a>> {
+    match token.value {
+        None => Ok(true),
+        Some(_) => Err(token.malformed("takes no value")),
     }
 }
 
@@ -97,10 +112,13 @@ impl<'a> Options<'a> {
 
     fn set(&mut self, token: &Token<'a>) -> Result<bool, Malformed<'a>> {
         match () {
-            () if token.is("exit") => match token.value {
-                None => self.exit = true,
-                Some(_) => return Err(token.malformed("takes no value")),
-            },
+            () if token.is("exit") => self.exit = flag(token)?,
+            () if token.is("nosmp") => self.maxcpus = flag(token)?.then_some(0),
+            () if token.is("nox2apic") => self.nox2apic = flag(token)?,
+            () if token.is("maxcpus") => {
+                let cpus = u32::try_from(token.number()?);
+                self.maxcpus = Some(cpus.map_err(|_| token.malformed("too many"))?);
+            }
             () if token.is("selftest") => {
                 let level = Level::parse(token.value()?);
                 self.selftest = level.ok_or(token.malformed("not quick, full or off"))?;
@@ -144,6 +162,8 @@ mod tests {
             "selftest.timeout=7",
             "kunit.filter_glob=buddy.*",
             "crash=stack",
+            "maxcpus=2",
+            "nox2apic",
             "bench=pages.order*",
         ] {
             assert_eq!(accept(&mut options, word), Accept::Known, "{word}");
@@ -155,9 +175,13 @@ mod tests {
             test_timeout: 7,
             filter_glob: Some("buddy.*"),
             crash: Some(Crash::StackOverflow),
+            maxcpus: Some(2),
+            nox2apic: true,
             bench: Some("pages.order*"),
         };
         assert_eq!(options, want);
+        assert_eq!(accept(&mut options, "nosmp"), Accept::Known);
+        assert_eq!(options.maxcpus, Some(0));
         assert_eq!(accept(&mut options, "selftest=off"), Accept::Known);
         assert_eq!(accept(&mut options, "kunit.filter_glob="), Accept::Known);
         assert_eq!((options.filter_glob, options.selftest), (None, Level::Off));
@@ -180,6 +204,10 @@ mod tests {
             "kunit.filter_glob",
             "crash",
             "crash=boom",
+            "nosmp=1",
+            "nox2apic=",
+            "maxcpus",
+            "maxcpus=4294967296",
             "bench",
         ] {
             let Accept::Malformed(malformed) = accept(&mut options, word) else {

@@ -79,10 +79,7 @@ unsafe impl Platform for Machine {
     }
 
     fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
-        let (cpu, state) = self.irq_save();
-        // The others have not been started: they are whoever's who asks.
-        (0..self.cpus()).map(CpuId).for_each(f);
-        self.irq_restore(cpu, state);
+        smp::on_each(f);
     }
 
     fn held_locks(&self, _cpu: CpuId) -> Option<&HeldLocks> {

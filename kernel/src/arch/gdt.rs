@@ -63,20 +63,17 @@ impl CpuTables {
         }
     }
 
-    /// Fills the tables and makes them this CPU's, with exception stacks that end
-    /// at `stacks`, in the order of [`Ist::ALL`].
+    /// Fills the tables and makes them this CPU's. Exceptions come right after,
+    /// so their stacks are to be [set](Self::set_ist) by then.
     ///
     /// # Safety
     ///
-    /// To be called once, by the CPU that owns these tables; for the stacks, as
-    /// [`set_ist`](Self::set_ist).
-    pub(crate) unsafe fn load(&'static self, stacks: [VirtAddr; Ist::ALL.len()]) {
-        for (ist, top) in Ist::ALL.into_iter().zip(stacks) {
-            // SAFETY: nobody else uses the tables yet.
-            unsafe { self.set_ist(ist, top) };
-        }
+    /// To be called once each time that the CPU that owns these tables is
+    /// started, by itself.
+    pub(crate) unsafe fn load(&'static self) {
         // SAFETY: nobody else uses the table yet.
         let gdt = unsafe { &mut *self.gdt.get() };
+        *gdt = GlobalDescriptorTable::new();
         let code = gdt.append(Descriptor::kernel_code_segment());
         let data = gdt.append(Descriptor::kernel_data_segment());
         // SAFETY: the task state segment lives as long as the kernel.
@@ -98,7 +95,8 @@ impl CpuTables {
     /// # Safety
     ///
     /// The stack must be mapped for good and used for nothing else; to be
-    /// called by the CPU that owns these tables, not from that exception.
+    /// called by the CPU that owns these tables, not from that exception, or
+    /// before that CPU runs.
     pub(crate) unsafe fn set_ist(&self, ist: Ist, top: VirtAddr) {
         let tss = self.tss.get();
         // SAFETY: the owner is the only writer; the processor reads the entry

@@ -6,9 +6,10 @@ use crate::task;
 use core::arch::asm;
 use core::mem::offset_of;
 use core::ptr::{self, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use mm::sync::HeldLocks;
 use mm::types::CpuId;
+use quarry_kernel::calls::Mailbox;
 use quarry_kernel::sdt::MAX_CPUS;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
@@ -21,6 +22,13 @@ pub(crate) struct PerCpu {
     id: CpuId,
     /// Nesting depth of hardware interrupt handlers.
     irq_depth: AtomicU32,
+    /// Interrupts of this CPU's timer so far.
+    pub(crate) ticks: AtomicU64,
+    /// Calls from other CPUs.
+    pub(crate) mailbox: Mailbox,
+    /// What to add to this CPU's time stamp counter for it to agree with the
+    /// boot CPU's.
+    pub(crate) tsc_offset: AtomicU64,
     /// What debug builds know of this CPU's tokens and locks.
     pub(crate) held: HeldLocks,
     /// Descriptor tables and the task state segment.
@@ -36,6 +44,9 @@ impl PerCpu {
             this: AtomicPtr::new(null_mut()),
             id,
             irq_depth: AtomicU32::new(0),
+            ticks: AtomicU64::new(0),
+            mailbox: Mailbox::new(),
+            tsc_offset: AtomicU64::new(0),
             held: HeldLocks::new(),
             tables: CpuTables::new(),
             sched: task::Cpu::new(id),
@@ -132,6 +143,3 @@ pub(crate) fn in_irq() -> bool {
 pub(crate) fn all() -> impl Iterator<Item = &'static PerCpu> {
     (0..END.load(Ordering::Acquire)).filter_map(|cpu| of(CpuId(cpu)))
 }
-
-/// Interrupts `cpu` so that it looks whether it should run another thread.
-pub(crate) fn send_reschedule(_cpu: CpuId) {}

@@ -1,6 +1,7 @@
-//! Time since boot, from the time stamp counter. Calls `pit` and `cpu`.
+//! Time since boot, from the time stamp counter. Calls `pit`, `cpu`
+//! and `percpu`.
 
-use crate::arch::{cpu, pit};
+use crate::arch::{cpu, percpu, pit};
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,7 +45,7 @@ pub(crate) fn start() {
     BASE.store(counter(), Ordering::Relaxed);
 }
 
-/// The time stamp counter.
+/// This CPU's time stamp counter.
 pub(crate) fn counter() -> u64 {
     // SAFETY: every x86_64 processor has the instruction, and ring 0 may use it.
     unsafe { _rdtsc() }
@@ -55,9 +56,17 @@ pub(crate) fn counts_per_ms() -> u64 {
     PER_MS.load(Ordering::Relaxed)
 }
 
-/// Microseconds since [`start`]; 0 until [`calibrate`] has run.
+/// The time stamp counter as the boot CPU has it, whichever CPU this is.
+fn agreed_counter() -> u64 {
+    // Between the two reads the caller may be moved to another CPU; then the
+    // time is off by what the two differ, which is nothing on most machines.
+    counter().wrapping_add(percpu::this().tsc_offset.load(Ordering::Relaxed))
+}
+
+/// Microseconds since [`start`], the same on all CPUs; 0 until [`calibrate`] has
+/// run.
 pub(crate) fn now_us() -> u64 {
-    let counts = counter().wrapping_sub(BASE.load(Ordering::Relaxed));
+    let counts = agreed_counter().wrapping_sub(BASE.load(Ordering::Relaxed));
     let per_ms = counts_per_ms();
     // In two steps, for the product would overflow after hours.
     let Some(ms) = counts.checked_div(per_ms) else { return 0 };

@@ -1,11 +1,12 @@
 //! From the processor's exceptions and interrupts to Rust: stubs that save all
 //! registers, and what is done about each vector. Calls `crash`, `apic`, `pic`,
-//! `selftests` for its watchdog, `task` for the next thread.
+//! `smp`, `selftests` for its watchdog, `task` for the next thread.
 
 use crate::arch::{apic, percpu, pic};
-use crate::{crash, selftests, task};
+use crate::{crash, selftests, smp, task};
 use core::arch::global_asm;
 use core::fmt;
+use mm::types::CpuId;
 
 /// What a stub saves, lowest address first.
 #[repr(C)]
@@ -169,7 +170,15 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
         apic::TIMER_VECTOR => {
             apic::tick();
             task::tick();
-            selftests::watchdog(frame);
+            // The tests run on the boot CPU.
+            if percpu::cpu_id() == CpuId(0) {
+                selftests::watchdog(frame);
+            }
+        }
+        apic::CALL_VECTOR => {
+            // Whoever posts from now on interrupts once more.
+            apic::end_of_interrupt();
+            smp::serve();
         }
         apic::SPURIOUS_VECTOR => {}
         pic::FIRST..=pic::LAST => pic::unexpected(vector),
@@ -178,8 +187,15 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
 }
 
 /// An NMI is the watchdog's, which interrupts even code that has interrupts
-/// off, or the chipset's word that hardware has failed.
+/// off, or the chipset's word that hardware has failed; or another CPU's that
+/// crashes. The chipset's come to the boot CPU only.
 fn nmi(frame: &TrapFrame) {
+    if crash::is_elsewhere() {
+        smp::stop_here();
+    }
+    if percpu::cpu_id() != CpuId(0) {
+        return;
+    }
     if pic::hardware_failure() {
         crash::exception(frame);
     }

@@ -1,22 +1,53 @@
-//! The machine's CPUs: which there are. Calls `acpi`.
+//! The machine's CPUs: which there are, starting them, running something on
+//! them, and stopping them when the kernel crashes. Calls `acpi`, `arch`, `vm`.
+
+mod call;
+mod start;
+mod trampoline;
+mod warp;
+
+#[allow(unused_imports, reason = "for the scheduler")]
+pub(crate) use call::{Busy, notify, post_to};
+pub(crate) use call::{call, on_each, serve};
+pub(crate) use start::bring_up;
 
 use crate::acpi;
 use crate::arch::cpu::Features;
+use crate::arch::{apic, percpu};
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU32, Ordering};
+use mm::early::EarlyMem;
+use mm::firmware::Map;
 use mm::types::CpuId;
-use quarry_kernel::sdt::{ApicId, CpuList, Limits, MAX_CPUS, Madt, Signature};
+use quarry_kernel::cpuset::{AtomicCpuSet, CpuSet};
+use quarry_kernel::lapic::{Command, Destination};
+use quarry_kernel::options::Options;
+use quarry_kernel::sdt::{ApicId, CpuList, Limits, Lint, MAX_CPUS, Madt, Signature};
 use spin::Once;
 
 static CPUS: Once<CpuList> = Once::new();
 
+/// The CPUs that run and can be called.
+static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
+
 /// Finds out which CPUs there are. Once, on the boot CPU, after [`acpi::init`]
 /// and before the memory manager starts, which keeps lists for each.
-pub(crate) fn discover(features: &Features) {
+pub(crate) fn discover(
+    features: &Features,
+    options: &Options<'_>,
+    map: &Map<'_>,
+    early: &EarlyMem<'_>,
+) {
     let boot = ApicId(features.apic_id);
+    let cpus = match options.maxcpus {
+        Some(0) => 1,
+        _ if !features.apic => 1,
+        _ => MAX_CPUS,
+    };
+    let limits = Limits { x2apic: features.x2apic && !options.nox2apic, cpus };
     let warn = &mut |warning| log::warn!("{warning}");
     let list = match acpi::find(Signature::MADT).map(Madt::parse) {
-        Some(Ok(madt)) => {
-            CpuList::new(&madt, boot, Limits { x2apic: features.x2apic, cpus: MAX_CPUS }, warn)
-        }
+        Some(Ok(madt)) => CpuList::new(&madt, boot, limits, warn),
         Some(Err(flaw)) => {
             log::warn!("MADT: ignored: {flaw}");
             CpuList::only(boot)
@@ -26,8 +57,15 @@ pub(crate) fn discover(features: &Features) {
             CpuList::only(boot)
         }
     };
+    if cpus == 1 {
+        log::info!("smpboot: SMP disabled");
+    }
     log::info!("smpboot: Allowing {} CPUs, {} hotplug CPUs", list.possible(), list.disabled());
+    if list.possible() > 1 {
+        trampoline::choose_place(map, early);
+    }
     CPUS.call_once(|| list);
+    ONLINE.add(percpu::cpu_id());
 }
 
 /// The CPUs that there are or may be one day; None before [`discover`].
@@ -40,8 +78,49 @@ pub(crate) fn possible() -> u16 {
     cpus().map_or(1, CpuList::possible)
 }
 
-#[expect(dead_code, reason = "for the tables that say which node a CPU is on")]
+/// The CPUs that run and can be called, at this moment.
+pub(crate) fn online() -> CpuSet {
+    ONLINE.get()
+}
+
+/// Where `cpu` gets NMIs from the chipset, if at any pin.
+pub(crate) fn nmi_pin(cpu: CpuId) -> Option<Lint> {
+    cpus()?.get(cpu)?.nmi
+}
+
 /// The number of the CPU whose local APIC is `id`.
+#[allow(dead_code, reason = "for the tables that say which node a CPU is on")]
 pub(crate) fn cpu_of_apic(id: ApicId) -> Option<CpuId> {
     cpus()?.of_apic(id)
+}
+
+/// CPUs that have stopped because the kernel crashes.
+static STOPPED: AtomicU32 = AtomicU32::new(0);
+
+/// Looks at those that do not stop, before they are left alone; each takes at
+/// least some nanoseconds.
+const STOP_PATIENCE: u32 = 50_000_000;
+
+/// Stops all other CPUs, whatever they do, by an NMI. From any context, on one
+/// CPU only, which never unmasks interrupts again. Returns how many did not
+/// stop.
+pub(crate) fn stop_others() -> usize {
+    let others = ONLINE.get().without(percpu::cpu_id()).len();
+    if others == 0 || apic::send(Command::Nmi, Destination::Others).is_err() {
+        return others;
+    }
+    let stopped = || STOPPED.load(Ordering::Relaxed) as usize;
+    for _ in 0..STOP_PATIENCE {
+        if stopped() >= others {
+            break;
+        }
+        spin_loop();
+    }
+    others.saturating_sub(stopped())
+}
+
+/// Stops this CPU for good, for [`stop_others`].
+pub(crate) fn stop_here() -> ! {
+    STOPPED.fetch_add(1, Ordering::Relaxed);
+    start::stop()
 }

@@ -3,6 +3,7 @@
 //! `quarry_kernel::sched`.
 
 use crate::arch::{apic, irq, percpu, time};
+use crate::smp;
 use crate::task::cpu::{self, Cpu, Left, Queue};
 use crate::task::spawn;
 use crate::task::switch::switch;
@@ -106,7 +107,7 @@ fn enqueue(cpu: &Cpu, queue: &mut Queue, thread: NonNull<Thread>) {
 fn want(cpu: &Cpu) {
     cpu.wanted.store(true, Relaxed);
     if !core::ptr::eq(cpu, cpu::this()) {
-        percpu::send_reschedule(cpu.id());
+        smp::notify(cpu.id());
     }
 }
 
@@ -278,7 +279,7 @@ pub(crate) fn preempt_if_wanted() {
             leave(Leave::Preempted);
         } else if !flags.were_on() && !percpu::in_irq() {
             // Taken as soon as interrupts are on again.
-            percpu::send_reschedule(cpu.id());
+            smp::notify(cpu.id());
         }
     }
     irq::restore(flags);

@@ -11,4 +11,4 @@ mod tables;
 
 pub(crate) use build::{Devices, Plan, build};
 pub(crate) use loader::Loader;
-pub(crate) use tables::{activate, commit, frame_ptr, pfn_of};
+pub(crate) use tables::{activate, commit, frame_ptr, pfn_of, root};

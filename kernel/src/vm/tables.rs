@@ -2,6 +2,7 @@
 //! more with frames that somebody hands in. Calls `layout`.
 
 use crate::arch::irq::IrqMutex;
+use crate::smp;
 use crate::vm::layout;
 use core::arch::asm;
 use core::ops::Range;
@@ -52,6 +53,11 @@ pub(crate) unsafe fn activate<T>(
             options(noreturn),
         )
     }
+}
+
+/// The frame of the fourth level, once the kernel has tables of its own.
+pub(crate) fn root() -> Option<Pfn> {
+    ROOT.lock().map(pfn_of_frame)
 }
 
 /// Where frame `pfn` lies in the direct map.
@@ -224,8 +230,15 @@ pub(crate) fn is_mapped(addr: u64) -> bool {
 /// Makes all CPUs forget what they know of translations of the pages in
 /// `range`, and of the tables on the way there. Interrupts on, no lock held.
 pub(crate) fn flush_everywhere(range: Range<u64>) {
-    // With one CPU running this is all of them.
-    for addr in range.step_by(PAGE_SIZE) {
-        tlb::flush(VirtAddr::new(addr));
-    }
+    /// Pages from which on it is cheaper to forget everything (as in Linux).
+    const CEILING: u64 = 33;
+    smp::call(&smp::online(), &|_| {
+        if range.end.saturating_sub(range.start) / PAGE_SIZE as u64 > CEILING {
+            tlb::flush_all();
+            return;
+        }
+        for addr in range.clone().step_by(PAGE_SIZE) {
+            tlb::flush(VirtAddr::new(addr));
+        }
+    });
 }
