@@ -40,7 +40,7 @@ impl<P: Platform> Mm<P> {
     /// [`AllocError::Invalid`] for an order above 10 or flags that contradict
     /// each other; [`AllocError::NoMemory`] when nothing may be taken.
     #[track_caller]
-    #[inline]
+    #[inline(always)]
     pub fn alloc_pages(&self, req: Request) -> Result<Page, AllocError> {
         if req.gfp.can_block() {
             may_wait(&self.platform, "memory");
@@ -212,7 +212,8 @@ impl<P: Platform> Mm<P> {
                         let want = Pcp::batch_of(index, zone.pcp_batch());
                         pcp.refill(&mut buddy, index, ty, want, flags, boost);
                     }
-                    pcp.pop(&self.map, index, order)
+                    let held = HeadWord::new(PageType::Held, order);
+                    pcp.pop(&self.map, index, order, held)
                 })
             };
         }

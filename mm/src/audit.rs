@@ -434,6 +434,10 @@ fn audit_counters(auditor: &mut Auditor, zone: &Zone, count: &ZoneCount) -> Resu
     auditor.equal("free CMA pages", None, count.free_cma, free.cma() as u64)?;
     let highatomic = free.highatomic() as u64;
     auditor.equal("free HighAtomic pages", None, count.free_highatomic, highatomic)?;
+    for class in crate::types::ZoneKind::ALL {
+        let need = zone.mark(crate::zone::Mark::Low) + zone.lowmem_reserve(class);
+        auditor.equal("need of the fast path", None, need, zone.plain_low(class))?;
+    }
     auditor.equal("free isolated pages", None, count.free_isolated, free.isolated() as u64)?;
     auditor.equal("HighAtomic pages", None, count.highatomic_pages, zone.reserved_highatomic())?;
     auditor.equal("CMA pages", None, count.cma_pages, zone.cma_pages())?;

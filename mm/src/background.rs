@@ -9,7 +9,6 @@ use crate::mm::Mm;
 use crate::platform::{Platform, Worker};
 use crate::pressure::{Attempt, CompactPriority};
 use crate::stats::Event;
-use crate::sync::Ordering::Relaxed;
 use crate::types::{MigrateType, NodeId, PAGEBLOCK_ORDER, ZoneKind};
 use crate::zone::{Mark, Zone};
 
@@ -42,7 +41,7 @@ impl<P: Platform> Mm<P> {
                 boosted = true;
                 let cpu = self.enter();
                 let _lists = Buddy::lock(&self.map, zone, &cpu);
-                zone.boost.store(zone.boost.load(Relaxed).saturating_sub(seen), Relaxed);
+                zone.set_boost(zone.boost().saturating_sub(seen));
             }
         }
         if boosted {

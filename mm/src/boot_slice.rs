@@ -6,6 +6,7 @@ use crate::early::EarlyMem;
 use crate::platform::Platform;
 use crate::types::{Order, PAGE_SIZE};
 use core::ops::{Deref, Index};
+use core::ptr::NonNull;
 
 /// A slice in frames of its own.
 pub(crate) struct BootSlice<T: 'static> {
@@ -53,6 +54,14 @@ impl<T> BootSlice<T> {
         self.len
     }
 
+    /// A name for element `i`.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub(crate) fn handle(&self, i: usize) -> Handle<T> {
+        Handle(NonNull::from(&self[i]))
+    }
+
     /// Element `i`, by itself: a reference to all of them costs Miri, which
     /// follows every borrow of every atomic, most of its time.
     #[inline]
@@ -73,6 +82,42 @@ impl<T> BootSlice<T> {
         debug_assert!(i < self.len);
         // SAFETY: as in `get`, the caller having looked.
         unsafe { &*self.ptr.add(i) }
+    }
+}
+
+/// An element of a boot slice, for other boot slices to name: all of them live
+/// as long as their manager.
+pub(crate) struct Handle<T: 'static>(NonNull<T>);
+
+impl<T> Clone for Handle<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Handle<T> {}
+
+// SAFETY: as for the slice itself.
+unsafe impl<T: Sync> Sync for Handle<T> {}
+// SAFETY: as for the slice itself.
+unsafe impl<T: Sync> Send for Handle<T> {}
+
+impl<T> Handle<T> {
+    /// A name for what lives for ever.
+    #[cfg(test)]
+    pub(crate) fn of(element: &'static T) -> Self {
+        Self(NonNull::from(element))
+    }
+
+    /// The element.
+    ///
+    /// # Safety
+    /// The platform that the slice was made with must outlive `'a`: a part of
+    /// the same manager may say so of itself.
+    #[inline]
+    pub(crate) unsafe fn get<'a>(self) -> &'a T {
+        // SAFETY: elements are written once and never moved or given back.
+        unsafe { self.0.as_ref() }
     }
 }
 

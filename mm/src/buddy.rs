@@ -104,37 +104,71 @@ impl<'a> Buddy<'a> {
     /// Frees a block: merges it as far as it goes, lists the result under the
     /// type its pageblock has now, and counts it. The block's descriptor must
     /// be clear but for the head word.
+    #[inline(never)]
     pub(crate) fn free(&mut self, pfn: Pfn, order: Order, placement: Placement) {
-        let ty = self.map.block(pfn).migratetype();
+        self.free_here(pfn, order, placement);
+    }
+
+    /// [`free`](Self::free) for those who do little else.
+    #[inline(always)]
+    pub(crate) fn free_here(&mut self, pfn: Pfn, order: Order, placement: Placement) {
+        let map = self.map;
+        let ty = map.block(pfn).migratetype();
         if order > PAGEBLOCK_ORDER && self.types_differ(pfn, ty) {
-            // While it was allocated the type of one half has changed
-            // (isolated, or kept as HighAtomic): each goes to its own list.
-            for half in [pfn, pfn.add(PAGEBLOCK_PAGES)] {
-                self.free(half, PAGEBLOCK_ORDER, placement);
-            }
-            return;
+            return self.free_halves(pfn, placement);
         }
         self.account(order.pages() as i64, ty);
         if self.inner.capture.is_some() {
             return self.merge_or_hand_over(pfn, order, ty, placement);
         }
         let (mut head, mut at) = (pfn, order);
-        // Below a pageblock, zone and type are the same by construction: the
-        // buddy's head word tells all.
-        while at < PAGEBLOCK_ORDER {
-            let buddy = head.buddy(at);
-            if !self.map.page(buddy).head().is(PageType::Buddy, at) {
-                return self.place(head, at, ty, placement);
+        if order < PAGEBLOCK_ORDER {
+            // Below a pageblock, zone and type are the same by construction: the
+            // buddy's head word tells all.
+            let lists = &mut self.inner.lists;
+            let avail = &self.zone.avail[ty.index()];
+            let mut orders = avail.load(Relaxed);
+            for row in &mut lists[order.index()..PAGEBLOCK_ORDER.index()] {
+                let buddy = head.buddy(at);
+                let page = map.page(buddy);
+                if !page.head().is(PageType::Buddy, at) {
+                    break;
+                }
+                let list = &mut row[ty.index()];
+                list.remove(map, buddy);
+                if list.is_empty() {
+                    orders &= !(1 << at.0);
+                }
+                map.page(head.max(buddy)).set_head(HeadWord::TAIL);
+                head = head.min(buddy);
+                at = Order(at.0 + 1);
             }
-            head = self.merge_with(head, buddy, at, ty);
-            at = Order(at.0 + 1);
+            avail.store(orders, Relaxed);
         }
-        while at < MAX_ORDER {
-            let Some((buddy, buddy_ty)) = self.mergeable_buddy(head, at, ty) else { break };
-            head = self.merge_with_block(head, buddy, buddy_ty, at, ty);
-            at = Order(at.0 + 1);
+        if at >= PAGEBLOCK_ORDER && at < MAX_ORDER {
+            (head, at) = self.merge_blocks(head, at, ty);
         }
         self.place(head, at, ty, placement);
+    }
+
+    /// Frees a largest block of which one half has changed its type while it was
+    /// allocated (isolated, or kept as HighAtomic): each goes to its own list.
+    #[cold]
+    fn free_halves(&mut self, pfn: Pfn, placement: Placement) {
+        for half in [pfn, pfn.add(PAGEBLOCK_PAGES)] {
+            self.free(half, PAGEBLOCK_ORDER, placement);
+        }
+    }
+
+    /// Merges whole pageblocks, which may be of different zones and types.
+    #[inline(never)]
+    fn merge_blocks(&mut self, mut head: Pfn, mut at: Order, ty: MigrateType) -> (Pfn, Order) {
+        while at < MAX_ORDER {
+            let Some((buddy, buddy_ty)) = self.mergeable_buddy(head, at, ty) else { break };
+            head = self.merge_with(head, buddy, buddy_ty, at, ty);
+            at = Order(at.0 + 1);
+        }
+        (head, at)
     }
 
     /// [`free`](Self::free) while a compactor waits for a block: after each
@@ -156,23 +190,16 @@ impl<'a> Buddy<'a> {
                 break;
             }
             let Some((buddy, buddy_ty)) = self.mergeable_buddy(head, at, ty) else { break };
-            head = self.merge_with_block(head, buddy, buddy_ty, at, ty);
+            head = self.merge_with(head, buddy, buddy_ty, at, ty);
             at = Order(at.0 + 1);
         }
         self.place(head, at, ty, placement);
     }
 
-    /// Makes a free `buddy` of type `ty` and the block `head`, both of order
-    /// `at`, one; returns its first frame. Its head word is to be written next.
-    #[inline]
-    fn merge_with(&mut self, head: Pfn, buddy: Pfn, at: Order, ty: MigrateType) -> Pfn {
-        self.unlink(buddy, at, ty);
-        self.map.page(head.max(buddy)).set_head(HeadWord::TAIL);
-        head.min(buddy)
-    }
-
-    /// The same for buddies that may be pageblocks of different types.
-    fn merge_with_block(
+    /// Makes the free `buddy` of type `buddy_ty` and the block `head` of type
+    /// `ty`, both of order `at`, one; returns its first frame. Its head word is
+    /// to be written next.
+    fn merge_with(
         &mut self,
         head: Pfn,
         buddy: Pfn,
@@ -180,16 +207,18 @@ impl<'a> Buddy<'a> {
         at: Order,
         ty: MigrateType,
     ) -> Pfn {
+        self.unlink(buddy, at, buddy_ty);
         if buddy_ty != ty {
             // Both halves get the freed page's type, so that a later split
             // finds blocks and lists agreeing.
             self.map.block(buddy).set_migratetype(ty);
         }
-        self.merge_with(head, buddy, at, buddy_ty)
+        self.map.page(head.max(buddy)).set_head(HeadWord::TAIL);
+        head.min(buddy)
     }
 
     /// Lists a block that merges no further.
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, head: Pfn, at: Order, ty: MigrateType, placement: Placement) {
         let tail = placement == Placement::Tail || self.merge_likely(head, at, ty);
         self.link(head, at, ty, tail);
@@ -209,7 +238,11 @@ impl<'a> Buddy<'a> {
             return false;
         }
         let up = Order(order.0 + 1);
-        self.mergeable_buddy(pfn.align_down(up), up, ty).is_some()
+        let pair = pfn.align_down(up);
+        if up < PAGEBLOCK_ORDER {
+            return self.map.page(pair.buddy(up)).head().is(PageType::Buddy, up);
+        }
+        self.mergeable_buddy(pair, up, ty).is_some()
     }
 
     /// Hands a block that a free has made to the compactor that waits for one.
@@ -235,7 +268,7 @@ impl<'a> Buddy<'a> {
     /// Takes the first block of the smallest sufficient order from the lists of
     /// `ty`, splits it, and counts it gone. The head word is the caller's to
     /// write.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn take_smallest(&mut self, order: Order, ty: MigrateType) -> Option<Pfn> {
         Some(self.take_run(order, ty, 1)?.start)
     }
@@ -244,7 +277,7 @@ impl<'a> Buddy<'a> {
     /// the smallest sufficient order on the lists of `ty`: those at its start,
     /// which that many [`take_smallest`](Self::take_smallest) would have taken.
     /// Counts them gone; their head words are the caller's to write.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_run(
         &mut self,
         order: Order,

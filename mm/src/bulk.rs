@@ -37,8 +37,7 @@ impl<P: Platform> Mm<P> {
         let at = Location::caller();
         let attempt = self.attempt(Request { order: Order(0), gfp, node })?;
         let mut got = self.bulk_from_pcp(&attempt, out);
-        let plain = self.tunables.plain.load(Relaxed) && !self.owners.is_on();
-        if !plain || gfp.contains(Gfp::ZERO) {
+        if !self.tunables.plain.load(Relaxed) || gfp.contains(Gfp::ZERO) {
             for &pfn in &out[..got] {
                 self.hand_out(&attempt.request, (pfn, false), at);
             }
@@ -116,10 +115,12 @@ impl<P: Platform> Mm<P> {
     pub fn free_bulk(&self, pages: &[Pfn]) -> Result<(), (usize, FreeError)> {
         let mut at = 0;
         while at < pages.len() {
-            at += self.free_run(&pages[at..]);
-            // What stopped the run: another zone, something special, a mistake.
-            if let Some(&pfn) = pages.get(at) {
-                self.free_pages(Page { pfn, order: Order(0) }).map_err(|e| (at, e))?;
+            let done = self.free_run(&pages[at..]);
+            at += done;
+            if done == 0 {
+                // Something special, or a mistake.
+                let page = Page { pfn: pages[at], order: Order(0) };
+                self.free_pages(page).map_err(|e| (at, e))?;
                 at += 1;
             }
         }
@@ -127,41 +128,31 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Frees the first of `pages` to this CPU's lists, as many as are plain and
-    /// of one zone; returns how many.
+    /// of one pageblock; returns how many.
     fn free_run(&self, pages: &[Pfn]) -> usize {
         let Some(&first) = pages.first() else { return 0 };
-        let Some(block) = self.map.try_block(first) else { return 0 };
+        let Some(block) = self.map.try_block_word(first) else { return 0 };
         if !self.tunables.plain.load(Relaxed) {
             return 0;
         }
-        let zone_index = block.zone_index();
-        let zone = &self.zones[zone_index];
         let cpu = self.enter();
+        // The same checks as in `free_fast`, in the same order.
+        let Some((index, ty)) = block.plain() else { return 0 };
+        let Some(list) = list_index(Order(0), ty) else { return 0 };
+        let zone = &self.zones[index];
+        let may_free = |word: HeadWord| word.0 & !PageFlags::PFMEMALLOC.bits() == KERNEL.0;
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        unsafe {
+        let (done, count) = unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
-                let mut done = 0;
-                for &pfn in pages.iter().take(CHUNK) {
-                    // The same checks as in `free_fast`, in the same order.
-                    let Some(block) = self.map.try_block(pfn) else { break };
-                    let desc = self.map.page(pfn);
-                    if desc.head().0 & !PageFlags::PFMEMALLOC.bits() != KERNEL.0 {
-                        break;
-                    }
-                    let (index, ty) = block.zone_and_type();
-                    let Some(list) = list_index(Order(0), ty).filter(|_| index == zone_index)
-                    else {
-                        break;
-                    };
-                    desc.forget_owner();
-                    pcp.push(&self.map, list, pfn, Order(0));
-                    if pcp.count >= zone.pcp_high() {
-                        self.shed(pcp, zone, &cpu);
-                    }
-                    done += 1;
-                }
-                done
+                let pages = &pages[..pages.len().min(CHUNK)];
+                let block = first.pageblock();
+                let done = pcp.push_many(&self.map, list, block, pages, may_free);
+                (done, pcp.count)
             })
+        };
+        if count >= zone.pcp_high() {
+            self.shed(&cpu, zone);
         }
+        done
     }
 }

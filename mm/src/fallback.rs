@@ -183,11 +183,10 @@ impl Buddy<'_> {
     fn boost(&self, flags: AllocFlags, factor: u32) {
         let zone = self.zone;
         let marks = zone.marks();
-        let boost = zone.boost.load(Relaxed);
-        let Some(new) = watermark::boosted(boost, marks.high, zone.managed(), factor) else {
+        let Some(new) = watermark::boosted(zone.boost(), marks.high, zone.managed(), factor) else {
             return;
         };
-        zone.boost.store(new, Relaxed);
+        zone.set_boost(new);
         if flags.contains(AllocFlags::KSWAPD) {
             zone.boosted.store(true, Relaxed);
         }

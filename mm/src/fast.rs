@@ -5,12 +5,12 @@
 
 use crate::buddy::{Buddy, Placement};
 use crate::gfp::{Gfp, Page, Request};
-use crate::mm::Mm;
+use crate::mm::{Homes, Mm};
 use crate::page::{HeadWord, PageFlags, PageType};
-use crate::pcp::{Pcp, list_index};
+use crate::pcp::{Pcp, list_index, list_order};
 use crate::platform::Platform;
-use crate::sync::{Cpu, Ordering::Relaxed};
-use crate::types::{MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, Pfn, ZoneKind};
+use crate::sync::{Cpu, CpuCell, Ordering::Relaxed};
+use crate::types::{CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, Pfn, ZoneKind};
 use crate::zone::Zone;
 
 /// What the bits of a gfp that name a place and a mobility come to: class in
@@ -56,73 +56,88 @@ impl<P: Platform> Mm<P> {
     /// A plain block of any order out of the best zone: from this CPU's list if
     /// it keeps such blocks, else from the buddy, but only of the request's own
     /// type and above the low mark. Its head word says Kernel.
-    #[inline]
+    // Always inlined: most callers know flags and order while they are compiled,
+    // and half of this is gone then.
+    #[inline(always)]
     pub(crate) fn alloc_fast(&self, req: &Request) -> Option<Page> {
         let place = PLACES[(req.gfp.bits() & 0x1f) as usize];
         if place == 0xff
             || req.order > MAX_ORDER
             || req.gfp.intersects(NOT_PLAIN)
             || !self.tunables.plain.load(Relaxed)
-            || self.owners.is_on()
         {
             return None;
         }
         let (class, ty) = (usize::from(place & 3), MigrateType::from_bits(u32::from(place >> 2)));
         let order = req.order;
         let cpu = self.enter();
-        let node = match req.node {
-            Some(node) => usize::from(node.0),
-            None if self.nodes() == 1 => 0,
-            None => usize::from(self.platform.node_of_cpu(cpu.id()).0),
+        let home = match req.node {
+            None => self.home(&cpu).0[class].load(Relaxed) as usize,
+            Some(node) => {
+                let first = self.first_zones.get(usize::from(node.0) * NR_ZONES + class)?;
+                let zone = usize::from(first.load(Relaxed));
+                if zone >= self.zones.len() {
+                    return None;
+                }
+                self.pcp_index(cpu.id(), zone)
+            }
         };
-        let first = self.first_zones.get(node * NR_ZONES + class)?;
-        let index = usize::from(first.load(Relaxed));
-        let zone = self.zones.get(index)?;
-        if !zone.plainly_above_low(class, ty == MigrateType::Movable, order.pages()) {
-            return None;
-        }
-        let cell = self.pcps.get(usize::from(cpu.id().0) * self.zones.len() + index)?;
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        let pfn = unsafe {
-            cell.with(|pcp| match list_index(order, ty) {
-                Some(list) => match pcp.pop(&self.map, list, order) {
-                    Some(pfn) => Some(pfn),
-                    None => self.refill_and_pop(pcp, zone, &cpu, order, ty),
-                },
-                None => self.take_plain(pcp, zone, &cpu, order, ty),
-            })?
+        let cell = self.pcps.get(home)?;
+        let word = HeadWord::new(PageType::Kernel, order);
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The zone
+        // is of this manager.
+        let hit = unsafe {
+            cell.with(|pcp| {
+                let zone = pcp.zone();
+                if !zone.plainly_above_low(class, ty == MigrateType::Movable, order.pages()) {
+                    return Err(None);
+                }
+                list_index(order, ty)
+                    .and_then(|list| pcp.pop(&self.map, list, order, word))
+                    .ok_or(Some(zone))
+            })
         };
-        self.map.page(pfn).set_head(HeadWord::new(PageType::Kernel, order));
+        let pfn = match (hit, list_index(order, ty)) {
+            (Ok(pfn), _) => pfn,
+            (Err(zone), Some(list)) => self.refill_and_pop(&cpu, cell, zone?, list, ty)?,
+            (Err(zone), None) => self.take_plain(&cpu, cell, zone?, order, ty)?,
+        };
         Some(Page { pfn, order })
     }
 
-    /// Fills an empty per-CPU list from the free lists of its own type and takes
-    /// the first block.
+    /// Fills an empty list of this CPU from the free lists of its own type, and
+    /// takes the first block.
     #[inline(never)]
     fn refill_and_pop(
         &self,
-        pcp: &mut Pcp,
-        zone: &Zone,
         cpu: &Cpu<'_, P>,
-        order: Order,
+        cell: &CpuCell<Pcp>,
+        zone: &Zone,
+        list: usize,
         ty: MigrateType,
     ) -> Option<Pfn> {
-        let list = list_index(order, ty)?;
         let mut buddy = Buddy::lock(&self.map, zone, cpu);
         if ty == MigrateType::Movable && buddy.prefers_cma() {
             return None;
         }
-        pcp.refill_own(&mut buddy, list, ty, Pcp::batch_of(list, zone.pcp_batch()));
-        pcp.pop(&self.map, list, order)
+        let order = list_order(list);
+        let want = Pcp::batch_of(list, zone.pcp_batch());
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe {
+            cell.with(|pcp| {
+                pcp.refill_own(&mut buddy, list, ty, want);
+                pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
+            })
+        }
     }
 
     /// Takes a block of an order that per-CPU lists do not keep.
     #[inline(never)]
     fn take_plain(
         &self,
-        pcp: &mut Pcp,
-        zone: &Zone,
         cpu: &Cpu<'_, P>,
+        cell: &CpuCell<Pcp>,
+        zone: &Zone,
         order: Order,
         ty: MigrateType,
     ) -> Option<Pfn> {
@@ -130,10 +145,12 @@ impl<P: Platform> Mm<P> {
         if ty == MigrateType::Movable && buddy.prefers_cma() {
             return None;
         }
-        let pfn = buddy.take_smallest(order, ty)?;
+        let pfn = buddy.take_run(order, ty, 1)?.start;
         // Before the lock is dropped: no free may merge with it.
         self.map.page(pfn).set_head(HeadWord::new(PageType::Kernel, order));
-        pcp.allocated += order.pages();
+        drop(buddy);
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe { cell.with(|pcp| pcp.allocated += order.pages()) };
         Some(pfn)
     }
 
@@ -147,59 +164,75 @@ impl<P: Platform> Mm<P> {
     /// either has changed it; without an atomic read-modify-write in each free
     /// nothing can tell them apart. The block is then on two lists, which an
     /// audit finds.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free_fast(&self, page: Page) -> bool {
         let Page { pfn, order } = page;
-        let Some(block) = self.map.try_block(pfn) else { return false };
+        let Some(block) = self.map.try_block_word(pfn) else { return false };
         if !self.tunables.plain.load(Relaxed) {
             return false;
         }
-        let desc = self.map.page(pfn);
         let cpu = self.enter();
-        let word = desc.head();
-        if word.0 & !PageFlags::PFMEMALLOC.bits() != HeadWord::new(PageType::Kernel, order).0 {
-            return false;
-        }
         // The type is read with the token held, and that is what keeps pages of
         // a block that is being isolated, or kept as HighAtomic, off the lists
         // of all CPUs: whoever changes it drains each CPU afterwards, holding
         // its token. A free that came before is on the list by then and is
         // drained; one that comes after sees the new type.
-        let (zone_index, ty) = block.zone_and_type();
-        if !ty.is_mergeable() {
+        let Some((zone, ty)) = block.plain() else { return false };
+        let page = self.map.page(pfn);
+        let word = page.head();
+        if word.0 & !PageFlags::PFMEMALLOC.bits() != HeadWord::new(PageType::Kernel, order).0 {
             return false;
         }
-        let Some(cell) = self.pcps.get(usize::from(cpu.id().0) * self.zones.len() + zone_index)
-        else {
-            return false;
+        let Some(cell) = self.pcps.get(self.pcp_index(cpu.id(), zone)) else { return false };
+        let Some(list) = list_index(order, ty) else {
+            if order > MAX_ORDER {
+                return false;
+            }
+            self.give_plain(&cpu, cell, pfn, order);
+            return true;
         };
-        let zone = &self.zones[zone_index];
-        desc.forget_owner();
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        unsafe {
-            cell.with(|pcp| match list_index(order, ty) {
-                Some(list) => {
-                    pcp.push(&self.map, list, pfn, order);
-                    if pcp.count >= zone.pcp_high() {
-                        self.shed(pcp, zone, &cpu);
-                    }
-                }
-                None => self.give_plain(pcp, zone, &cpu, pfn, order),
-            });
+        page.forget_owner();
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The zone
+        // is of this manager.
+        let (zone, count) =
+            unsafe { cell.with(|pcp| (pcp.zone(), pcp.push(&self.map, list, pfn, page, order))) };
+        if count >= zone.pcp_high() {
+            self.shed(&cpu, zone);
         }
         true
     }
 
-    /// Frees a block of an order that per-CPU lists do not keep, whose owner is
-    /// forgotten.
+    /// Frees a block of an order that per-CPU lists do not keep.
     #[inline(never)]
-    fn give_plain(&self, pcp: &mut Pcp, zone: &Zone, cpu: &Cpu<'_, P>, pfn: Pfn, order: Order) {
+    fn give_plain(&self, cpu: &Cpu<'_, P>, cell: &CpuCell<Pcp>, pfn: Pfn, order: Order) {
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The zone
+        // is of this manager.
+        let zone = unsafe {
+            cell.with(|pcp| {
+                pcp.freed += order.pages();
+                pcp.zone()
+            })
+        };
         let mut buddy = Buddy::lock(&self.map, zone, cpu);
-        let desc = self.map.page(pfn);
-        desc.set_next(0);
-        desc.set_prev(0);
-        buddy.free(pfn, order, Placement::Auto);
-        pcp.freed += order.pages();
+        let page = self.map.page(pfn);
+        page.forget_owner();
+        page.set_next(0);
+        page.set_prev(0);
+        buddy.free_here(pfn, order, Placement::Auto);
+    }
+
+    /// The lists of a CPU's nearest zones.
+    #[inline]
+    fn home(&self, cpu: &Cpu<'_, P>) -> &Homes {
+        // SAFETY: a platform names CPUs below its number of CPUs only, and there
+        // is an entry for each.
+        unsafe { self.homes.get_unchecked(usize::from(cpu.id().0)) }
+    }
+
+    /// Where in `pcps` a CPU's lists of a zone are.
+    #[inline]
+    fn pcp_index(&self, cpu: CpuId, zone: usize) -> usize {
+        usize::from(cpu.0) * self.zones.len() + zone
     }
 
     /// Enters for each node and class the zone that comes first, anew after
@@ -210,6 +243,18 @@ impl<P: Platform> Mm<P> {
                 let first = self.zonelist(NodeId(node as u8), class).find(|z| z.managed() > 0);
                 let index = first.map_or(u8::MAX, |z| z.index() as u8);
                 self.first_zones[node * NR_ZONES + class.index()].store(index, Relaxed);
+            }
+        }
+        for (cpu, homes) in (0..).map(CpuId).zip(self.homes.iter()) {
+            let node = usize::from(self.platform.node_of_cpu(cpu).0);
+            for (class, home) in homes.0.iter().enumerate() {
+                let first = self.first_zones.get(node * NR_ZONES + class);
+                let zone = first.map_or(u8::MAX, |first| first.load(Relaxed));
+                let index = match zone {
+                    u8::MAX => u32::MAX,
+                    zone => self.pcp_index(cpu, usize::from(zone)) as u32,
+                };
+                home.store(index, Relaxed);
             }
         }
     }

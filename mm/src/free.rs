@@ -5,7 +5,7 @@ use crate::buddy::{Buddy, Placement};
 use crate::gfp::{FreeError, Page};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
-use crate::pcp::{Pcp, list_index};
+use crate::pcp::list_index;
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
@@ -18,7 +18,7 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// A block that is not allocated, or not in this way, or not of this order:
     /// nothing has changed then but a counter and a line in the log.
-    #[inline]
+    #[inline(always)]
     pub fn free_pages(&self, page: Page) -> Result<(), FreeError> {
         if self.free_fast(page) {
             return Ok(());
@@ -93,30 +93,30 @@ impl<P: Platform> Mm<P> {
             _ => list_index(order, ty),
         };
         let cell = self.pcp(cpu.id(), zone);
-        // SAFETY: `cpu` is this CPU's token, and nothing below reaches the cell
-        // again.
-        unsafe {
-            cell.with(|pcp| {
-                let Some(index) = index else {
-                    pcp.freed += order.pages();
-                    let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-                    buddy.free(pfn, order, Placement::Auto);
-                    return;
-                };
-                pcp.push(&self.map, index, pfn, order);
-                if pcp.count >= zone.pcp_high() {
-                    self.shed(pcp, zone, &cpu);
-                }
-            });
+        let Some(index) = index else {
+            Buddy::lock(&self.map, zone, &cpu).free(pfn, order, Placement::Auto);
+            self.count_freed(zone, order.pages(), &cpu);
+            return;
+        };
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        let count = unsafe { cell.with(|pcp| pcp.push(&self.map, index, pfn, desc, order)) };
+        if count >= zone.pcp_high() {
+            self.shed(&cpu, zone);
         }
     }
 
     /// Gives what a per-CPU list has too much back to the buddy.
     #[cold]
     #[inline(never)]
-    pub(crate) fn shed(&self, pcp: &mut Pcp, zone: &Zone, cpu: &Cpu<'_, P>) {
-        let pages = pcp.surplus(zone.pcp_batch(), zone.pcp_high());
-        pcp.drain(&mut Buddy::lock(&self.map, zone, cpu), pages);
+    pub(crate) fn shed(&self, cpu: &Cpu<'_, P>, zone: &Zone) {
+        let mut buddy = Buddy::lock(&self.map, zone, cpu);
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe {
+            self.pcp(cpu.id(), zone).with(|pcp| {
+                let pages = pcp.surplus(zone.pcp_batch(), zone.pcp_high());
+                pcp.drain(&mut buddy, pages);
+            });
+        }
     }
 
     /// What becomes of a block's content when it is freed: nothing, unless the

@@ -85,11 +85,21 @@ impl BlockInfo {
         (self.0.load(Relaxed) >> ZONE_SHIFT) as usize
     }
 
-    /// Zone and migratetype by one read.
+    /// Zone and migratetype by one read, if the block is present and of a type
+    /// that everybody may have.
     #[inline]
-    pub(crate) fn zone_and_type(&self) -> (usize, MigrateType) {
+    pub(crate) fn plain(&self) -> Option<(usize, MigrateType)> {
+        const UNMOVABLE: u32 = PRESENT | MigrateType::Unmovable as u32;
+        const MOVABLE: u32 = PRESENT | MigrateType::Movable as u32;
+        const RECLAIMABLE: u32 = PRESENT | MigrateType::Reclaimable as u32;
         let word = self.0.load(Relaxed);
-        ((word >> ZONE_SHIFT) as usize, MigrateType::from_bits(word))
+        let ty = match word & (PRESENT | MT) {
+            UNMOVABLE => MigrateType::Unmovable,
+            MOVABLE => MigrateType::Movable,
+            RECLAIMABLE => MigrateType::Reclaimable,
+            _ => return None,
+        };
+        Some(((word >> ZONE_SHIFT) as usize, ty))
     }
 
     /// The node.
@@ -194,6 +204,13 @@ impl MemMap {
     /// The word of the pageblock that holds `pfn`, if the block is present.
     #[inline]
     pub fn try_block(&self, pfn: Pfn) -> Option<&BlockInfo> {
+        self.try_block_word(pfn).filter(|block| block.is_present())
+    }
+
+    /// The word of the pageblock that holds `pfn`, if it is backed; the block
+    /// need not be present.
+    #[inline]
+    pub(crate) fn try_block_word(&self, pfn: Pfn) -> Option<&BlockInfo> {
         if pfn >= self.end {
             return None;
         }
@@ -202,8 +219,7 @@ impl MemMap {
             return None;
         }
         // SAFETY: the region's bit says that this part of the array is backed.
-        let block = unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) };
-        block.is_present().then_some(block)
+        Some(unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) })
     }
 
     /// The word of the pageblock that holds `pfn`, which is present: a page

@@ -17,6 +17,17 @@ use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::NO_ZONE;
 
+/// By class of request: which of `pcps` are a CPU's own lists of the zone that
+/// comes first for it.
+#[derive(Debug)]
+pub(crate) struct Homes(pub(crate) [AtomicU32; NR_ZONES]);
+
+impl Default for Homes {
+    fn default() -> Self {
+        Self([const { AtomicU32::new(u32::MAX) }; NR_ZONES])
+    }
+}
+
 /// What can be tuned while the machine runs, under Linux's names.
 #[derive(Debug)]
 pub(crate) struct Tunables {
@@ -30,7 +41,8 @@ pub(crate) struct Tunables {
     pub(crate) init_on_alloc: AtomicBool,
     pub(crate) init_on_free: AtomicBool,
     pub(crate) page_poison: AtomicBool,
-    /// None of the above: pages need no more than to change hands.
+    /// None of the above, and nobody keeps a record of who has what: pages need
+    /// no more than to change hands.
     pub(crate) plain: AtomicBool,
 }
 
@@ -62,6 +74,8 @@ pub struct Mm<P: Platform> {
     pub(crate) zones: BootSlice<Zone>,
     /// By CPU, then by zone.
     pub(crate) pcps: BootSlice<CpuCell<Pcp>>,
+    /// By CPU.
+    pub(crate) homes: BootSlice<Homes>,
     /// By node, then by class of request: indices of zones, best first.
     pub(crate) zonelists: BootSlice<u16>,
     /// By node, then by class: the index of the first zone with pages.

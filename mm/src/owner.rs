@@ -42,8 +42,8 @@ impl PageOwner {
         self.on.load(Ordering::Relaxed)
     }
 
-    /// Starts or stops recording. What was allocated before has no owner.
-    pub fn set(&self, on: bool) {
+    /// Starts or stops recording, before anything is allocated.
+    pub(crate) fn set(&self, on: bool) {
         self.on.store(on, Ordering::Relaxed);
     }
 

@@ -2,12 +2,16 @@
 //! back without a lock. Only the holder of the CPU's token comes here. May
 //! call: `buddy`, `fallback`.
 
+use crate::boot_slice::Handle;
 use crate::buddy::{Buddy, Placement};
 use crate::fallback::Source;
 use crate::gfp::AllocFlags;
 use crate::memmap::{MemMap, natural_blocks};
-use crate::page::{HeadWord, NIL, PageType, link, linked};
-use crate::types::{COSTLY_ORDER, MigrateType, NR_PCPTYPES, Order, PAGEBLOCK_ORDER, Pfn, PfnRange};
+use crate::page::{HeadWord, NIL, PageDesc, PageType, link, linked};
+use crate::types::{
+    COSTLY_ORDER, MigrateType, NR_PCPTYPES, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange,
+};
+use crate::zone::Zone;
 
 /// Lists: orders 0 to 3 by three types, then order 9 movable and other.
 pub(crate) const NR_PCP_LISTS: usize = 4 * NR_PCPTYPES + 2;
@@ -41,16 +45,10 @@ impl PcpList {
         if self.is_empty() { None } else { linked(self.tail) }
     }
 
+    /// Puts a block, whose descriptor is `page`, at the front.
     #[inline]
-    fn pop(&mut self, map: &MemMap) -> Option<Pfn> {
-        let pfn = linked(self.head)?;
-        self.head = map.page(pfn).next();
-        Some(pfn)
-    }
-
-    #[inline]
-    fn push(&mut self, map: &MemMap, pfn: Pfn) {
-        map.page(pfn).set_next(self.head);
+    fn push(&mut self, map: &MemMap, pfn: Pfn, page: &PageDesc) {
+        page.set_next(self.head);
         match linked(self.head) {
             Some(old) => map.page(old).set_prev(link(pfn)),
             None => self.tail = link(pfn),
@@ -73,36 +71,45 @@ impl PcpList {
         self.tail = link(pfn);
     }
 
-    /// Takes the oldest block and as many of the next as lie beside it in its
-    /// pageblock, up to `most`: what was freed in a row comes back as a range.
-    /// The descriptors of all its pages are a tail's then, so the zone lock is
-    /// wanted.
+    /// Takes the oldest block and as many of the next as lie behind each other
+    /// in its pageblock, up or down, up to `most`: what was freed in a row comes
+    /// back as a range. The descriptors of all its pages are a tail's then, so
+    /// the zone lock is wanted.
+    #[inline]
     fn pop_oldest(&mut self, map: &MemMap, order: Order, most: u64) -> Option<PfnRange> {
-        let mut at = self.last()?;
-        let mut range = PfnRange::sized(at, order.pages());
-        let mut left = most;
+        let oldest = self.last()?;
+        let (mut last, mut left) = (oldest, most);
+        let mut step = 0;
         loop {
-            let page = map.page(at);
-            let prev = Pfn(u64::from(page.prev()));
+            let page = map.page(last);
+            let prev = page.prev();
             page.set_head(HeadWord::TAIL);
             page.set_next(0);
             page.set_prev(0);
-            if link(at) == self.head {
+            if link(last) == self.head {
                 self.head = NIL;
-                return Some(range);
-            }
-            at = prev;
-            left -= 1;
-            let beside = at == range.end || at.add(order.pages()) == range.start;
-            if left == 0 || !beside || at.pageblock() != range.start.pageblock() {
                 break;
             }
-            range.start = range.start.min(at);
-            range.end = range.end.max(at.add(order.pages()));
+            let next = Pfn(u64::from(prev));
+            if step == 0 {
+                // The first neighbour says which way it goes, and how far at
+                // most.
+                let up = next > last;
+                step = if up { order.pages() } else { order.pages().wrapping_neg() };
+                let below = last.0 - last.pageblock().0;
+                let room = if up { PAGEBLOCK_PAGES - below } else { below + order.pages() };
+                left = left.min(room >> order.0);
+            }
+            left -= 1;
+            if left == 0 || next.0 != last.0.wrapping_add(step) {
+                self.tail = prev;
+                map.page(next).set_next(NIL);
+                break;
+            }
+            last = next;
         }
-        self.tail = link(at);
-        map.page(at).set_next(NIL);
-        Some(range)
+        let span = oldest.0.abs_diff(last.0) + order.pages();
+        Some(PfnRange::sized(oldest.min(last), span))
     }
 
     /// The blocks, newest first; the list must not change meanwhile.
@@ -117,8 +124,8 @@ impl PcpList {
 }
 
 /// One CPU's free pages of one zone.
-#[derive(Debug, Default)]
 pub(crate) struct Pcp {
+    zone: Handle<Zone>,
     pub(crate) lists: [PcpList; NR_PCP_LISTS],
     /// Pages on all lists.
     pub(crate) count: u32,
@@ -147,11 +154,37 @@ pub(crate) const fn list_order(index: usize) -> Order {
 }
 
 impl Pcp {
-    /// Takes a block of `order` off list `index` of that order. Its head word
-    /// still says Pcp.
+    /// Empty lists of a zone.
+    pub(crate) fn new(zone: Handle<Zone>) -> Self {
+        let lists = [PcpList::default(); NR_PCP_LISTS];
+        Self { zone, lists, count: 0, free_factor: 0, allocated: 0, freed: 0 }
+    }
+
+    /// Whose pages these are.
+    ///
+    /// # Safety
+    /// As for [`Handle::get`].
     #[inline]
-    pub(crate) fn pop(&mut self, map: &MemMap, index: usize, order: Order) -> Option<Pfn> {
-        let pfn = self.lists.get_mut(index)?.pop(map)?;
+    pub(crate) unsafe fn zone<'a>(&self) -> &'a Zone {
+        // SAFETY: handed on to the caller.
+        unsafe { self.zone.get() }
+    }
+
+    /// Takes a block of `order` off list `index` of that order, and writes
+    /// `word` for its head.
+    #[inline]
+    pub(crate) fn pop(
+        &mut self,
+        map: &MemMap,
+        index: usize,
+        order: Order,
+        word: HeadWord,
+    ) -> Option<Pfn> {
+        let list = self.lists.get_mut(index)?;
+        let pfn = linked(list.head)?;
+        let page = map.page(pfn);
+        page.set_head(word);
+        list.head = page.next();
         self.count -= order.pages() as u32;
         self.free_factor >>= 1;
         self.allocated += order.pages();
@@ -170,8 +203,10 @@ impl Pcp {
         let mut list = self.lists[index];
         let mut got = 0;
         for slot in &mut *out {
-            let Some(pfn) = list.pop(map) else { break };
-            map.page(pfn).set_head(word);
+            let Some(pfn) = linked(list.head) else { break };
+            let page = map.page(pfn);
+            page.set_head(word);
+            list.head = page.next();
             *slot = pfn;
             got += 1;
         }
@@ -182,14 +217,55 @@ impl Pcp {
         got
     }
 
-    /// Puts a freed block of `order` on list `index` of that order. Its
-    /// descriptor is clear but for the head word, which becomes Pcp.
+    /// Puts a freed block of `order` on list `index` of that order; returns how
+    /// many pages there are on all lists then. Its descriptor `page` is clear
+    /// but for links and head word, which becomes Pcp.
     #[inline]
-    pub(crate) fn push(&mut self, map: &MemMap, index: usize, pfn: Pfn, order: Order) {
-        map.page(pfn).set_head(HeadWord::new(PageType::Pcp, order));
-        self.lists[index].push(map, pfn);
-        self.count += order.pages() as u32;
+    pub(crate) fn push(
+        &mut self,
+        map: &MemMap,
+        index: usize,
+        pfn: Pfn,
+        page: &PageDesc,
+        order: Order,
+    ) -> u32 {
+        page.set_head(HeadWord::new(PageType::Pcp, order));
+        self.lists[index].push(map, pfn, page);
         self.freed += order.pages();
+        self.count += order.pages() as u32;
+        self.count
+    }
+
+    /// Puts the first of `pages` on list `index`, single pages of the
+    /// pageblock `block` whose head words `may_free` lets pass, up to the first
+    /// that is another's or does not pass; returns how many.
+    pub(crate) fn push_many(
+        &mut self,
+        map: &MemMap,
+        index: usize,
+        block: Pfn,
+        pages: &[Pfn],
+        may_free: impl Fn(HeadWord) -> bool,
+    ) -> usize {
+        let mut list = self.lists[index];
+        let mut done = 0;
+        for &pfn in pages {
+            if pfn.pageblock() != block {
+                break;
+            }
+            let page = map.page(pfn);
+            if !may_free(page.head()) {
+                break;
+            }
+            page.forget_owner();
+            page.set_head(HeadWord::new(PageType::Pcp, Order(0)));
+            list.push(map, pfn, page);
+            done += 1;
+        }
+        self.lists[index] = list;
+        self.count += done as u32;
+        self.freed += done as u64;
+        done
     }
 
     /// Blocks that list `index` gets at once.
@@ -296,7 +372,7 @@ impl Pcp {
             let most = ((pages - given) >> order.0).max(1);
             let Some(range) = self.lists[index].pop_oldest(buddy.map, order, most) else { break };
             if range.pages() == order.pages() {
-                buddy.free(range.start, order, Placement::Auto);
+                buddy.free_here(range.start, order, Placement::Auto);
             } else {
                 for (pfn, order) in natural_blocks(range) {
                     buddy.free(pfn, order, Placement::Auto);
@@ -331,7 +407,8 @@ mod tests {
 
     #[test]
     fn runs_of_frees_drain_more_each_time() {
-        let mut pcp = Pcp::default();
+        let zone = Zone::new(crate::types::NodeId(0), crate::types::ZoneKind::Normal);
+        let mut pcp = Pcp::new(Handle::of(std::boxed::Box::leak(zone.into())));
         let drained: std::vec::Vec<u32> = (0..7).map(|_| pcp.surplus(31, 853)).collect();
         assert_eq!(drained, [31, 62, 124, 248, 496, 822, 822]);
     }

@@ -9,9 +9,10 @@ use crate::early::EarlyMem;
 use crate::firmware::numa::Distances;
 use crate::memmap::{MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
-use crate::mm::{Mm, Tunables};
+use crate::mm::{Homes, Mm, Tunables};
 use crate::owner::PageOwner;
 use crate::page::PageType;
+use crate::pcp::Pcp;
 use crate::platform::{LogLevel, Platform};
 use crate::slab::SlabState;
 use crate::stats::Stats;
@@ -121,8 +122,13 @@ impl<P: Platform> Mm<P> {
         })
         .ok_or(SetupError::TooLittleRam)?;
         let nr_pcps = usize::from(platform.cpus()) * nr_zones;
-        let pcps =
-            BootSlice::new(&platform, &mut early, "per-CPU lists", nr_pcps, |_| CpuCell::default())
+        let pcps = BootSlice::new(&platform, &mut early, "per-CPU lists", nr_pcps, |i| {
+            CpuCell::new(Pcp::new(zones.handle(i % nr_zones)))
+        })
+        .ok_or(SetupError::TooLittleRam)?;
+        let nr_cpus = usize::from(platform.cpus());
+        let homes =
+            BootSlice::new(&platform, &mut early, "nearest zones", nr_cpus, |_| Homes::default())
                 .ok_or(SetupError::TooLittleRam)?;
         let orders = orders(&platform, &early, nodes, &config.distances);
         let zonelists =
@@ -140,7 +146,7 @@ impl<P: Platform> Mm<P> {
         tunables.init_on_free.store(config.init_on_free, Relaxed);
         tunables.page_poison.store(config.page_poison, Relaxed);
         let special = config.init_on_alloc || config.init_on_free || config.page_poison;
-        tunables.plain.store(!special, Relaxed);
+        tunables.plain.store(!special && !config.page_owner, Relaxed);
         let owners = PageOwner::new();
         owners.set(config.page_owner);
         let stats = Stats::default();
@@ -150,6 +156,7 @@ impl<P: Platform> Mm<P> {
             map,
             zones,
             pcps,
+            homes,
             zonelists,
             first_zones: [const { AtomicU8::new(u8::MAX) }; MAX_NODES * NR_ZONES],
             tunables,
@@ -311,11 +318,7 @@ impl<P: Platform> Mm<P> {
                 let buddy = Buddy::lock(&self.map, zone, &cpu);
                 let marks =
                     watermark::marks(zone.kind, zone.managed(), lowmem_pages, min_free, scale);
-                zone.set_marks(marks);
-                for class in ZoneKind::ALL {
-                    zone.lowmem_reserve[class.index()]
-                        .store(reserve[zone.kind.index()][class.index()], Relaxed);
-                }
+                zone.set_marks(marks, reserve[zone.kind.index()]);
                 let batch = watermark::pcp_batch(zone.managed());
                 zone.pcp_batch.store(batch, Relaxed);
                 zone.pcp_high.store(watermark::pcp_high(marks.low, cpus, batch), Relaxed);

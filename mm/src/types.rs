@@ -251,14 +251,16 @@ impl MigrateType {
     /// The type with index `bits & 7`; out of range reads as Isolate, the type
     /// that hands nothing out.
     pub const fn from_bits(bits: u32) -> Self {
-        match bits & 7 {
-            0 => Self::Unmovable,
-            1 => Self::Movable,
-            2 => Self::Reclaimable,
-            3 => Self::HighAtomic,
-            4 => Self::Cma,
-            _ => Self::Isolate,
-        }
+        const TYPES: [MigrateType; 8] = {
+            let mut types = [MigrateType::Isolate; 8];
+            let mut i = 0;
+            while i < NR_MIGRATETYPES {
+                types[i] = MigrateType::ALL[i];
+                i += 1;
+            }
+            types
+        };
+        TYPES[(bits & 7) as usize]
     }
 
     /// Linux's name, as `/proc/pagetypeinfo` prints it.

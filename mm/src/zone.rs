@@ -123,10 +123,12 @@ pub struct Zone {
     mark_low: AtomicU64,
     mark_high: AtomicU64,
     mark_promo: AtomicU64,
-    pub(crate) boost: AtomicU64,
+    boost: AtomicU64,
     /// The allocating path has to wake kswapd once it has dropped the lock.
     pub(crate) boosted: AtomicBool,
-    pub(crate) lowmem_reserve: [AtomicU64; NR_ZONES],
+    lowmem_reserve: [AtomicU64; NR_ZONES],
+    /// By class: low mark, boost and reserve together, for the fast path.
+    plain_low: [AtomicI64; NR_ZONES],
     pub(crate) pcp_batch: AtomicU32,
     pub(crate) pcp_high: AtomicU32,
     pub(crate) lock: Lock<FreeLists>,
@@ -157,6 +159,7 @@ impl Zone {
             boost: AtomicU64::new(0),
             boosted: AtomicBool::new(false),
             lowmem_reserve: [const { AtomicU64::new(0) }; NR_ZONES],
+            plain_low: [const { AtomicI64::new(0) }; NR_ZONES],
             pcp_batch: AtomicU32::new(1),
             pcp_high: AtomicU32::new(0),
             lock: Lock::new(
@@ -225,12 +228,26 @@ impl Zone {
         }
     }
 
-    pub(crate) fn set_marks(&self, marks: Marks) {
-        self.boost.store(0, Relaxed);
+    /// Sets the marks and what is kept back from each class of request; ends a
+    /// boost. Under the zone lock.
+    pub(crate) fn set_marks(&self, marks: Marks, reserve: [u64; NR_ZONES]) {
         self.mark_min.store(marks.min, Relaxed);
         self.mark_low.store(marks.low, Relaxed);
         self.mark_high.store(marks.high, Relaxed);
         self.mark_promo.store(marks.promo, Relaxed);
+        for (slot, pages) in self.lowmem_reserve.iter().zip(reserve) {
+            slot.store(pages, Relaxed);
+        }
+        self.set_boost(0);
+    }
+
+    /// Raises or lowers the marks for now. Under the zone lock.
+    pub(crate) fn set_boost(&self, boost: u64) {
+        self.boost.store(boost, Relaxed);
+        for class in ZoneKind::ALL {
+            let need = self.mark(Mark::Low) + self.lowmem_reserve(class);
+            self.plain_low[class.index()].store(need as i64, Relaxed);
+        }
     }
 
     /// Pages that fragmentation adds to every mark for now.
@@ -299,11 +316,16 @@ impl Zone {
         if cma {
             usable += self.free.cma();
         }
-        let need = self.mark(Mark::Low) + self.lowmem_reserve[class].load(Relaxed);
-        usable >= (need + pages) as i64
+        // All but the last page of the block are gone when the mark is asked.
+        usable - (pages as i64 - 1) > self.plain_low[class].load(Relaxed)
     }
 
-    /// The same, quick where it is plain (Linux `zone_watermark_fast`): an
+    /// What has to stay for [`plainly_above_low`](Self::plainly_above_low).
+    pub(crate) fn plain_low(&self, class: ZoneKind) -> u64 {
+        self.plain_low[class.index()].load(Relaxed) as u64
+    }
+
+    /// [`watermark_ok`](Self::watermark_ok), quick where it is plain (Linux `zone_watermark_fast`): an
     /// urgent order-0 request that fails at a boosted min is asked again at the
     /// real one, since boosting is a wish and not a need.
     #[inline]

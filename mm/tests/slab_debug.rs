@@ -12,6 +12,7 @@ use mm::{Config, Gfp, Mm};
 fn machine() -> Mm<Machine> {
     let mm = pc(if cfg!(miri) { 2 } else { 16 }, 2, &Config::default()).expect("a machine");
     mm.slab_init().expect("the slab layer");
+    mm.platform().take_log();
     mm
 }
 
