@@ -180,7 +180,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     numa::log_nodes(mm);
 
     stage::begin("secondary CPUs");
-    smp::bring_up(mm, options.kernel.maxcpus);
+    smp::bring_up(mm);
 
     stage::begin("threads");
     task::init(mm);

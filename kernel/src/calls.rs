@@ -6,7 +6,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{
     AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 use mm::types::CpuId;
 
@@ -27,6 +27,15 @@ struct Slot {
     run: UnsafeCell<Run>,
     /// CPUs that have not run it yet.
     left: AtomicU32,
+    /// The CPU on which the caller sleeps until none is left, plus 1.
+    sleeper: AtomicU32,
+}
+
+impl Slot {
+    const fn new() -> Self {
+        let run = UnsafeCell::new(Run::Nothing);
+        Self { run, left: AtomicU32::new(0), sleeper: AtomicU32::new(0) }
+    }
 }
 
 /// A slot that a caller has taken.
@@ -78,11 +87,7 @@ impl Mailbox {
 impl Calls {
     /// No call.
     pub const fn new() -> Self {
-        Self {
-            used: AtomicU64::new(0),
-            slots: [const { Slot { run: UnsafeCell::new(Run::Nothing), left: AtomicU32::new(0) } };
-                SLOTS],
-        }
+        Self { used: AtomicU64::new(0), slots: [const { Slot::new() }; SLOTS] }
     }
 
     /// Takes a slot for a call to `cpus` CPUs.
@@ -101,6 +106,7 @@ impl Calls {
         // SAFETY: the slot is this caller's, and no mailbox has its bit.
         unsafe { self.slots[at].run.get().write(run) };
         self.slots[at].left.store(cpus, Relaxed);
+        self.slots[at].sleeper.store(0, Relaxed);
         Some(SlotId(at as u8))
     }
 
@@ -129,19 +135,22 @@ impl Calls {
     }
 
     /// Runs all that is in `mailbox`, whose owner is CPU `cpu`. Called on that
-    /// CPU with its interrupts masked.
-    pub fn serve(&self, mailbox: &Mailbox, cpu: CpuId) {
+    /// CPU with its interrupts masked. `wake` is told the CPUs of callers who
+    /// [sleep](Self::may_sleep) and need not any longer.
+    pub fn serve(&self, mailbox: &Mailbox, cpu: CpuId, wake: &dyn Fn(CpuId)) {
         while mailbox.has_mail() {
             let mut mail = mailbox.0.swap(0, SeqCst);
             while mail != 0 {
                 let call = SlotId(mail.trailing_zeros() as u8);
                 mail &= mail - 1;
-                self.run(call, cpu);
+                if let Some(sleeper) = self.run(call, cpu) {
+                    wake(sleeper);
+                }
             }
         }
     }
 
-    fn run(&self, call: SlotId, cpu: CpuId) {
+    fn run(&self, call: SlotId, cpu: CpuId) -> Option<CpuId> {
         // SAFETY: its bit was in the mailbox, so the slot stays as it is until
         // this CPU has counted itself off.
         match unsafe { *self.slots[usize::from(call.0)].run.get() } {
@@ -150,17 +159,34 @@ impl Calls {
             Run::Borrowed(f) => unsafe { (*f)(cpu) },
             Run::Owned(f, with) => f(cpu, with),
         }
-        self.count_off(call);
+        self.count_off(call)
     }
 
-    /// Notes that one CPU has run the call, or will not.
-    pub fn count_off(&self, call: SlotId) {
+    /// Notes that one CPU has run the call, or will not. Returns the CPU on
+    /// which the caller sleeps, if that is to be woken now.
+    pub fn count_off(&self, call: SlotId) -> Option<CpuId> {
         let slot = &self.slots[usize::from(call.0)];
         // SAFETY: as long as a CPU is left the slot stays as it is.
         let owned = matches!(unsafe { *slot.run.get() }, Run::Owned(..));
-        if slot.left.fetch_sub(1, AcqRel) == 1 && owned {
-            self.end(call);
+        if slot.left.fetch_sub(1, SeqCst) != 1 {
+            return None;
         }
+        if owned {
+            self.end(call);
+            return None;
+        }
+        // The slot may be somebody else's by now; then a CPU wakes for nothing.
+        let sleeper = slot.sleeper.load(SeqCst).checked_sub(1)?;
+        Some(CpuId(sleeper as u16))
+    }
+
+    /// Whether the caller may sleep on `cpu` until it is woken, or the call is
+    /// done already. Called with interrupts masked, and again after each sleep.
+    pub fn may_sleep(&self, call: SlotId, cpu: CpuId) -> bool {
+        let slot = &self.slots[usize::from(call.0)];
+        // Either this is seen by who counts off last, or that is seen here.
+        slot.sleeper.store(u32::from(cpu.0) + 1, SeqCst);
+        slot.left.load(SeqCst) != 0
     }
 
     /// Whether all CPUs have run it.
@@ -199,7 +225,7 @@ mod tests {
             assert_eq!(mailbox.post(call), number == 0);
         }
         assert_eq!(calls.begin_owned(run, 0, 1), None);
-        calls.serve(&mailbox, CpuId(7));
+        calls.serve(&mailbox, CpuId(7), &|_| panic!("nobody sleeps"));
         assert_eq!(RUNS.load(Relaxed), SLOTS * (SLOTS - 1) / 2);
         assert_eq!((calls.under_way(), mailbox.has_mail()), (0, false));
     }
@@ -213,11 +239,35 @@ mod tests {
         let call = unsafe { calls.begin_borrowed(&f, 1) }.unwrap();
         assert!(mailbox.post(call) && mailbox.retract(call) && !mailbox.retract(call));
         assert!(!calls.is_done(call));
-        calls.count_off(call);
-        calls.serve(&mailbox, CpuId(0));
+        assert_eq!(calls.count_off(call), None);
+        calls.serve(&mailbox, CpuId(0), &|_| {});
         assert!(calls.is_done(call));
         calls.end(call);
         assert_eq!(calls.under_way(), 0);
+    }
+
+    /// Who sleeps is woken by the last CPU, and only then.
+    #[test]
+    fn sleepers_are_woken_once() {
+        let calls = Calls::new();
+        let mailboxes = [Mailbox::new(), Mailbox::new()];
+        let f = |_: CpuId| {};
+        // SAFETY: the function lives longer than the call.
+        let call = unsafe { calls.begin_borrowed(&f, 2) }.unwrap();
+        mailboxes.iter().for_each(|mailbox| {
+            mailbox.post(call);
+        });
+        let woken = std::cell::RefCell::new(Vec::new());
+        calls.serve(&mailboxes[0], CpuId(1), &|cpu| woken.borrow_mut().push(cpu));
+        assert!(calls.may_sleep(call, CpuId(0)) && woken.borrow().is_empty());
+        calls.serve(&mailboxes[1], CpuId(2), &|cpu| woken.borrow_mut().push(cpu));
+        assert_eq!(woken.take(), [CpuId(0)]);
+        assert!(!calls.may_sleep(call, CpuId(0)));
+        calls.end(call);
+        // The next to have the slot does not sleep.
+        // SAFETY: as above.
+        let next = unsafe { calls.begin_borrowed(&f, 1) }.unwrap();
+        assert_eq!((next, calls.count_off(next)), (call, None));
     }
 
     /// All CPUs call all others at the same time, waiting and not, serving while
@@ -237,7 +287,7 @@ mod tests {
                 let (calls, mailboxes, runs, finished) = (&calls, &mailboxes, &runs, &finished);
                 scope.spawn(move || {
                     let serve = || {
-                        calls.serve(&mailboxes[me], CpuId(me as u16));
+                        calls.serve(&mailboxes[me], CpuId(me as u16), &|_| {});
                         thread::yield_now();
                     };
                     let others = || (0..CPUS).filter(|&cpu| cpu != me);
@@ -280,7 +330,7 @@ mod tests {
         });
         // What was posted by the last to finish.
         for (cpu, mailbox) in mailboxes.iter().enumerate() {
-            calls.serve(mailbox, CpuId(cpu as u16));
+            calls.serve(mailbox, CpuId(cpu as u16), &|_| {});
             assert_eq!(runs[cpu].load(Relaxed), ROUNDS * (CPUS - 1));
         }
         assert_eq!(OWNED.load(Relaxed), CPUS * ROUNDS * (CPUS - 1));

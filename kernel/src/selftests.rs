@@ -5,6 +5,7 @@
 mod heap_suite;
 mod kernel_suites;
 mod provoke;
+mod smp_suite;
 mod task_suite;
 
 use crate::arch::irq::IrqMutex;
@@ -104,6 +105,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
     let groups = [
         crash,
         &kernel_suites::SUITES,
+        &smp_suite::SUITES,
         &task_suite::SUITES,
         &heap_suite::SUITES,
         Suites::<Machine>::ALL,

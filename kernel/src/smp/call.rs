@@ -16,6 +16,7 @@ use quarry_kernel::calls::{Calls, SlotId};
 use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::lapic::{Command, Destination};
 use quarry_kernel::sdt::MAX_CPUS;
+use x86_64::instructions::interrupts;
 
 static CALLS: Calls = Calls::new();
 
@@ -23,8 +24,10 @@ static CALLS: Calls = Calls::new();
 /// going.
 static HELD: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
+/// Looks whether others are done before it is worth to sleep until they are.
+const SPINS: u32 = 500;
+
 /// As many calls are under way as there is room for.
-#[allow(dead_code, reason = "until the tests of it")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Busy;
 
@@ -45,7 +48,7 @@ pub(crate) fn notify(cpu: CpuId) {
 /// [`apic::CALL_VECTOR`].
 pub(crate) fn serve() {
     let area = percpu::this();
-    CALLS.serve(&area.mailbox, area.id());
+    CALLS.serve(&area.mailbox, area.id(), &notify);
 }
 
 /// Puts `call` into the mailbox of `cpu`; false if that is not online and will
@@ -70,7 +73,8 @@ fn post_all(call: SlotId, cpus: &CpuSet) -> u32 {
         if post(call, cpu) {
             posted += 1;
         } else {
-            CALLS.count_off(call);
+            // The caller does not sleep yet.
+            let _ = CALLS.count_off(call);
         }
     }
     posted
@@ -111,12 +115,29 @@ pub(crate) fn call(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) -> u32 {
     }
     irq::restore(flags);
     if let Some(call) = call {
-        while !CALLS.is_done(call) {
-            spin_loop();
-        }
-        CALLS.end(call);
+        wait(call);
     }
     ran
+}
+
+/// Waits until all CPUs have run `call`, serving this one's mail, and ends it.
+fn wait(call: SlotId) {
+    for _ in 0..SPINS {
+        if CALLS.is_done(call) {
+            break;
+        }
+        spin_loop();
+    }
+    // Others may need what this one runs on, if they are emulated.
+    while !CALLS.is_done(call) {
+        irq::disable();
+        if CALLS.may_sleep(call, percpu::cpu_id()) {
+            interrupts::enable_and_hlt();
+        } else {
+            irq::enable();
+        }
+    }
+    CALLS.end(call);
 }
 
 /// Has `f` run with `with` on every CPU of `cpus` that is online, this one not
@@ -125,7 +146,6 @@ pub(crate) fn call(cpus: &CpuSet, f: &(dyn Fn(CpuId) + Sync)) -> u32 {
 /// # Errors
 ///
 /// [`Busy`]; nothing has happened then.
-#[allow(dead_code, reason = "until the tests of it")]
 pub(crate) fn post_to(cpus: &CpuSet, f: fn(CpuId, usize), with: usize) -> Result<(), Busy> {
     let flags = irq::save();
     let others = cpus.without(percpu::cpu_id());

@@ -6,16 +6,14 @@ mod start;
 mod trampoline;
 mod warp;
 
-#[allow(unused_imports, reason = "for the scheduler")]
-pub(crate) use call::{Busy, notify, post_to};
-pub(crate) use call::{call, on_each, serve};
+pub(crate) use call::{call, notify, on_each, post_to, serve};
 pub(crate) use start::bring_up;
 
 use crate::acpi;
 use crate::arch::cpu::Features;
 use crate::arch::{apic, percpu};
 use core::hint::spin_loop;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use mm::early::EarlyMem;
 use mm::firmware::Map;
 use mm::types::CpuId;
@@ -30,6 +28,9 @@ static CPUS: Once<CpuList> = Once::new();
 /// The CPUs that run and can be called.
 static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
 
+/// CPUs to be started at boot at most, `usize::MAX` if nobody says.
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
 /// Finds out which CPUs there are. Once, on the boot CPU, after [`acpi::init`]
 /// and before the memory manager starts, which keeps lists for each.
 pub(crate) fn discover(
@@ -39,6 +40,9 @@ pub(crate) fn discover(
     early: &EarlyMem<'_>,
 ) {
     let boot = ApicId(features.apic_id);
+    if let Some(limit) = options.maxcpus {
+        LIMIT.store(limit as usize, Ordering::Relaxed);
+    }
     let cpus = match options.maxcpus {
         Some(0) => 1,
         _ if !features.apic => 1,
@@ -76,6 +80,11 @@ pub(crate) fn cpus() -> Option<&'static CpuList> {
 /// How many CPUs there are or may be, at least 1.
 pub(crate) fn possible() -> u16 {
     cpus().map_or(1, CpuList::possible)
+}
+
+/// How many CPUs the command line lets be started, if it says so.
+pub(crate) fn limit() -> Option<usize> {
+    Some(LIMIT.load(Ordering::Relaxed)).filter(|&limit| limit != usize::MAX)
 }
 
 /// The CPUs that run and can be called, at this moment.

@@ -108,16 +108,16 @@ impl Candidate for Starting {
     }
 }
 
-/// Starts all CPUs that are enabled, up to `limit` with the boot CPU. Once, on
+/// Starts all CPUs that are enabled, as far as the command line lets them. Once, on
 /// the boot CPU, interrupts on.
-pub(crate) fn bring_up(mm: &'static Mm<Machine>, limit: Option<u32>) {
+pub(crate) fn bring_up(mm: &'static Mm<Machine>) {
     let Some(cpus) = smp::cpus() else { return };
     log::info!("smp: Bringing up secondary CPUs ...");
     for (number, cpu) in cpus.iter().enumerate().skip(1) {
         let id = CpuId(number as u16);
         if cpu.presence == Presence::Disabled {
             log::info!("smp: CPU {number} (APIC {}) is disabled by the firmware", cpu.apic_id);
-        } else if limit.is_some_and(|limit| ONLINE.get().len() >= limit as usize) {
+        } else if smp::limit().is_some_and(|limit| ONLINE.get().len() >= limit) {
             log::info!("smp: CPU {number} (APIC {}) is left out by maxcpus=", cpu.apic_id);
         } else if let Err(why) = start(mm, id, cpu.apic_id) {
             log::warn!("smp: CPU {number} (APIC {}) {why}, left out", cpu.apic_id);

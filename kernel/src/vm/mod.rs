@@ -7,7 +7,7 @@ pub(crate) mod kstack;
 pub(crate) mod layout;
 mod loader;
 pub(crate) mod stacks;
-mod tables;
+pub(crate) mod tables;
 
 pub(crate) use build::{Devices, Plan, build};
 pub(crate) use loader::Loader;
