@@ -10,7 +10,7 @@ use crate::arch::{apic, cpu, idt, irq, percpu, pic, time};
 use crate::console::Framebuffer;
 use crate::crash::{self, BUILD_ID};
 use crate::memory::{self, FirmwareMap, InUse, memtest};
-use crate::platform::Machine;
+use crate::platform::{Machine, counter_without_log};
 use crate::task::{self, Config};
 use crate::vm::kstack;
 use crate::vm::stacks::{self, Stack};
@@ -288,6 +288,17 @@ fn adopt(handover: &Handover) {
     }
 }
 
+/// What memory map and free lists have cost, in counts of the time stamp
+/// counter, which are instructions under QEMU's `-icount shift=0,sleep=off`.
+fn log_cost(counts: u64, pages: u64) {
+    let hundredths = counts.saturating_mul(100) / pages.max(1);
+    log::info!(
+        "memory map and free lists: {counts} tsc counts, {}.{:02} per page",
+        hundredths / 100,
+        hundredths % 100
+    );
+}
+
 /// Builds the memory manager and makes it the kernel's allocator.
 fn start_memory(
     early: EarlyMem<'_>,
@@ -298,12 +309,14 @@ fn start_memory(
     let machine = unsafe { Machine::new() };
     let mut config = options.memory.config(zones, early.present_pages());
     numa::configure(&mut config);
-    let (before, pages) = (time::counter(), early.present_pages());
+    let (before, pages) = (counter_without_log(), early.present_pages());
     let mm = match memory::start(machine, early, &config) {
         Ok(mm) => mm,
         Err(error) => crash::give_up(format_args!("{error}")),
     };
-    benchmarks::set_boot(time::counter() - before, pages);
+    let cost = counter_without_log().wrapping_sub(before);
+    log_cost(cost, pages);
+    benchmarks::set_boot(cost, pages);
     if let Some(factor) = options.memory.watermark_scale_factor {
         mm.set_watermark_scale_factor(factor);
     }

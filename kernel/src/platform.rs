@@ -6,10 +6,20 @@ use crate::task::{self, Rights};
 use crate::vm::{self, layout};
 use crate::{numa, smp, workers};
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::sync::HeldLocks;
-use mm::types::{CpuId, NodeId, Pfn};
+use mm::types::{CpuId, NodeId, Pfn, PfnRange};
 use quarry_kernel::sched::Priority;
+
+/// Counts of the time stamp counter that the manager's lines have taken.
+static LOGGING: AtomicU64 = AtomicU64::new(0);
+
+/// The time stamp counter, less what the manager's lines have taken of it: what
+/// the console costs is none of the manager's cost.
+pub(crate) fn counter_without_log() -> u64 {
+    time::counter().wrapping_sub(LOGGING.load(Ordering::Relaxed))
+}
 
 /// How long an allocation that may not fail waits between two tries (ms): a
 /// tick of the timer.
@@ -49,13 +59,13 @@ unsafe impl Platform for Machine {
         fits.then(|| core::ptr::with_exposed_provenance_mut(base as usize))
     }
 
-    fn memmap_commit(
+    fn memmap_back(
         &self,
         ptr: *mut u8,
-        bytes: usize,
-        source: &mut dyn FnMut() -> Option<Pfn>,
+        frames: PfnRange,
+        tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool {
-        vm::commit(ptr.addr() as u64, bytes, source)
+        vm::map_frames(ptr.addr() as u64, frames, tables)
     }
 
     #[inline]
@@ -116,10 +126,12 @@ unsafe impl Platform for Machine {
     }
 
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
+        let before = time::counter();
         match level {
             LogLevel::Error => log::error!("{line}"),
             LogLevel::Warn => log::warn!("{line}"),
             LogLevel::Info => log::info!("{line}"),
         }
+        LOGGING.fetch_add(time::counter().wrapping_sub(before), Ordering::Relaxed);
     }
 }

@@ -120,6 +120,7 @@ impl<P: Platform> Mm<P> {
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
             audit_pages(&mut auditor, &buddy, &mut count)?;
+            audit_deferred(&mut auditor, &mut buddy, &mut count)?;
             audit_lists(&mut auditor, &mut buddy, &count)?;
             audit_counters(&mut auditor, zone, &count)?;
             drop(buddy);
@@ -224,7 +225,7 @@ fn audit_pages(
     let mut pfn = span.start.pageblock();
     while pfn < span.end {
         if !zone.owns(map, pfn) {
-            pfn = pfn.pageblock().add(PAGEBLOCK_PAGES);
+            pfn = map.next_populated(pfn.pageblock().add(PAGEBLOCK_PAGES));
             continue;
         }
         let start = pfn;
@@ -236,6 +237,43 @@ fn audit_pages(
             block = block.add(PAGEBLOCK_PAGES);
         }
     }
+    Ok(())
+}
+
+/// Counts the blocks of a zone that have no descriptors. They are free: more is
+/// not known of them, nor is there more to be wrong.
+fn audit_deferred(
+    auditor: &mut Auditor,
+    buddy: &mut Buddy<'_>,
+    count: &mut ZoneCount,
+) -> Result<(), AuditError> {
+    let (map, zone) = (buddy.map, buddy.zone);
+    let mut pages = 0;
+    let mut at = zone.span().start;
+    while let Some((block, word)) = map.next_deferred(at, zone.span().end) {
+        at = block.add(MAX_ORDER.pages());
+        if word.zone_index() != zone.index() {
+            continue;
+        }
+        pages += MAX_ORDER.pages();
+        for half in [block, block.add(PAGEBLOCK_PAGES)] {
+            let movable = map.info(half).is_some_and(|word| {
+                !word.is_populated()
+                    && word.zone_index() == zone.index()
+                    && word.migratetype() == MigrateType::Movable
+            });
+            auditor.holds("half of a deferred block", half, movable)?;
+        }
+    }
+    auditor.equal("deferred pages", None, pages, zone.deferred_pages())?;
+    let listed = !buddy.list(MAX_ORDER, MigrateType::Movable).is_empty();
+    auditor.equal("a largest block listed while some are deferred", None, 1, {
+        u64::from(pages == 0 || listed)
+    })?;
+    count.present += pages;
+    count.managed += pages;
+    count.free += pages;
+    auditor.report.free += pages;
     Ok(())
 }
 

@@ -74,6 +74,9 @@ impl<'a> Buddy<'a> {
         if list.is_empty() {
             let avail = &self.zone.avail[ty.index()];
             avail.store(avail.load(Relaxed) & !(1 << order.0), Relaxed);
+            if order == MAX_ORDER {
+                self.list_deferred();
+            }
         }
     }
 
@@ -310,6 +313,9 @@ impl<'a> Buddy<'a> {
         }
         avail.store(orders, Relaxed);
         self.account(-(kept as i64), ty);
+        if found == MAX_ORDER {
+            self.list_deferred();
+        }
         Some(PfnRange::sized(pfn, kept))
     }
 
@@ -332,8 +338,9 @@ impl<'a> Buddy<'a> {
         self.account(-(order.pages() as i64), ty);
     }
 
-    /// Free blocks of `order`, of all types.
+    /// Free blocks of `order`, of all types, deferred ones included.
     pub(crate) fn blocks_of(&self, order: Order) -> u64 {
-        self.inner.lists[order.index()].iter().map(|l| u64::from(l.len())).sum()
+        let listed = self.inner.lists[order.index()].iter().map(|l| u64::from(l.len())).sum();
+        if order == MAX_ORDER { listed + self.zone.deferred_blocks() } else { listed }
     }
 }

@@ -6,7 +6,7 @@ use crate::buddy::Buddy;
 use crate::mm::Mm;
 use crate::platform::{LogLevel, Platform};
 use crate::pressure::Attempt;
-use crate::types::{MigrateType, NR_ORDERS, Order, PAGE_SIZE};
+use crate::types::{MAX_ORDER, MigrateType, NR_ORDERS, Order, PAGE_SIZE};
 use crate::zone::{Mark, Zone};
 use core::fmt;
 
@@ -92,13 +92,17 @@ impl<P: Platform> Mm<P> {
         log(format_args!("Node {node} {name}: {}", Blocks(self.free_blocks(zone))));
     }
 
-    /// Free blocks of a zone by order and migratetype. Takes its lock.
+    /// Free blocks of a zone by order and migratetype, deferred ones included.
+    /// Takes its lock.
     pub fn free_blocks(&self, zone: &Zone) -> [[u32; 6]; NR_ORDERS] {
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-        core::array::from_fn(|order| {
+        let mut blocks = core::array::from_fn(|order| {
             MigrateType::ALL.map(|ty| buddy.list(Order(order as u8), ty).len())
-        })
+        });
+        // Frame numbers have 32 bits, and so have numbers of blocks.
+        blocks[MAX_ORDER.index()][MigrateType::Movable.index()] += zone.deferred_blocks() as u32;
+        blocks
     }
 }
 

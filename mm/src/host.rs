@@ -229,15 +229,15 @@ unsafe impl Platform for Machine {
         Some(ptr)
     }
 
-    fn memmap_commit(
+    fn memmap_back(
         &self,
         _ptr: *mut u8,
-        bytes: usize,
-        source: &mut dyn FnMut() -> Option<Pfn>,
+        _frames: PfnRange,
+        _tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool {
-        // The host backs the array itself; frames are taken all the same, so
-        // that the machine has as much left as a real one.
-        (0..bytes / PAGE_SIZE).all(|_| source().is_some())
+        // The host backs the array itself; the frames are taken all the same,
+        // so that the machine has as much left as a real one.
+        true
     }
 
     fn cpus(&self) -> u16 {

@@ -1,9 +1,14 @@
 //! The memory map: a sparse virtual array of page descriptors, and beside it a
-//! word for each pageblock. Holes cost nothing. May call: `page`, `sync`,
-//! `types`.
+//! word for each pageblock. Holes cost nothing, and a pageblock that is free
+//! since boot costs its word: its descriptors are *populated*, that is zeroed
+//! and linked to, when somebody first wants the memory (see `deferred`). May
+//! call: `page`, `sync`, `types`.
 
 use crate::page::{HeadWord, PageDesc, PageType};
-use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::sync::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use crate::types::{
     MAX_ORDER, MigrateType, NodeId, Order, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn,
     PfnRange, ZoneKind,
@@ -21,31 +26,43 @@ const REGION_WORDS: usize = (PFN_LIMIT.0 / REGION_PAGES / 64 + 1) as usize;
 const MT: u32 = 0b111;
 const RESTORE_SHIFT: u32 = 3;
 const SKIP: u32 = 1 << 6;
-const PRESENT: u32 = 1 << 7;
-const ZONE_SHIFT: u32 = 8;
-const NODE_SHIFT: u32 = 10;
+/// The block's descriptors say something.
+const POPULATED: u32 = 1 << 7;
+/// The block has RAM; the rest of its word means something.
+const KNOWN: u32 = 1 << 8;
+const ZONE_SHIFT: u32 = 9;
+const NODE_SHIFT: u32 = 11;
 
 /// What is known of a pageblock: migratetype, the type to restore after
-/// isolation, compaction's skip bit, zone and node.
+/// isolation, compaction's skip bit, zone and node, and whether its pages have
+/// descriptors yet.
 #[repr(transparent)]
 #[derive(Debug, Default)]
 pub struct BlockInfo(AtomicU32);
 
 impl BlockInfo {
-    /// Makes the block present, in that zone and node, of that type.
+    /// Makes the block known, in that zone and node, of that type, its
+    /// descriptors not populated.
     pub fn init(&self, node: NodeId, zone: ZoneKind, ty: MigrateType) {
         let word = ty as u32
             | (ty as u32) << RESTORE_SHIFT
-            | PRESENT
+            | KNOWN
             | (zone as u32) << ZONE_SHIFT
             | u32::from(node.0) << NODE_SHIFT;
         self.0.store(word, Relaxed);
     }
 
-    /// Whether the block has descriptors.
+    /// Whether the block has RAM.
     #[inline]
-    pub fn is_present(&self) -> bool {
-        self.0.load(Relaxed) & PRESENT != 0
+    pub fn is_known(&self) -> bool {
+        self.0.load(Relaxed) & KNOWN != 0
+    }
+
+    /// Whether the block's pages have descriptors. Who sees that they have also
+    /// sees them zeroed.
+    #[inline]
+    pub fn is_populated(&self) -> bool {
+        self.0.load(Acquire) & POPULATED != 0
     }
 
     /// The migratetype now. Stable under the zone lock, a hint without.
@@ -85,15 +102,15 @@ impl BlockInfo {
         (self.0.load(Relaxed) >> ZONE_SHIFT) as usize
     }
 
-    /// Zone and migratetype by one read, if the block is present and of a type
+    /// Zone and migratetype by one read, if the block is populated and of a type
     /// that everybody may have.
     #[inline]
     pub(crate) fn plain(&self) -> Option<(usize, MigrateType)> {
-        const UNMOVABLE: u32 = PRESENT | MigrateType::Unmovable as u32;
-        const MOVABLE: u32 = PRESENT | MigrateType::Movable as u32;
-        const RECLAIMABLE: u32 = PRESENT | MigrateType::Reclaimable as u32;
-        let word = self.0.load(Relaxed);
-        let ty = match word & (PRESENT | MT) {
+        const UNMOVABLE: u32 = POPULATED | MigrateType::Unmovable as u32;
+        const MOVABLE: u32 = POPULATED | MigrateType::Movable as u32;
+        const RECLAIMABLE: u32 = POPULATED | MigrateType::Reclaimable as u32;
+        let word = self.0.load(Acquire);
+        let ty = match word & (POPULATED | MT) {
             UNMOVABLE => MigrateType::Unmovable,
             MOVABLE => MigrateType::Movable,
             RECLAIMABLE => MigrateType::Reclaimable,
@@ -129,7 +146,33 @@ pub struct MemMap {
     blocks: *const BlockInfo,
     end: Pfn,
     /// One bit for each 2 GiB whose part of the block array is backed.
-    regions: [AtomicU64; REGION_WORDS],
+    regions: Regions,
+    /// One bit for each 2 GiB in which some block is populated: scanners pass
+    /// over the others at once.
+    populated: Regions,
+}
+
+/// A bit for each region.
+struct Regions([AtomicU64; REGION_WORDS]);
+
+impl Regions {
+    const fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; REGION_WORDS])
+    }
+
+    /// Whether the bit of the region of `pfn`, below [`PFN_LIMIT`], is set.
+    #[inline]
+    fn has(&self, pfn: Pfn) -> bool {
+        let region = pfn.0 / REGION_PAGES;
+        self.0[(region / 64) as usize].load(Relaxed) >> (region % 64) & 1 != 0
+    }
+
+    fn set(&self, pfn: Pfn) {
+        if !self.has(pfn) {
+            let region = pfn.0 / REGION_PAGES;
+            self.0[(region / 64) as usize].fetch_or(1 << (region % 64), Relaxed);
+        }
+    }
 }
 
 // SAFETY: the pointers name arrays of atomics that live as long as the map.
@@ -150,20 +193,21 @@ impl MemMap {
             .next_multiple_of(PAGE_SIZE)
     }
 
-    /// A map of frames below `end` with nothing present.
+    /// A map of frames below `end` with no block known.
     ///
     /// # Safety
     /// `pages` and `blocks` are the bases of arrays of at least
     /// [`pages_bytes`](Self::pages_bytes) and
     /// [`blocks_bytes`](Self::blocks_bytes), used by nobody else, which live as
-    /// long as the map; each part is backed and zeroed before
+    /// long as the map; each part is backed before
     /// [`add_block`](Self::add_block) tells of it.
     pub unsafe fn new(pages: *mut u8, blocks: *mut u8, end: Pfn) -> Self {
         Self {
             pages: pages.cast(),
             blocks: blocks.cast(),
             end: end.align_up(PAGEBLOCK_ORDER),
-            regions: [const { AtomicU64::new(0) }; REGION_WORDS],
+            regions: Regions::new(),
+            populated: Regions::new(),
         }
     }
 
@@ -172,78 +216,165 @@ impl MemMap {
         self.end
     }
 
-    /// The pieces of the two arrays that have to be backed before `block` (any
-    /// frame of it) is added, as (pointer, bytes): descriptors, block words.
-    pub fn backing(&self, block: Pfn) -> [(*mut u8, usize); 2] {
-        let first = block.pageblock();
-        let region = first.0 / REGION_PAGES;
+    /// The pieces of the two arrays that have to be backed before the blocks of
+    /// `range` (whole pageblocks) are added, as (pointer, bytes): descriptors,
+    /// block words. The second is a whole number of pages of the array, and
+    /// ranges that share a region of 2 GiB share such a page.
+    pub fn backing(&self, range: PfnRange) -> [(*mut u8, usize); 2] {
+        let region = |pfn: Pfn| pfn.0 / REGION_PAGES;
+        let (first, last) = (region(range.start), region(Pfn(range.end.0 - 1)));
         [
             (
-                self.pages.wrapping_add(first.0 as usize).cast_mut().cast(),
-                PAGEBLOCK_PAGES as usize * size_of::<PageDesc>(),
+                self.pages.wrapping_add(range.start.0 as usize).cast_mut().cast(),
+                range.pages() as usize * size_of::<PageDesc>(),
             ),
             (
-                self.blocks.wrapping_add((region * BLOCKS_PER_REGION) as usize).cast_mut().cast(),
-                PAGE_SIZE,
+                self.blocks.wrapping_add((first * BLOCKS_PER_REGION) as usize).cast_mut().cast(),
+                (last - first + 1) as usize * PAGE_SIZE,
             ),
         ]
     }
 
-    /// Makes the pageblock of `block` present.
+    /// Makes the pageblock of `block` known, not populated.
     ///
     /// # Safety
-    /// What [`backing`](Self::backing) names for it is backed and was zeroed.
+    /// What [`backing`](Self::backing) names for it is backed, and the part of
+    /// the block words was zeroed when it was.
     pub unsafe fn add_block(&self, block: Pfn, node: NodeId, zone: ZoneKind, ty: MigrateType) {
-        let region = block.0 / REGION_PAGES;
-        self.regions[(region / 64) as usize].fetch_or(1 << (region % 64), Relaxed);
+        self.regions.set(block);
         // SAFETY: the caller says that this part of the array is backed.
         unsafe { &*self.blocks.wrapping_add((block.0 / PAGEBLOCK_PAGES) as usize) }
             .init(node, zone, ty);
     }
 
-    /// The word of the pageblock that holds `pfn`, if the block is present.
+    /// Gives the pageblocks of `range`, whole ones, known and not populated,
+    /// their descriptors: all tails, for the caller to describe before anybody
+    /// else can come upon them.
+    ///
+    /// # Safety
+    /// The blocks are the caller's alone: either no zone has them yet, or it
+    /// holds the lock of theirs.
+    pub(crate) unsafe fn populate(&self, range: PfnRange) {
+        let first = self.pages.wrapping_add(range.start.0 as usize).cast_mut();
+        // SAFETY: known blocks are backed, and until they are populated nobody
+        // else looks at their descriptors. All zero is a tail.
+        unsafe { first.write_bytes(0, range.pages() as usize) };
+        let mut block = range.start;
+        while block < range.end {
+            let word = self.word(block);
+            debug_assert!(word.is_known() && !word.is_populated(), "{block:?} is populated");
+            // After the zeroes, for those who look without a lock.
+            word.0.fetch_or(POPULATED, Release);
+            self.populated.set(block);
+            block = block.add(PAGEBLOCK_PAGES);
+        }
+    }
+
+    /// The word of the pageblock that holds `pfn`, which lies in a region that
+    /// is backed.
+    #[inline]
+    fn word(&self, pfn: Pfn) -> &BlockInfo {
+        debug_assert!(pfn < self.end && self.regions.has(pfn), "{pfn:?} has no block");
+        // SAFETY: that part of the array is backed.
+        unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) }
+    }
+
+    /// The word of the pageblock that holds `pfn`, if it has RAM: zone, node
+    /// and type, whether or not its pages have descriptors yet.
+    pub fn info(&self, pfn: Pfn) -> Option<&BlockInfo> {
+        self.try_block_word(pfn).filter(|word| word.is_known())
+    }
+
+    /// Whether `pfn` is RAM without a descriptor: free since boot. Stable under
+    /// the zone lock, a hint without.
+    pub fn is_deferred(&self, pfn: Pfn) -> bool {
+        self.info(pfn).is_some_and(|word| !word.is_populated())
+    }
+
+    /// The word of the pageblock that holds `pfn`, if the block is populated.
     #[inline]
     pub fn try_block(&self, pfn: Pfn) -> Option<&BlockInfo> {
-        self.try_block_word(pfn).filter(|block| block.is_present())
+        self.try_block_word(pfn).filter(|block| block.is_populated())
     }
 
     /// The word of the pageblock that holds `pfn`, if it is backed; the block
-    /// need not be present.
+    /// need not be populated, nor RAM.
     #[inline]
     pub(crate) fn try_block_word(&self, pfn: Pfn) -> Option<&BlockInfo> {
-        if pfn >= self.end {
-            return None;
-        }
-        let region = pfn.0 / REGION_PAGES;
-        if self.regions[(region / 64) as usize].load(Relaxed) >> (region % 64) & 1 == 0 {
-            return None;
-        }
-        // SAFETY: the region's bit says that this part of the array is backed.
-        Some(unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) })
+        (pfn < self.end && self.regions.has(pfn)).then(|| self.word(pfn))
     }
 
-    /// The word of the pageblock that holds `pfn`, which is present: a page
+    /// The word of the pageblock that holds `pfn`, which is populated: a page
     /// that some list or owner named.
     #[inline]
     pub(crate) fn block(&self, pfn: Pfn) -> &BlockInfo {
         debug_assert!(self.try_block(pfn).is_some(), "{pfn:?} has no block");
-        // SAFETY: frames named by lists and owners lie in present blocks.
-        unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) }
+        self.word(pfn)
     }
 
-    /// The descriptor of `pfn`, if its pageblock is present.
+    /// The descriptor of `pfn`, if its pageblock is populated.
     #[inline]
     pub fn try_page(&self, pfn: Pfn) -> Option<&PageDesc> {
         self.try_block(pfn)?;
         Some(self.page(pfn))
     }
 
-    /// The descriptor of `pfn`, whose pageblock is present.
+    /// The descriptor of `pfn`, whose pageblock is populated.
     #[inline]
     pub(crate) fn page(&self, pfn: Pfn) -> &PageDesc {
         debug_assert!(self.try_block(pfn).is_some(), "{pfn:?} has no descriptor");
-        // SAFETY: a present block's descriptors are backed.
+        // SAFETY: a populated block's descriptors are backed.
         unsafe { &*self.pages.add(pfn.0 as usize) }
+    }
+
+    /// The first frame of the first populated pageblock that ends after `pfn`;
+    /// [`end`](Self::end) if there is none.
+    pub fn next_populated(&self, pfn: Pfn) -> Pfn {
+        let mut block = pfn.pageblock();
+        while block < self.end {
+            if !self.populated.has(block) {
+                block = Pfn((block.0 / REGION_PAGES + 1) * REGION_PAGES);
+            } else if self.word(block).is_populated() {
+                return block;
+            } else {
+                block = block.add(PAGEBLOCK_PAGES);
+            }
+        }
+        self.end
+    }
+
+    /// The first frame of the last populated pageblock that begins at or before
+    /// `pfn`, if there is one.
+    pub fn prev_populated(&self, pfn: Pfn) -> Option<Pfn> {
+        let mut block = pfn.min(Pfn(self.end.0.checked_sub(1)?)).pageblock();
+        loop {
+            if !self.populated.has(block) {
+                let region = Pfn(block.0 / REGION_PAGES * REGION_PAGES);
+                block = Pfn(region.0.checked_sub(PAGEBLOCK_PAGES)?);
+            } else if self.word(block).is_populated() {
+                return Some(block);
+            } else {
+                block = Pfn(block.0.checked_sub(PAGEBLOCK_PAGES)?);
+            }
+        }
+    }
+
+    /// The first frame, a multiple of the largest order, of the first deferred
+    /// block at or after `pfn` and before `end`, with its word.
+    pub(crate) fn next_deferred(&self, pfn: Pfn, end: Pfn) -> Option<(Pfn, &BlockInfo)> {
+        let mut at = pfn.align_down(MAX_ORDER);
+        while at < end.min(self.end) {
+            if !self.regions.has(at) {
+                at = Pfn((at.0 / REGION_PAGES + 1) * REGION_PAGES);
+                continue;
+            }
+            let word = self.word(at);
+            if word.is_known() && !word.is_populated() {
+                return Some((at, word));
+            }
+            at = at.add(MAX_ORDER.pages());
+        }
+        None
     }
 
     /// The head of the block that `pfn` lies in, with its word as read: `pfn`
@@ -316,8 +447,11 @@ mod tests {
     #[test]
     fn block_word_keeps_its_parts_apart() {
         let block = BlockInfo::default();
-        assert!(!block.is_present());
+        assert!(!block.is_known());
         block.init(NodeId(15), ZoneKind::Movable, MigrateType::Cma);
+        assert!(block.is_known() && !block.is_populated());
+        block.0.fetch_or(POPULATED, Release);
+        assert!(block.is_populated());
         block.set_skip(true);
         block.set_migratetype(MigrateType::Isolate);
         assert_eq!(block.migratetype(), MigrateType::Isolate);

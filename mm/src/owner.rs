@@ -132,7 +132,7 @@ impl<P: Platform> Mm<P> {
         let mut pfn = span.start;
         while pfn < span.end {
             if !zone.owns(&self.map, pfn) {
-                pfn = pfn.pageblock().add(PAGEBLOCK_PAGES);
+                pfn = self.map.next_populated(pfn.pageblock().add(PAGEBLOCK_PAGES));
                 continue;
             }
             let page = self.map.page(pfn);

@@ -5,7 +5,7 @@
 //! `sync` and `types`.
 
 use crate::sync::HeldLocks;
-use crate::types::{CpuId, NodeId, Pfn};
+use crate::types::{CpuId, NodeId, Pfn, PfnRange};
 use core::fmt;
 
 /// What the calling task may claim (Linux `current->flags`, `in_interrupt()`).
@@ -60,9 +60,9 @@ pub struct IrqState(pub u64);
 ///   no other code of the same CPU enters the manager, and the CPU returned,
 ///   one below [`cpus`](Self::cpus), is held by this caller alone;
 /// - [`on_cpus`](Self::on_cpus) runs its closure holding that CPU in this sense;
-/// - [`memmap_base`](Self::memmap_base) and
-///   [`memmap_commit`](Self::memmap_commit) hand out zeroed memory that nobody
-///   else uses.
+/// - [`memmap_base`](Self::memmap_base) hands out addresses that nobody else
+///   uses, and what [`memmap_back`](Self::memmap_back) has put behind them is
+///   readable and writable for as long as the manager lives.
 pub unsafe trait Platform: Sized + Sync + 'static {
     /// Address of the first byte of frame `pfn` (direct map). Valid for frames
     /// of RAM that the machine was built with.
@@ -71,20 +71,22 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// The frame that `ptr` points into, if it is in the direct map.
     fn pfn_of(&self, ptr: *const u8) -> Option<Pfn>;
 
-    /// Base of a virtual array large enough for `bytes` bytes, page-aligned,
-    /// not yet backed. Called a fixed few times, while the manager is built,
-    /// with distinct `slot` numbers.
+    /// Base of a virtual array large enough for `bytes` bytes, page-aligned
+    /// (and aligned to large pages where the platform can map such), not yet
+    /// backed. Called a fixed few times, while the manager is built, with
+    /// distinct `slot` numbers.
     fn memmap_base(&self, slot: usize, bytes: usize) -> Option<*mut u8>;
 
-    /// Backs `bytes` from `ptr` (inside an array from
-    /// [`memmap_base`](Self::memmap_base), page-aligned) with zeroed memory,
-    /// taking frames from `source` as needed. What is backed already stays as
-    /// it is. Returns false when `source` ran dry.
-    fn memmap_commit(
+    /// Puts `frames` behind as many pages of an array from
+    /// [`memmap_base`](Self::memmap_base), from `ptr` on, in pages as large as
+    /// the alignment of both allows. Nothing is there yet; the frames are the
+    /// array's from now on, their content is left as it is. What page tables
+    /// are needed on the way come from `tables`; false when that ran dry.
+    fn memmap_back(
         &self,
         ptr: *mut u8,
-        bytes: usize,
-        source: &mut dyn FnMut() -> Option<Pfn>,
+        frames: PfnRange,
+        tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool;
 
     /// Number of CPUs that may ever run, at least 1.

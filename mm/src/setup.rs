@@ -2,12 +2,15 @@
 //! zonelists and marks; and what has to be computed again when a knob turns.
 //! May call: `early`, everything `mm` holds.
 
+use crate::backing::make_map;
 use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
 use crate::cma::{CmaAreas, CmaRequest, MAX_CMA_AREAS};
+use crate::contig::pageblocks;
+use crate::deferred::whole_blocks;
 use crate::early::EarlyMem;
 use crate::firmware::numa::Distances;
-use crate::memmap::{MemMap, PFN_LIMIT, natural_blocks};
+use crate::memmap::{BlockInfo, MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
 use crate::mm::{Homes, Mm, Tunables};
 use crate::owner::PageOwner;
@@ -17,10 +20,7 @@ use crate::platform::{LogLevel, Platform};
 use crate::slab::SlabState;
 use crate::stats::Stats;
 use crate::sync::{AtomicU8, CpuCell, Ordering::Relaxed};
-use crate::types::{
-    CpuId, MAX_NODES, MigrateType, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn,
-    PfnRange, ZoneKind,
-};
+use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind};
 use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::{self, FallbackOrder, NodeSet, fallback_orders};
@@ -51,6 +51,9 @@ pub struct Config {
     pub page_poison: bool,
     /// Record who allocates what.
     pub page_owner: bool,
+    /// Give free memory descriptors when it is first wanted, and not all at
+    /// boot.
+    pub defer: bool,
 }
 
 impl Default for Config {
@@ -65,6 +68,7 @@ impl Default for Config {
             init_on_free: false,
             page_poison: false,
             page_owner: false,
+            defer: true,
         }
     }
 }
@@ -110,12 +114,13 @@ impl<P: Platform> Mm<P> {
             );
             early.remove_ram(PfnRange::new(PFN_LIMIT, all));
         }
-        let end = early.end_of_ram();
         let nodes =
             early.ram().iter().map(|r| r.node.0 as usize + 1).max().ok_or(SetupError::NoRam)?;
         let nodes = nodes.max(config.nodes.min(MAX_NODES));
         // First of all: areas want large ranges in the best places.
         let mut cma = CmaAreas::reserve(&platform, &mut early, config);
+        // Then the map wants runs that are aligned.
+        let map = make_map(&platform, &mut early, config)?;
         let nr_zones = nodes * NR_ZONES;
         let zones = BootSlice::new(&platform, &mut early, "zones", nr_zones, |i| {
             Zone::new(NodeId((i / NR_ZONES) as u8), ZoneKind::ALL[i % NR_ZONES])
@@ -137,7 +142,6 @@ impl<P: Platform> Mm<P> {
             })
             .ok_or(SetupError::TooLittleRam)?;
         let slab = SlabState::new(&platform, &mut early).ok_or(SetupError::TooLittleRam)?;
-        let map = make_map(&platform, &mut early, end, config)?;
         cma.activate(&platform, &mut early, &map, &zones);
 
         let tunables = Tunables::new();
@@ -166,7 +170,8 @@ impl<P: Platform> Mm<P> {
             movable_owners,
             slab,
         };
-        mm.hand_over(&early);
+        // What has to be written to anyway need not be put off.
+        mm.hand_over(&early, config.defer && !config.init_on_free && !config.page_poison);
         mm.recompute_watermarks();
         mm.log_zonelists(&orders);
         Ok(mm)
@@ -186,11 +191,13 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Spans and present pages from the RAM; what is reserved is described as
-    /// such, what is not is freed to its zone.
-    fn hand_over(&self, early: &EarlyMem<'_>) {
+    /// such, what is not is freed to its zone or, with `defer`, left there as it
+    /// is where that can be.
+    fn hand_over(&self, early: &EarlyMem<'_>, defer: bool) {
         for ram in early.ram() {
-            for piece in self.by_zone(ram.range) {
-                let zone = self.zone_at(piece.start);
+            let ram = ram.range;
+            for piece in self.by_zone(ram) {
+                let zone = self.zone_of(piece.start);
                 let old = zone.span();
                 let span = if old.is_empty() {
                     piece
@@ -200,19 +207,23 @@ impl<P: Platform> Mm<P> {
                 zone.set_span(span);
                 zone.present.fetch_add(piece.pages(), Relaxed);
             }
-            let mut at = ram.range.start;
+            let mut at = ram.start;
             for free in early.free_ranges() {
-                let free = free.intersect(ram.range);
+                let free = free.intersect(ram);
                 if !free.is_empty() {
-                    self.describe_reserved(PfnRange::new(at, free.start));
-                    self.hand_over_free(free);
+                    self.describe_reserved(ram, PfnRange::new(at, free.start));
+                    for piece in self.by_zone(free) {
+                        self.hand_over_free(ram, piece, defer);
+                    }
                     at = free.end;
                 }
             }
-            self.describe_reserved(PfnRange::new(at, ram.range.end));
+            self.describe_reserved(ram, PfnRange::new(at, ram.end));
         }
+        let cpu = self.enter();
         for zone in self.zones.iter() {
             self.close_span(zone);
+            Buddy::lock(&self.map, zone, &cpu).list_deferred();
         }
     }
 
@@ -244,27 +255,84 @@ impl<P: Platform> Mm<P> {
         zone.set_span(span);
     }
 
+    /// Gives the pageblocks that `piece`, a part of `ram`, touches their
+    /// descriptors; what is not RAM in them is a hole. `piece` itself is for the
+    /// caller to describe.
+    fn populate_early(&self, ram: PfnRange, piece: PfnRange) {
+        for block in pageblocks(piece) {
+            let block = PfnRange::sized(block, PAGEBLOCK_PAGES);
+            let whole = block.intersect(ram) == block;
+            if self.map.try_block(block.start).is_none() {
+                // SAFETY: a block of RAM, known to the map, that no zone has yet.
+                unsafe { self.map.populate(block) };
+                if !whole {
+                    self.map.describe(block, PageType::Hole);
+                }
+            }
+            if !whole {
+                cut_hole(&self.map, block.intersect(piece));
+            }
+        }
+    }
+
     /// No block may lie in two zones, not even one that is never handed out.
-    fn describe_reserved(&self, range: PfnRange) {
+    fn describe_reserved(&self, ram: PfnRange, range: PfnRange) {
+        self.populate_early(ram, range);
         for piece in self.by_zone(range) {
             self.map.describe(piece, PageType::Reserved);
         }
     }
 
-    fn hand_over_free(&self, free: PfnRange) {
-        let cpu = self.enter();
-        for piece in self.by_zone(free) {
-            let zone = self.zone_at(piece.start);
-            zone.managed.fetch_add(piece.pages(), Relaxed);
-            for (pfn, order) in natural_blocks(piece) {
-                self.scrub(pfn, order);
+    /// Hands over `free`, a part of `ram` that lies in one zone. Contiguous
+    /// areas are populated: their blocks have a type of their own.
+    fn hand_over_free(&self, ram: PfnRange, free: PfnRange, defer: bool) {
+        self.zone_of(free.start).managed.fetch_add(free.pages(), Relaxed);
+        let mut at = free.start;
+        while at < free.end {
+            let rest = PfnRange::new(at, free.end);
+            let areas = self.cma_areas().map(|(_, area)| area.range().intersect(rest));
+            let area = areas.filter(|area| !area.is_empty()).min_by_key(|area| area.start);
+            let area = area.unwrap_or(PfnRange::new(free.end, free.end));
+            let plain = PfnRange::new(at, area.start);
+            let whole = if defer { whole_blocks(plain) } else { PfnRange::default() };
+            if whole.is_empty() {
+                self.free_early(ram, plain);
+            } else {
+                self.free_early(ram, PfnRange::new(plain.start, whole.start));
+                let cpu = self.enter();
+                Buddy::lock(&self.map, self.zone_of(at), &cpu).defer(whole);
+                self.free_early(ram, PfnRange::new(whole.end, plain.end));
             }
-            let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-            for (pfn, order) in natural_blocks(piece) {
-                // At the tail, so that low frames are handed out first.
-                buddy.free(pfn, order, Placement::Tail);
-            }
+            self.free_early(ram, area);
+            at = area.end;
         }
+    }
+
+    /// Frees a range that lies in one zone to its lists.
+    fn free_early(&self, ram: PfnRange, free: PfnRange) {
+        if free.is_empty() {
+            return;
+        }
+        self.populate_early(ram, free);
+        for (pfn, order) in natural_blocks(free) {
+            self.scrub(pfn, order);
+        }
+        let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, self.zone_of(free.start), &cpu);
+        for (pfn, order) in natural_blocks(free) {
+            // At the tail, so that low frames are handed out first.
+            buddy.free(pfn, order, Placement::Tail);
+        }
+    }
+
+    /// Index of the zone of a frame of RAM, populated or not.
+    fn zone_index_of(&self, pfn: Pfn) -> usize {
+        self.map.info(pfn).map_or(0, BlockInfo::zone_index)
+    }
+
+    /// The zone of a frame of RAM, populated or not.
+    fn zone_of(&self, pfn: Pfn) -> &Zone {
+        &self.zones[self.zone_index_of(pfn)]
     }
 
     /// The zone that a present frame belongs to.
@@ -273,7 +341,7 @@ impl<P: Platform> Mm<P> {
         &self.zones[self.map.block(pfn).zone_index()]
     }
 
-    /// `range` (all present) cut at zone borders.
+    /// `range` (all RAM) cut at zone borders.
     fn by_zone(&self, range: PfnRange) -> impl Iterator<Item = PfnRange> + '_ {
         let mut at = range.start;
         core::iter::from_fn(move || {
@@ -281,8 +349,8 @@ impl<P: Platform> Mm<P> {
                 return None;
             }
             let start = at;
-            let zone = self.map.block(at).zone_index();
-            while at < range.end && self.map.block(at).zone_index() == zone {
+            let zone = self.zone_index_of(at);
+            while at < range.end && self.zone_index_of(at) == zone {
                 at = at.pageblock().add(PAGEBLOCK_PAGES).min(range.end);
             }
             Some(PfnRange::new(start, at))
@@ -366,19 +434,6 @@ impl<P: Platform> Mm<P> {
     }
 }
 
-/// The kind of zone that a frame belongs to.
-fn kind_of(pfn: Pfn, movable_start: Pfn) -> ZoneKind {
-    if pfn >= movable_start {
-        ZoneKind::Movable
-    } else if pfn < DMA_END {
-        ZoneKind::Dma
-    } else if pfn < DMA32_END {
-        ZoneKind::Dma32
-    } else {
-        ZoneKind::Normal
-    }
-}
-
 /// The order in which each node asks the others for memory.
 fn orders<P: Platform>(
     platform: &P,
@@ -390,49 +445,6 @@ fn orders<P: Platform>(
     early.ram().iter().for_each(|r| memory.insert(r.node));
     (0..platform.cpus()).for_each(|cpu| cpus.insert(platform.node_of_cpu(CpuId(cpu))));
     fallback_orders(nodes, memory, cpus, distances)
-}
-
-/// Backs and fills the memory map for all RAM. Which frames are backed by
-/// which is decided here once: no zone exists yet.
-fn make_map<P: Platform>(
-    platform: &P,
-    early: &mut EarlyMem<'_>,
-    end: Pfn,
-    config: &Config,
-) -> Result<MemMap, SetupError> {
-    let pages = platform.memmap_base(0, MemMap::pages_bytes(end)).ok_or(SetupError::NoSpace)?;
-    let blocks = platform.memmap_base(1, MemMap::blocks_bytes(end)).ok_or(SetupError::NoSpace)?;
-    // SAFETY: the platform gave two arrays of that size to nobody else; parts
-    // are committed below before they are added.
-    let map = unsafe { MemMap::new(pages, blocks, end) };
-    // By index: the reservations made on the way move nothing in this table.
-    for i in 0..early.ram().len() {
-        let ram = early.ram()[i];
-        let movable =
-            config.movable_start.get(ram.node.0 as usize).copied().unwrap_or(Pfn(u64::MAX));
-        let mut block = ram.range.start.pageblock();
-        while block < ram.range.end {
-            if map.try_block(block).is_none() {
-                for (ptr, bytes) in map.backing(block) {
-                    let mut source = || early.alloc(1, crate::types::Order(0), None, "memory map");
-                    if !platform.memmap_commit(ptr, bytes, &mut source) {
-                        return Err(SetupError::TooLittleRam);
-                    }
-                }
-                // SAFETY: both pieces were committed just now.
-                unsafe {
-                    map.add_block(block, ram.node, kind_of(block, movable), MigrateType::Movable);
-                }
-                map.describe(PfnRange::sized(block, PAGEBLOCK_PAGES), PageType::Hole);
-            }
-            // The part of the block that is RAM is no hole.
-            let piece = PfnRange::sized(block, PAGEBLOCK_PAGES).intersect(ram.range);
-            cut_hole(&map, piece);
-            block = block.add(PAGEBLOCK_PAGES);
-        }
-    }
-    debug_assert!(end.align_up(PAGEBLOCK_ORDER) == map.end());
-    Ok(map)
 }
 
 /// Takes `piece`, inside one pageblock, out of the holes that cover it.

@@ -3,6 +3,7 @@
 //! `sync`, `types`.
 
 use crate::compact::state::CompactState;
+use crate::deferred::Deferred;
 use crate::gfp::AllocFlags;
 use crate::list::PageList;
 use crate::memmap::{MemMap, zone_index};
@@ -132,6 +133,7 @@ pub struct Zone {
     pub(crate) pcp_batch: AtomicU32,
     pub(crate) pcp_high: AtomicU32,
     pub(crate) lock: Lock<FreeLists>,
+    pub(crate) deferred: Deferred,
     pub(crate) compact: CompactState,
     /// What happened here.
     pub events: ZoneEvents,
@@ -166,6 +168,7 @@ impl Zone {
                 LockRank::Zone,
                 FreeLists { lists: [[PageList::new(); NR_MIGRATETYPES]; NR_ORDERS], capture: None },
             ),
+            deferred: Deferred::default(),
             compact: CompactState::new(),
             events: ZoneEvents::default(),
         }

@@ -37,12 +37,12 @@ fn alloc(mm: &Mm<Machine>, order: u8, gfp: Gfp) -> Page {
 fn types(mm: &Mm<Machine>) -> Vec<Option<MigrateType>> {
     (0..mm.map().end().0)
         .step_by(PAGEBLOCK_PAGES as usize)
-        .map(|pfn| mm.map().try_block(Pfn(pfn)).map(mm::memmap::BlockInfo::migratetype))
+        .map(|pfn| mm.map().info(Pfn(pfn)).map(mm::memmap::BlockInfo::migratetype))
         .collect()
 }
 
 fn head_type(mm: &Mm<Machine>, pfn: Pfn) -> PageType {
-    mm.map().head_of(pfn).expect("covered").1.ty()
+    mm.map().head_of(pfn).map_or(PageType::Buddy, |(_, head)| head.ty())
 }
 
 /// A number below `n` from a sequence that the seed fixes.
@@ -269,6 +269,10 @@ fn a_highatomic_block_stays_one() {
     // The reserve is a hundredth of the zone: it takes a zone of 100 blocks.
     let mm = machine(256, 1);
     let zone = mm.zone(NodeId(0), ZoneKind::Dma32).expect("DMA32");
+    // What the manager's own tables lie beside is not to be the last that is free.
+    let tables = (0xf000..).map(Pfn).find(|&pfn| head_type(&mm, pfn) == PageType::Reserved);
+    let beside = PfnRange::new(Pfn(0xf000), tables.expect("tables"));
+    mm.alloc_contig_range(beside, Gfp::KERNEL).expect("free");
     // The first urgent request that finds only what others may not have.
     let mut held = Vec::new();
     while let Ok(page) = mm.alloc_pages(Request::new(Order(4), Gfp::NOWAIT | Gfp::NOWARN)) {
@@ -278,6 +282,7 @@ fn a_highatomic_block_stays_one() {
     for page in held {
         mm.free_pages(page).expect("its own");
     }
+    mm.free_contig_range(beside).expect("its own");
     mm.drain_all(None);
     let block = urgent.pfn.pageblock();
     let ty = || mm.map().try_block(block).expect("present").migratetype();

@@ -53,7 +53,7 @@ fn check(mm: &Mm<Machine>, arena: &Arena, handles: &[(usize, Handle)]) {
 fn types(mm: &Mm<Machine>) -> Vec<Option<MigrateType>> {
     (0..mm.map().end().0)
         .step_by(PAGEBLOCK_PAGES as usize)
-        .map(|pfn| mm.map().try_block(Pfn(pfn)).map(mm::memmap::BlockInfo::migratetype))
+        .map(|pfn| mm.map().info(Pfn(pfn)).map(mm::memmap::BlockInfo::migratetype))
         .collect()
 }
 

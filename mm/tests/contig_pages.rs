@@ -28,7 +28,7 @@ fn range(start: u64, end: u64) -> PfnRange {
 fn types(mm: &Mm<Machine>) -> Vec<Option<MigrateType>> {
     (0..mm.map().end().0)
         .step_by(PAGEBLOCK_PAGES as usize)
-        .map(|pfn| mm.map().try_block(Pfn(pfn)).map(BlockInfo::migratetype))
+        .map(|pfn| mm.map().info(Pfn(pfn)).map(BlockInfo::migratetype))
         .collect()
 }
 

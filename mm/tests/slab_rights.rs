@@ -29,13 +29,13 @@ unsafe impl Platform for Fickle {
     fn memmap_base(&self, slot: usize, bytes: usize) -> Option<*mut u8> {
         self.machine.memmap_base(slot, bytes)
     }
-    fn memmap_commit(
+    fn memmap_back(
         &self,
         ptr: *mut u8,
-        bytes: usize,
-        source: &mut dyn FnMut() -> Option<Pfn>,
+        frames: PfnRange,
+        tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool {
-        self.machine.memmap_commit(ptr, bytes, source)
+        self.machine.memmap_back(ptr, frames, tables)
     }
     fn irq_save(&self) -> (CpuId, mm::platform::IrqState) {
         self.machine.irq_save()

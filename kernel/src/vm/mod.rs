@@ -11,4 +11,4 @@ pub(crate) mod tables;
 
 pub(crate) use build::{Devices, Plan, build};
 pub(crate) use loader::Loader;
-pub(crate) use tables::{activate, commit, frame_ptr, pfn_of, root};
+pub(crate) use tables::{activate, frame_ptr, map_frames, pfn_of, root};

@@ -6,13 +6,15 @@ use crate::smp;
 use crate::vm::layout;
 use core::arch::asm;
 use core::ops::Range;
-use mm::types::{PAGE_SIZE, Pfn};
+use mm::types::{PAGE_SIZE, Pfn, PfnRange};
+use quarry_kernel::direct_map::PageSize;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{
-    FrameAllocator, Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, PhysFrame, Size4KiB,
+    self, FrameAllocator, Mapper, OffsetPageTable, Page, PageSize as _, PageTable, PageTableFlags,
+    PhysFrame, Size2MiB, Size4KiB,
 };
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -94,37 +96,56 @@ unsafe impl FrameAllocator<Size4KiB> for Handed<'_> {
     }
 }
 
-/// Backs `bytes` from `start` on (a page's first byte) with zeroed frames from
-/// `source`, which also gives those for tables. What is backed already stays.
-/// False when `source` ran dry; what was done by then stays done.
-pub(crate) fn commit(start: u64, bytes: usize, source: &mut dyn FnMut() -> Option<Pfn>) -> bool {
-    let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
-    let end = start.saturating_add(bytes as u64);
+/// Maps `frames` at `start` (a page's first byte) and on, readable and writable,
+/// in large pages where the alignment of both allows; `source` gives frames for
+/// tables. False when that ran dry; what was done by then stays done. Nothing
+/// may be mapped there yet, so that no other CPU has to be told.
+pub(crate) fn map_frames(
+    start: u64,
+    frames: PfnRange,
+    source: &mut dyn FnMut() -> Option<Pfn>,
+) -> bool {
     with_tables(|tables| {
-        for addr in (start..end).step_by(PAGE_SIZE) {
-            let page: Page<Size4KiB> = Page::containing_address(VirtAddr::new(addr));
-            if tables.translate_page(page).is_ok() {
-                continue;
-            }
-            let Some(pfn) = source() else { return false };
-            // SAFETY: the frame was given away by `source`, and RAM is mapped.
-            unsafe { frame_ptr(pfn).write_bytes(0, PAGE_SIZE) };
-            let frame = PhysFrame::containing_address(PhysAddr::new(pfn.addr()));
-            // SAFETY: nothing was mapped there, and the frame is nobody's else.
-            let mapped = unsafe {
-                let frames = &mut Handed(source);
-                tables.map_to_with_table_flags(page, frame, flags, PARENT, frames)
+        let mut done = 0;
+        while done < frames.pages() {
+            let virt = VirtAddr::new(start + done * PAGE_SIZE as u64);
+            let pfn = frames.start.add(done);
+            let large = PageSize::Large.order().pages();
+            let fits = pfn.is_aligned(PageSize::Large.order())
+                && virt.is_aligned(Size2MiB::SIZE)
+                && frames.pages() - done >= large;
+            let (mapped, pages) = if fits {
+                (map_one::<Size2MiB>(tables, virt, pfn, source), large)
+            } else {
+                (map_one::<Size4KiB>(tables, virt, pfn, source), 1)
             };
-            match mapped {
-                Ok(flush) => flush.ignore(),
-                // The frame is lost to its owner, as is the attempt.
-                Err(MapToError::FrameAllocationFailed) => return false,
-                Err(_) => {}
+            if !mapped {
+                return false;
             }
+            done += pages;
         }
         true
     })
     .unwrap_or(false)
+}
+
+fn map_one<S: paging::PageSize>(
+    tables: &mut OffsetPageTable<'_>,
+    virt: VirtAddr,
+    pfn: Pfn,
+    source: &mut dyn FnMut() -> Option<Pfn>,
+) -> bool
+where
+    for<'a> OffsetPageTable<'a>: Mapper<S>,
+{
+    let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
+    let page = Page::<S>::containing_address(virt);
+    let frame = PhysFrame::<S>::containing_address(PhysAddr::new(pfn.addr()));
+    // SAFETY: nothing is mapped there, and the frame is its owner's alone.
+    let mapped =
+        unsafe { tables.map_to_with_table_flags(page, frame, flags, PARENT, &mut Handed(source)) };
+    // What was not mapped is in no translation cache.
+    mapped.map(MapperFlush::ignore).is_ok()
 }
 
 /// Why [`map_page`] has mapped nothing.

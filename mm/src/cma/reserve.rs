@@ -117,8 +117,8 @@ impl CmaAreas {
     }
 
     /// Gives the areas' pageblocks their type and their pages back to early
-    /// memory, so that they become free like all others. The map describes
-    /// them; nothing is free yet.
+    /// memory, so that they become free like all others. The map knows them;
+    /// nothing is free yet.
     pub(crate) fn activate<P: Platform>(
         &mut self,
         platform: &P,
@@ -130,10 +130,10 @@ impl CmaAreas {
             let Some(area) = slot else { continue };
             let range = area.range;
             early.release(range);
-            let zone = map.try_block(range.start).map(crate::memmap::BlockInfo::zone_index);
+            let zone = map.info(range.start).map(crate::memmap::BlockInfo::zone_index);
             let whole = early.is_free(range)
                 && crate::contig::pageblocks(range)
-                    .all(|b| map.try_block(b).map(crate::memmap::BlockInfo::zone_index) == zone);
+                    .all(|b| map.info(b).map(crate::memmap::BlockInfo::zone_index) == zone);
             let Some(zone) = zone.filter(|_| whole).and_then(|i| zones.get(i)) else {
                 platform.log(
                     LogLevel::Warn,
@@ -143,7 +143,9 @@ impl CmaAreas {
                 continue;
             };
             for block in crate::contig::pageblocks(range) {
-                map.block(block).set_migratetype(MigrateType::Cma);
+                if let Some(info) = map.info(block) {
+                    info.set_migratetype(MigrateType::Cma);
+                }
             }
             zone.cma_pages.fetch_add(range.pages(), Relaxed);
         }

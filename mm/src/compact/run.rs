@@ -267,7 +267,7 @@ impl<P: Platform> Mm<P> {
             {
                 info.set_skip(false);
             }
-            block = block.add(PAGEBLOCK_PAGES);
+            block = self.map.next_populated(block.add(PAGEBLOCK_PAGES));
         }
         zone.compact.flush_skip.store(false, Relaxed);
         zone.compact.reset(span);

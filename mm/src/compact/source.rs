@@ -16,7 +16,8 @@ impl<P: Platform> Mm<P> {
         let block = run.migrate_pfn.pageblock();
         let end = block.add(PAGEBLOCK_PAGES);
         if !self.is_source_block(run, block) {
-            run.migrate_pfn = end;
+            // What has no descriptors has no pages to move either.
+            run.migrate_pfn = self.map.next_populated(end).min(run.zone.span().end).max(end);
             return false;
         }
         let began = run.migrate_pfn;

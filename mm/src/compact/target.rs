@@ -71,7 +71,9 @@ impl<P: Platform> Mm<P> {
                 if block <= lowest {
                     return;
                 }
-                run.free_pfn = Pfn(block.0 - PAGEBLOCK_PAGES);
+                // Deferred blocks are as large as can be, and so no targets.
+                let next = self.map.prev_populated(Pfn(block.0 - PAGEBLOCK_PAGES));
+                run.free_pfn = next.unwrap_or(lowest).max(lowest);
             }
         }
     }

@@ -138,6 +138,7 @@ impl<P: Platform> Mm<P> {
             return Err(ContigError::Invalid(bad.0));
         }
         let zone = self.one_zone(range)?;
+        self.populate(zone, range);
         self.make_room(zone, range, gfp)?;
         if self.take_if_free(zone, range, purpose).is_err() {
             self.empty_and_take(zone, range, purpose, gfp)?;
@@ -176,12 +177,10 @@ impl<P: Platform> Mm<P> {
         if range.is_empty() || range.end > self.map.end() {
             return Err(ContigError::Invalid("an empty range or one beyond RAM"));
         }
-        let index = self.map.try_block(range.start).map(BlockInfo::zone_index);
+        let index = self.map.info(range.start).map(BlockInfo::zone_index);
         let mut blocks = pageblocks(range);
         match index {
-            Some(zone)
-                if blocks.all(|b| self.map.try_block(b).map(BlockInfo::zone_index) == index) =>
-            {
+            Some(zone) if blocks.all(|b| self.map.info(b).map(BlockInfo::zone_index) == index) => {
                 Ok(&self.zones[zone])
             }
             _ => Err(ContigError::Invalid("not all in one zone")),

@@ -122,7 +122,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// The first window at `from` or above. Reads heads without the zone lock:
-    /// what it finds is a candidate.
+    /// what it finds is a candidate. What is deferred is free.
     fn next_window(&self, zone: &Zone, from: Pfn, wanted: &Wanted, window: Window) -> Option<Pfn> {
         let span = zone.span();
         let mut start = from.max(span.start).align_up(wanted.align);
@@ -147,9 +147,12 @@ impl<P: Platform> Mm<P> {
     /// where it ends.
     fn look(&self, zone: &Zone, at: Pfn, window: Window) -> Result<Pfn, Pfn> {
         let block = at.pageblock().add(PAGEBLOCK_PAGES);
-        let Some(info) = self.map.try_block(at).filter(|b| b.zone_index() == zone.index()) else {
+        let Some(info) = self.map.info(at).filter(|b| b.zone_index() == zone.index()) else {
             return Err(block);
         };
+        if !info.is_populated() {
+            return Ok(block);
+        }
         let ty = info.migratetype();
         // What is kept for emergencies is not looked for here.
         if refused(ty, Purpose::General).is_some() || ty == MigrateType::HighAtomic {

@@ -18,7 +18,7 @@ use super::Machine;
 use crate::mailbox::{Token, run_on_each};
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use crate::sync::HeldLocks;
-use crate::types::{CpuId, NodeId, Pfn};
+use crate::types::{CpuId, NodeId, Pfn, PfnRange};
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
@@ -199,13 +199,13 @@ unsafe impl Platform for Lean {
         self.machine.memmap_base(slot, bytes)
     }
 
-    fn memmap_commit(
+    fn memmap_back(
         &self,
         ptr: *mut u8,
-        bytes: usize,
-        source: &mut dyn FnMut() -> Option<Pfn>,
+        frames: PfnRange,
+        tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool {
-        self.machine.memmap_commit(ptr, bytes, source)
+        self.machine.memmap_back(ptr, frames, tables)
     }
 
     fn cpus(&self) -> u16 {

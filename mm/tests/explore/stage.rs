@@ -101,13 +101,13 @@ unsafe impl Platform for Stage {
         self.machine.memmap_base(slot, bytes)
     }
 
-    fn memmap_commit(
+    fn memmap_back(
         &self,
         ptr: *mut u8,
-        bytes: usize,
-        source: &mut dyn FnMut() -> Option<Pfn>,
+        frames: PfnRange,
+        tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool {
-        self.machine.memmap_commit(ptr, bytes, source)
+        self.machine.memmap_back(ptr, frames, tables)
     }
 
     fn cpus(&self) -> u16 {

@@ -127,14 +127,13 @@ impl World<'_> {
             let span = zone.span();
             let mut block = span.start.pageblock();
             while block < span.end {
-                let ty = self.mm.map().try_block(block).map(mm::memmap::BlockInfo::migratetype);
+                let ty = self.mm.map().info(block).map(mm::memmap::BlockInfo::migratetype);
                 assert_ne!(ty, Some(MigrateType::Isolate), "{block:?} is isolated by nobody");
                 block = block.add(PAGEBLOCK_PAGES);
             }
         }
         for (_, area) in self.mm.cma_areas() {
-            let ty =
-                self.mm.map().try_block(area.range().start).map(mm::memmap::BlockInfo::migratetype);
+            let ty = self.mm.map().info(area.range().start).map(mm::memmap::BlockInfo::migratetype);
             assert_eq!(ty, Some(MigrateType::Cma));
         }
     }

@@ -14,6 +14,7 @@ suite! {
     /// The memory map.
     Memmap = "memmap" {
         quick heads_cover_every_zone,
+        quick deferred_blocks_have_no_heads,
         quick nothing_outside,
         quick low_frames_are_kept,
         quick tails_find_their_head,
@@ -46,11 +47,35 @@ fn heads_cover_every_zone<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResul
             covered = pfn;
         }
         if blocks < WALKED_BLOCKS {
-            check_eq!(present, zone.present(), "pages of {}", zone.kind.name());
+            let all = present + zone.deferred_pages();
+            check_eq!(all, zone.present(), "pages of {}", zone.kind.name());
         } else {
             check!(present <= zone.present(), "more pages than {} has", zone.kind.name());
         }
     }
+    Ok(())
+}
+
+fn deferred_blocks_have_no_heads<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let (mm, mut looked_at) = (t.on.mm, 0);
+    for zone in mm.zones() {
+        let span = zone.span();
+        let mut seen = 0;
+        for at in (span.start.0..span.end.0).step_by(PAGEBLOCK_PAGES as usize).map(Pfn) {
+            let Some(info) = mm.map().info(at).filter(|_| mm.map().is_deferred(at)) else {
+                continue;
+            };
+            check!(mm.map().try_page(at).is_none(), "{at:?} is deferred and has a descriptor");
+            check!(mm.map().head_of(at).is_none(), "{at:?} is deferred and has a head");
+            seen += if info.zone_index() == zone.index() { PAGEBLOCK_PAGES } else { 0 };
+            looked_at += 1;
+            if looked_at == WALKED_BLOCKS {
+                return Ok(());
+            }
+        }
+        check_eq!(seen, zone.deferred_pages(), "deferred pages of {}", zone.kind.name());
+    }
+    t.note(format_args!("{looked_at} deferred pageblocks"));
     Ok(())
 }
 
@@ -65,7 +90,7 @@ fn nothing_outside<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let mut at = Pfn(0);
     for index in 0..t.on.mm.zones().len() {
         for block in blocks_of(t.on.mm, index).take(WALKED_BLOCKS) {
-            if at < block && map.try_block(at).is_none() {
+            if at < block && map.info(at).is_none() {
                 check!(map.try_page(at).is_none(), "{at:?} has a descriptor and no block");
                 holes += 1;
             }

@@ -22,7 +22,7 @@ use mm::arena::MovableArena;
 use mm::migrate::TooManyOwners;
 use mm::platform::Platform;
 use mm::slab::CacheConfig;
-use mm::types::{NR_ORDERS, PAGEBLOCK_PAGES, Pfn};
+use mm::types::{MAX_ORDER, NR_ORDERS, PAGEBLOCK_PAGES, Pfn};
 
 /// Most pages that the quick cases touch together: 256 MiB.
 const QUICK_PAGES: u64 = 1 << 16;
@@ -142,14 +142,15 @@ impl<P: Platform> Subject for Ground<P> {
     }
 }
 
-/// The first frames of the pageblocks that have descriptors, of one zone.
+/// The first frames of the pageblocks that have descriptors, of one zone. What
+/// is deferred does not.
 fn blocks_of<P: Platform>(mm: &Mm<P>, zone: usize) -> impl Iterator<Item = Pfn> + '_ {
     let span = mm.zones()[zone].span();
     let mut at = span.start.pageblock();
     core::iter::from_fn(move || {
         while at < span.end {
-            let block = at;
-            at = at.add(PAGEBLOCK_PAGES);
+            let block = mm.map().next_populated(at);
+            at = block.add(PAGEBLOCK_PAGES);
             if mm.map().try_block(block).is_some_and(|info| info.zone_index() == zone) {
                 return Some(block);
             }
@@ -158,10 +159,12 @@ fn blocks_of<P: Platform>(mm: &Mm<P>, zone: usize) -> impl Iterator<Item = Pfn> 
     })
 }
 
-/// Free blocks on the buddy's lists by order, counted from the descriptors.
+/// Free blocks on the buddy's lists by order, counted from the descriptors, and
+/// deferred ones.
 fn free_blocks<P: Platform>(mm: &Mm<P>) -> [u64; NR_ORDERS] {
     let mut count = [0; NR_ORDERS];
     for zone in 0..mm.zones().len() {
+        count[MAX_ORDER.index()] += mm.zones()[zone].deferred_pages() / MAX_ORDER.pages();
         for block in blocks_of(mm, zone) {
             let mut pfn = block;
             while pfn < block.add(PAGEBLOCK_PAGES) {

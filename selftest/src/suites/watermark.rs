@@ -28,22 +28,38 @@ const TRY: Gfp = Gfp::KERNEL.union(Gfp::NOWARN).union(Gfp::NORETRY);
 /// More blocks than any test takes.
 const ALL: u64 = u64::MAX;
 
+/// The least that a zone whose reserves are to be tested keeps back, in pages.
+const LEAST_MIN: u64 = 4;
+
 /// Switches boosting off for as long as it lives: boosted marks would move
-/// while they are being tested.
-pub(super) struct Unboosted<P: Platform>(&'static Mm<P>);
+/// while they are being tested. On a machine so large that the lowest zone's
+/// share of the reserves is hardly a page, the marks are raised meanwhile.
+pub(super) struct Unboosted<P: Platform> {
+    mm: &'static Mm<P>,
+    min_free_kb: u64,
+}
 
 impl<P: Platform> Unboosted<P> {
     pub(super) fn new(mm: &'static Mm<P>) -> Self {
         mm.set_watermark_boost_factor(0);
+        let min_free_kb = mm.min_free_kbytes();
+        let mut wanted = min_free_kb;
+        if let Some(zone) = mm.zone(NodeId(0), ZoneKind::Dma)
+            && zone.marks().min < LEAST_MIN
+            && zone.managed() > 0
+        {
+            wanted = 4 * (LEAST_MIN + 1) * mm.managed_pages() / zone.managed();
+        }
         // This clears the boosts there are.
-        mm.recompute_watermarks();
-        Self(mm)
+        mm.set_min_free_kbytes(wanted);
+        Self { mm, min_free_kb }
     }
 }
 
 impl<P: Platform> Drop for Unboosted<P> {
     fn drop(&mut self) {
-        self.0.set_watermark_boost_factor(DEFAULT_BOOST_FACTOR);
+        self.mm.set_watermark_boost_factor(DEFAULT_BOOST_FACTOR);
+        self.mm.set_min_free_kbytes(self.min_free_kb);
     }
 }
 
