@@ -214,6 +214,17 @@ fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
     text
 }
 
+/// The lines between which a text has its table.
+const TABLE_BEGINS: &str = "<!-- scripts/bench --readme begins -->\n";
+const TABLE_ENDS: &str = "<!-- scripts/bench --readme ends -->\n";
+
+/// `text` with another table; None if it has no place for one.
+pub fn replace_table(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(TABLE_BEGINS)?;
+    let (_, after) = rest.split_once(TABLE_ENDS)?;
+    Some(format!("{before}{TABLE_BEGINS}\n{table}\n{TABLE_ENDS}{after}"))
+}
+
 /// Where measured figures differ from the baseline.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Comparison {
@@ -385,6 +396,15 @@ mod tests {
         assert_eq!(number(Some(196_000.0)), "196,000");
         assert_eq!(number(Some(97.5)), "97.5");
         assert_eq!(number(Some(39.0)), "39");
+    }
+
+    #[test]
+    fn a_text_gets_another_table() {
+        let text = format!("a\n{TABLE_BEGINS}old\n{TABLE_ENDS}b\n");
+        let new = replace_table(&text, "| x |\n").unwrap();
+        assert_eq!(new, format!("a\n{TABLE_BEGINS}\n| x |\n\n{TABLE_ENDS}b\n"));
+        assert_eq!(replace_table(&new, "| x |\n").unwrap(), new);
+        assert_eq!(replace_table("no table", "| x |\n"), None);
     }
 
     #[test]

@@ -130,6 +130,14 @@ fn benchmark(options: &BenchOptions) -> Result<u8> {
         fs::write(&baseline, saved.updated(&measured).to_saved())?;
         eprintln!("quarry: {} figures saved in {}", measured.len(), baseline.display());
     }
+    if options.readme {
+        let path = root.join("README.md");
+        let text = fs::read_to_string(&path)?;
+        let Some(text) = figures::replace_table(&text, &measured.table(true)) else {
+            bail!("{} has no place for the table", path.display());
+        };
+        fs::write(&path, text)?;
+    }
     if options.check {
         let comparison = figures::compare(&saved, &measured, options.glob == "*");
         eprint!("{comparison}");

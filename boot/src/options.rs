@@ -114,6 +114,9 @@ pub struct BenchOptions {
     /// Show only rows that have a goal.
     #[arg(long)]
     pub goals: bool,
+    /// Write the table of rows with a goal into README.md.
+    #[arg(long)]
+    pub readme: bool,
     /// The baseline [default: `bench/baseline.txt`].
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
