@@ -20,7 +20,7 @@ const SIZES: [(&str, u64); 4] =
 const CPUS: [(&str, u16); 3] = [("1 CPU", 1), ("2 CPUs", 2), ("4 CPUs", 4)];
 /// Nodes: name, number.
 const NODES: [(&str, u64); 4] = [("1 node", 1), ("2 nodes", 2), ("4 nodes", 4), ("8 nodes", 8)];
-/// MiB where the size is not what is looked at.
+/// MiB for each CPU, for each node.
 const MIB: u64 = 1 << 10;
 
 /// An operation: name, how many it does at a call, and what it does.
@@ -96,10 +96,10 @@ pub fn counted() {
         single(&Quarry::sized(mib << 8, 1), name);
     }
     for (name, nodes) in NODES {
-        single(&Quarry::sized(MIB << 8, nodes), name);
+        single(&Quarry::sized(nodes * (MIB << 8), nodes), name);
     }
     for (name, cpus) in CPUS {
-        let mm = manager(MIB << 8, cpus, 1);
+        let mm = manager(u64::from(cpus) * (MIB << 8), cpus, 1);
         for operation in OPERATIONS {
             together(&mm, cpus, name, operation);
         }
@@ -159,8 +159,8 @@ pub fn measure(dir: &Path) -> (String, String) {
     let figures = count(&["--count", "growth"], dir);
     let panels = [
         panel("Managed memory", &SIZES.map(|size| size.0), &figures),
-        panel("CPUs at work together (1 GiB)", &CPUS.map(|cpus| cpus.0), &figures),
-        panel("Nodes (1 GiB in all)", &NODES.map(|nodes| nodes.0), &figures),
+        panel("CPUs at work (1 GiB each)", &CPUS.map(|cpus| cpus.0), &figures),
+        panel("Nodes (1 GiB each)", &NODES.map(|nodes| nodes.0), &figures),
     ];
     let mut table = String::from("| operation |");
     let places = || panels.iter().flat_map(|panel| &panel.places);
