@@ -159,7 +159,7 @@ impl<P: Platform> Herd<P> {
 
     /// Frees the pages whose frames are not to `stay`.
     pub(crate) fn thin(&mut self, mut stay: impl FnMut(Pfn) -> bool) -> CaseResult {
-        let Ground { mm, arena } = self.ground;
+        let Ground { mm, arena, .. } = self.ground;
         let mut kept = Self { ground: self.ground, top: None, pages: 0, step: self.step };
         let result = (|| {
             while let Some(handle) = self.top {
@@ -193,7 +193,7 @@ impl<P: Platform> Herd<P> {
 
 impl<P: Platform> Drop for Herd<P> {
     fn drop(&mut self) {
-        let Ground { mm, arena } = self.ground;
+        let Ground { mm, arena, .. } = self.ground;
         // Not checked: what has changed is told already, and has to go too. A
         // broken chain ends here; the runner's tally tells of the rest.
         while let Some(handle) = self.top {

@@ -11,6 +11,8 @@
 extern crate std;
 
 mod case;
+mod crew;
+mod exchange;
 mod filter;
 mod herd;
 mod hold;
@@ -22,6 +24,7 @@ pub mod suites;
 mod text;
 
 pub use case::{Case, CaseResult, Level, Outcome, Stop, Subject, Suite, Test};
+pub use crew::{Alone, Crew};
 pub use filter::Filter;
 pub use report::{Counts, Harness};
 pub use rng::Rng;

@@ -4,7 +4,7 @@ use mm::host::{Machine, build, pc};
 use mm::types::{CpuId, MAX_NODES, NodeId, Order, Pfn, PfnRange};
 use mm::{Config as MmConfig, Mm};
 use selftest::suites::{Ground, Suites};
-use selftest::{Config, Counts, Filter, Harness, Level, run};
+use selftest::{Config, Counts, Crew, Filter, Harness, Level, run};
 use std::fmt::Arguments;
 use std::time::Instant;
 
@@ -38,9 +38,12 @@ fn seed() -> u64 {
 }
 
 fn run_all(on: &Ground<Machine>, level: Level) -> Counts {
+    run_filtered(on, level, &std::env::var("QUARRY_FILTER").unwrap_or_default())
+}
+
+fn run_filtered(on: &Ground<Machine>, level: Level, filter: &str) -> Counts {
     let mut lines = Lines { text: String::new(), start: Instant::now() };
-    let filter = std::env::var("QUARRY_FILTER").unwrap_or_default();
-    let config = Config { level, seed: seed(), filter: Filter::new(&filter) };
+    let config = Config { level, seed: seed(), filter: Filter::new(filter) };
     let counts = run(on, &[Suites::ALL], &config, &mut vec![0; 8192], &mut lines);
     println!("{}", lines.text);
     assert_eq!(counts.fail, 0);
@@ -114,6 +117,66 @@ fn two_nodes_that_interleave() {
     on.mm.platform().run_on(CpuId(1));
     on.warm();
     run_all(&on, Level::Quick);
+}
+
+/// A machine's CPUs, which threads take turns to be.
+struct Threads {
+    mm: &'static Mm<Machine>,
+    cpus: u16,
+}
+
+impl Crew for Threads {
+    fn cpus(&self) -> u16 {
+        self.cpus
+    }
+
+    fn run(&self, workers: u16, work: &(dyn Fn(u16) + Sync)) -> bool {
+        std::thread::scope(|scope| {
+            for number in 0..workers {
+                scope.spawn(move || {
+                    self.mm.platform().run_on(CpuId(number));
+                    work(number);
+                });
+            }
+        });
+        true
+    }
+
+    fn patience(&self, steps: u64) -> u64 {
+        let most = std::env::var("QUARRY_STEPS").ok();
+        steps.min(most.map_or(30_000, |text| text.parse().expect("QUARRY_STEPS is a number")))
+    }
+
+    fn pause(&self) {
+        std::thread::yield_now();
+    }
+}
+
+/// Both levels on all CPUs at once.
+fn stress(mm: Mm<Machine>, cpus: u16) {
+    let on = ground(mm);
+    let on = on.with_crew(Box::leak(Box::new(Threads { mm: on.mm, cpus })));
+    run_filtered(&on, Level::Full, "stress.*");
+    run_filtered(&on, Level::Quick, "audit.*");
+}
+
+#[test]
+fn two_cpus_at_once() {
+    stress(pc(96, 2, &with_cma(8)).unwrap(), 2);
+}
+
+#[test]
+fn four_cpus_at_once_on_two_nodes() {
+    let mut machine = Machine::new(Pfn(0), Pfn(640 << 8), 4).expect("room");
+    machine.set_node_of_cpu(CpuId(1), NodeId(1));
+    machine.set_node_of_cpu(CpuId(3), NodeId(1));
+    let mib = |from: u64, to: u64| PfnRange::new(Pfn(from << 8), Pfn(to << 8));
+    let ram = [
+        (PfnRange::new(Pfn(1), Pfn(0xa0)), NodeId(0)),
+        (mib(1, 300), NodeId(0)),
+        (mib(300, 640), NodeId(1)),
+    ];
+    stress(build(machine, &ram, &with_cma(16)).unwrap(), 4);
 }
 
 #[test]

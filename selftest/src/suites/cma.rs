@@ -207,7 +207,7 @@ fn filled_and_handed_out_whole<P: Platform>(t: &mut Test<'_, Ground<P>>) -> Case
 }
 
 fn a_pinned_page_is_worked_around<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
-    let Ground { mm, arena } = *t.on;
+    let Ground { mm, arena, .. } = *t.on;
     let (id, area) = area(mm)?;
     let class = class_of(mm, area)?;
     let mut herd = Herd::sparse(t.on);

@@ -140,7 +140,7 @@ fn a_request_makes_its_block<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseRe
 }
 
 fn pinned_pages_stay_where_they_are<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
-    let Ground { mm, arena } = *t.on;
+    let Ground { mm, arena, .. } = *t.on;
     let zone = lowest(mm)?;
     let herd = scatter(t.on, zone, NOW | Gfp::DMA, Herd::sparse(t.on), 4)?;
     // The page that was put in last lies low, where compaction moves from.

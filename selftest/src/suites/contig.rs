@@ -204,7 +204,7 @@ fn scattered_pages_make_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseRes
 }
 
 fn a_pinned_page_is_in_the_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
-    let Ground { mm, arena } = *t.on;
+    let Ground { mm, arena, .. } = *t.on;
     let (herd, _) = half_full(t.on)?;
     // With no memory of firmware or kernel above it in its pageblock.
     let free_above = |pfn: Pfn| {

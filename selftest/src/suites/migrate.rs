@@ -117,7 +117,7 @@ fn put_back_pages_stay<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
 }
 
 fn freed_while_isolated<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
-    let Ground { mm, arena } = *t.on;
+    let Ground { mm, arena, .. } = *t.on;
     for migrate in [false, true] {
         let mut herd = herd_of(t.on, 4)?;
         let mut frames = [Pfn(0); 4];
@@ -155,7 +155,7 @@ fn isolated_once_only<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
 }
 
 fn pinned_pages_stay<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
-    let Ground { mm, arena } = *t.on;
+    let Ground { mm, arena, .. } = *t.on;
     let herd = herd_of(t.on, 1)?;
     let handle = check_ok!(herd.top());
     let pfn = check_ok!(arena.pin(mm, handle));

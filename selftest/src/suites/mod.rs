@@ -10,10 +10,12 @@ mod memmap;
 mod migrate;
 mod reserve;
 mod slab;
+mod stress;
 mod watermark;
 mod zones;
 
 use crate::case::{Subject, Suite};
+use crate::crew::{Alone, Crew};
 use core::fmt;
 use core::marker::PhantomData;
 use mm::Gfp;
@@ -43,6 +45,7 @@ impl<P: Platform + 'static> Suites<P> {
         cma::Cma::<P>::SUITE,
         slab::Slab::<P>::SUITE,
         reserve::Reserve::<P>::SUITE,
+        stress::Stress::<P>::SUITE,
         audit::Audit::<P>::SUITE,
     ];
 }
@@ -87,6 +90,7 @@ pub struct Ground<P: Platform> {
     pub mm: &'static Mm<P>,
     /// Nobody else uses it.
     pub(crate) arena: &'static MovableArena<P>,
+    crew: &'static dyn Crew,
 }
 
 impl<P: Platform> Clone for Ground<P> {
@@ -104,9 +108,24 @@ impl<P: Platform> Ground<P> {
     /// When the manager has no room for another driver.
     pub fn new(mm: &'static Mm<P>, arena: &'static MovableArena<P>) -> Result<Self, TooManyOwners> {
         arena.register(mm)?;
-        let ground = Self { mm, arena };
+        let ground = Self { mm, arena, crew: &Alone };
         ground.warm();
         Ok(ground)
+    }
+
+    /// The same with CPUs to run on at once; each is [warmed](Self::warm).
+    #[must_use]
+    pub fn with_crew(self, crew: &'static dyn Crew) -> Self {
+        let ground = Self { crew, ..self };
+        if !crew.run(crew.cpus(), &|_| ground.warm()) {
+            return self;
+        }
+        ground
+    }
+
+    /// The CPUs to run on at once.
+    pub(crate) fn crew(&self) -> &'static dyn Crew {
+        self.crew
     }
 
     /// Has this CPU use each cache once, if the slab layer is up: what a CPU
