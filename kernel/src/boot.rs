@@ -177,10 +177,9 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     // It goes back to the early arena, though the slab layer is up by now.
     drop(handover);
 
-    numa::log_nodes(mm);
-
     stage::begin("secondary CPUs");
     smp::bring_up(mm);
+    numa::log_nodes(mm);
 
     stage::begin("threads");
     task::init(mm);

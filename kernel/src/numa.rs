@@ -11,7 +11,7 @@ use mm::firmware::numa::{CpuAffinity, Distances, MemoryAffinity, NumaTables, Top
 use mm::types::{CpuId, MAX_NODES, NodeId, PAGE_SIZE};
 use mm::zone::Zone;
 use mm::{Config, Mm};
-use quarry_kernel::sdt::{CpuList, MAX_CPUS, Presence, Signature};
+use quarry_kernel::sdt::{CpuList, MAX_CPUS, Signature};
 use spin::Once;
 
 /// Ranges of memory that the firmware may list.
@@ -96,16 +96,14 @@ pub(crate) fn log_nodes(mm: &Mm<Machine>) {
     }
 }
 
-/// The CPUs of a node that can run.
+/// The CPUs of a node that run.
 struct Cpus(NodeId);
 
 impl fmt::Display for Cpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cpus = smp::cpus().into_iter().flat_map(CpuList::iter);
-        let theirs = (0..).zip(cpus).filter(|&(cpu, entry)| {
-            entry.presence == Presence::Enabled && node_of_cpu(CpuId(cpu)) == self.0
-        });
-        theirs.into_iter().try_for_each(|(cpu, _)| write!(f, " {cpu}"))
+        let online = smp::online();
+        let mut theirs = online.iter().filter(|&cpu| node_of_cpu(cpu) == self.0);
+        theirs.try_for_each(|cpu| write!(f, " {}", cpu.0))
     }
 }
 

@@ -2,6 +2,7 @@
 //! (for the crash report), and a watchdog that ends one that hangs. Calls
 //! `selftest`, `console`, `arch::time`.
 
+mod crew;
 mod heap_suite;
 mod kernel_suites;
 mod provoke;
@@ -21,7 +22,7 @@ use mm::Mm;
 use mm::arena::MovableArena;
 use quarry_kernel::options::Options;
 use selftest::suites::{Ground, Suites};
-use selftest::{Config, Counts, Filter, Harness, Suite};
+use selftest::{Config, Counts, Filter, Harness, Level, Suite};
 
 /// A test that has begun and not ended.
 #[derive(Clone, Copy)]
@@ -94,12 +95,8 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
         }
         None => &[],
     };
-    let on = match Ground::new(mm, &ARENA) {
-        Ok(ground) => ground,
-        Err(error) => {
-            log::error!("no self-tests: {error}");
-            return Counts { fail: 1, ..Counts::default() };
-        }
+    let Some(on) = ground(mm, config.level) else {
+        return Counts { fail: 1, ..Counts::default() };
     };
     // The audit of everything is the last of `mm`'s suites.
     let groups = [
@@ -112,6 +109,28 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
     ];
     let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
     selftest::run(&on, &groups, &config, scratch, &mut ToConsole { quiet: None })
+}
+
+/// What the tests run on, with all CPUs if there are to be tests; says why if
+/// there is nothing.
+fn ground(mm: &'static Mm<Machine>, level: Level) -> Option<Subject> {
+    let ground = match Ground::new(mm, &ARENA) {
+        Ok(ground) => ground,
+        Err(error) => {
+            log::error!("no self-tests: {error}");
+            return None;
+        }
+    };
+    if level == Level::Off {
+        return Some(ground);
+    }
+    match ground.with_crew(crew::start()) {
+        Ok(ground) => Some(ground),
+        Err(stop) => {
+            log::error!("no self-tests on several CPUs: {stop:?}");
+            None
+        }
+    }
 }
 
 /// What the tests run on.

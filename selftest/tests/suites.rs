@@ -155,7 +155,8 @@ impl Crew for Threads {
 /// Both levels on all CPUs at once.
 fn stress(mm: Mm<Machine>, cpus: u16) {
     let on = ground(mm);
-    let on = on.with_crew(Box::leak(Box::new(Threads { mm: on.mm, cpus })));
+    let crew = Box::leak(Box::new(Threads { mm: on.mm, cpus }));
+    let on = on.with_crew(crew).expect("a crew that runs");
     run_filtered(&on, Level::Full, "stress.*");
     run_filtered(&on, Level::Quick, "audit.*");
 }

@@ -14,10 +14,16 @@ mod stress;
 mod watermark;
 mod zones;
 
-use crate::case::{Subject, Suite};
-use crate::crew::{Alone, Crew};
+use crate::case::{Stop, Subject, Suite};
+use crate::crew::{Alone, Crew, Team};
+use crate::failure;
 use core::fmt;
 use core::marker::PhantomData;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{
+    AtomicPtr,
+    Ordering::{AcqRel, Release},
+};
 use mm::Gfp;
 use mm::Mm;
 use mm::arena::MovableArena;
@@ -28,6 +34,9 @@ use mm::types::{MAX_ORDER, NR_ORDERS, PAGEBLOCK_PAGES, Pfn};
 
 /// Most pages that the quick cases touch together: 256 MiB.
 const QUICK_PAGES: u64 = 1 << 16;
+
+/// Most CPUs that a case uses at once.
+const MAX_WORKERS: u16 = 4;
 
 /// The suites for managers over platform `P`.
 pub struct Suites<P>(PhantomData<P>);
@@ -113,14 +122,34 @@ impl<P: Platform> Ground<P> {
         Ok(ground)
     }
 
-    /// The same with CPUs to run on at once; each is [warmed](Self::warm).
-    #[must_use]
-    pub fn with_crew(self, crew: &'static dyn Crew) -> Self {
-        let ground = Self { crew, ..self };
-        if !crew.run(crew.cpus(), &|_| ground.warm()) {
-            return self;
-        }
-        ground
+    /// The same with CPUs to run on at once. Those that will be used are
+    /// [warmed](Self::warm), and free objects of each other: what nodes set up
+    /// for that stays too.
+    ///
+    /// # Errors
+    /// When the crew cannot run, or objects are refused.
+    pub fn with_crew(self, crew: &'static dyn Crew) -> Result<Self, Stop> {
+        let size = crew.cpus().clamp(1, MAX_WORKERS);
+        let mm = self.mm;
+        let objects = [const { AtomicPtr::new(null_mut()) }; MAX_WORKERS as usize];
+        let free = |slot: &AtomicPtr<u8>| match NonNull::new(slot.swap(null_mut(), AcqRel)) {
+            Some(object) => mm.kfree(object).map_err(|why| failure!("{object:?}: {why}")),
+            None => Ok(()),
+        };
+        Team::run(crew, size, &|worker| {
+            self.warm();
+            for (gfp, size) in general_sizes() {
+                for other in 1..worker.size() {
+                    let object = mm.kmalloc(size, gfp).map_or(null_mut(), NonNull::as_ptr);
+                    objects[usize::from(worker.number)].store(object, Release);
+                    worker.meet()?;
+                    free(&objects[usize::from((worker.number + other) % worker.size())])?;
+                    worker.meet()?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Self { crew, ..self })
     }
 
     /// The CPUs to run on at once.
@@ -133,11 +162,9 @@ impl<P: Platform> Ground<P> {
     /// to be the first. Before the tests, on each CPU that they will run on.
     pub fn warm(&self) {
         let mm = self.mm;
-        for family in [Gfp::empty(), Gfp::RECLAIMABLE, Gfp::DMA] {
-            for size in (5..=13).flat_map(|shift| [1 << shift, 3 << (shift - 1)]) {
-                if let Ok(ptr) = mm.kmalloc(size, Gfp::KERNEL | Gfp::NOWARN | family) {
-                    let _ = mm.kfree(ptr);
-                }
+        for (gfp, size) in general_sizes() {
+            if let Ok(ptr) = mm.kmalloc(size, gfp) {
+                let _ = mm.kfree(ptr);
             }
         }
         let config = CacheConfig { merge: false, ..CacheConfig::new(8) };
@@ -145,6 +172,13 @@ impl<P: Platform> Ground<P> {
             let _ = mm.cache_destroy(cache);
         }
     }
+}
+
+/// A size of each of kmalloc's caches, and the gfp that leads to it.
+fn general_sizes() -> impl Iterator<Item = (Gfp, usize)> {
+    let sizes = (5..=13).flat_map(|shift| [1 << shift, 3 << (shift - 1)]);
+    let families = [Gfp::empty(), Gfp::RECLAIMABLE, Gfp::DMA];
+    sizes.flat_map(move |size| families.map(|f| (Gfp::KERNEL | Gfp::NOWARN | f, size)))
 }
 
 impl<P: Platform> Subject for Ground<P> {

@@ -3,7 +3,7 @@
 //! under everybody's hands. What is held stays as it was written, and at each
 //! stop the audit finds everything in its place.
 
-use super::{Ground, suite};
+use super::{Ground, MAX_WORKERS, suite};
 use crate::case::{CaseResult, Test};
 use crate::crew::{Team, Worker};
 use crate::exchange::{Exchange, Item};
@@ -34,8 +34,6 @@ suite! {
     }
 }
 
-/// Workers of the quick cases at most.
-const QUICK_WORKERS: u16 = 4;
 /// Steps of each worker in a quick case.
 const QUICK_STEPS: u64 = 8_000;
 /// Steps of each worker in a full one.
@@ -156,7 +154,7 @@ fn full<P: Platform>(t: &mut Test<'_, Ground<P>>, workers: u16) -> CaseResult {
 fn quick<P: Platform>(t: &mut Test<'_, Ground<P>>, mix: Mix) -> CaseResult {
     match t.on.crew().cpus() {
         0 | 1 => skip!("one CPU"),
-        cpus => stress(t, cpus.min(QUICK_WORKERS), mix, QUICK_STEPS, 2),
+        cpus => stress(t, cpus.min(MAX_WORKERS), mix, QUICK_STEPS, 2),
     }
 }
 
