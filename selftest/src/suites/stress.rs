@@ -34,8 +34,8 @@ suite! {
     }
 }
 
-/// Steps of each worker in a quick case.
-const QUICK_STEPS: u64 = 8_000;
+/// Steps of all workers together in a quick case.
+const QUICK_STEPS: u64 = 16_000;
 /// Steps of each worker in a full one.
 const FULL_STEPS: u64 = 1_000_000;
 /// Pages of memory for each slot of the exchange: half of the slots are in
@@ -154,7 +154,10 @@ fn full<P: Platform>(t: &mut Test<'_, Ground<P>>, workers: u16) -> CaseResult {
 fn quick<P: Platform>(t: &mut Test<'_, Ground<P>>, mix: Mix) -> CaseResult {
     match t.on.crew().cpus() {
         0 | 1 => skip!("one CPU"),
-        cpus => stress(t, cpus.min(MAX_WORKERS), mix, QUICK_STEPS, 2),
+        cpus => {
+            let workers = cpus.min(MAX_WORKERS);
+            stress(t, workers, mix, QUICK_STEPS / u64::from(workers), 2)
+        }
     }
 }
 
