@@ -45,10 +45,23 @@ impl<P: Platform> Mm<P> {
         if req.gfp.can_block() {
             may_wait(&self.platform, "memory");
         }
-        if let Some(page) = self.alloc_fast(&req) {
+        if let Some(page) = self.alloc_hit(&req) {
             return Ok(page);
         }
-        self.alloc_general(req, Location::caller())
+        self.alloc_missed(req, Location::caller())
+    }
+
+    /// Allocates what this CPU's lists do not have.
+    #[inline(never)]
+    fn alloc_missed(
+        &self,
+        req: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Page, AllocError> {
+        if let Some(page) = self.alloc_plain(&req) {
+            return Ok(page);
+        }
+        self.alloc_general(req, at)
     }
 
     /// Allocates in every way there is.

@@ -54,6 +54,11 @@ impl<T> BootSlice<T> {
         self.len
     }
 
+    /// A pointer to element `i` and those behind it; beyond the end to none.
+    pub(crate) fn from(&self, i: usize) -> *const T {
+        self.ptr.wrapping_add(i)
+    }
+
     /// A name for element `i`.
     ///
     /// # Panics

@@ -2,9 +2,10 @@
 //! them. May call: `alloc`, `free`, `pcp`, `buddy`, `zone`.
 
 use crate::buddy::Buddy;
+use crate::fast::may_free;
 use crate::gfp::{AllocError, AllocFlags, FreeError, Gfp, Page, Request};
 use crate::mm::Mm;
-use crate::page::{HeadWord, PageFlags, PageType};
+use crate::page::{HeadWord, PageType};
 use crate::pcp::{Pcp, list_index};
 use crate::platform::Platform;
 use crate::pressure::Attempt;
@@ -136,11 +137,11 @@ impl<P: Platform> Mm<P> {
             return 0;
         }
         let cpu = self.enter();
-        // The same checks as in `free_fast`, in the same order.
+        // The same checks as in `free_hit`, in the same order.
         let Some((index, ty)) = block.plain() else { return 0 };
         let Some(list) = list_index(Order(0), ty) else { return 0 };
         let zone = &self.zones[index];
-        let may_free = |word: HeadWord| word.0 & !PageFlags::PFMEMALLOC.bits() == KERNEL.0;
+        let may_free = |word| may_free(word, Order(0));
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
         let (done, count) = unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {

@@ -1,17 +1,21 @@
-//! The fast path: a plain block from, or to, this CPU's own list or the buddy,
-//! with nothing looked at that a plain request does not need. Whatever is not
-//! plain goes the general way in `alloc` and `free`, which do the same and more.
-//! May call: `pcp`, `buddy`, `zone`, `memmap`.
+//! The fast path: a plain block from, or to, this CPU's own lists, with nothing
+//! looked at that a plain request does not need and nothing called while the
+//! CPU's token is held. A miss is tried once more here, out of line, with the
+//! zone's lock. Whatever is not plain goes the general way in `alloc` and
+//! `free`, which do the same and more. May call: `pcp`, `buddy`, `zone`,
+//! `memmap`.
 
+use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
 use crate::gfp::{Gfp, Page, Request};
-use crate::mm::{Homes, Mm};
+use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
 use crate::pcp::{Pcp, list_index, list_order};
 use crate::platform::Platform;
-use crate::sync::{Cpu, CpuCell, Ordering::Relaxed};
+use crate::sync::{AtomicPtr, AtomicU8, Cpu, CpuCell, Ordering::Relaxed};
 use crate::types::{CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, Pfn, ZoneKind};
 use crate::zone::Zone;
+use core::ptr::null_mut;
 
 /// What the bits of a gfp that name a place and a mobility come to: class in
 /// the low two bits, type above, or 0xff where they contradict each other.
@@ -49,94 +53,143 @@ const PLACES: [u8; 32] = {
     table
 };
 
+/// The bits of a gfp that name a place and a mobility.
+const PLACE: u32 = 0x1f;
+
 /// Flags for which the general way is the right one.
 const NOT_PLAIN: Gfp = Gfp::ZERO.union(Gfp::THISNODE).union(Gfp::PINNED);
 
+/// What plain requests of one kind come to on one CPU.
+#[derive(Debug)]
+struct Home {
+    /// The CPU's lists of the zone that comes first; null where there is none,
+    /// the flags contradict each other, or nothing is plain on this machine.
+    lists: AtomicPtr<CpuCell<Pcp>>,
+    class: AtomicU8,
+    ty: AtomicU8,
+}
+
+/// What one CPU's plain requests come to, by the bits of [`PLACE`].
+#[derive(Debug)]
+pub(crate) struct Homes {
+    /// The CPU's lists of the first zone; null if nothing is plain.
+    cells: AtomicPtr<CpuCell<Pcp>>,
+    homes: [Home; 1 + PLACE as usize],
+}
+
+impl Default for Homes {
+    fn default() -> Self {
+        Self {
+            cells: AtomicPtr::new(null_mut()),
+            homes: [const {
+                Home {
+                    lists: AtomicPtr::new(null_mut()),
+                    class: AtomicU8::new(0),
+                    ty: AtomicU8::new(0),
+                }
+            }; _],
+        }
+    }
+}
+
 impl<P: Platform> Mm<P> {
-    /// A plain block of any order out of the best zone: from this CPU's list if
-    /// it keeps such blocks, else from the buddy, but only of the request's own
-    /// type and above the low mark. Its head word says Kernel.
+    /// A plain block of a common order from this CPU's list of the best zone,
+    /// if that is above its low mark. Its head word says Kernel.
     // Always inlined: most callers know flags and order while they are compiled,
-    // and half of this is gone then.
+    // and much of this is gone then.
     #[inline(always)]
-    pub(crate) fn alloc_fast(&self, req: &Request) -> Option<Page> {
-        let place = PLACES[(req.gfp.bits() & 0x1f) as usize];
-        if place == 0xff
-            || req.order > MAX_ORDER
-            || req.gfp.intersects(NOT_PLAIN)
-            || !self.tunables.plain.load(Relaxed)
-        {
+    pub(crate) fn alloc_hit(&self, req: &Request) -> Option<Page> {
+        let order = req.order;
+        let bits = req.gfp.bits() & (PLACE | NOT_PLAIN.bits());
+        if bits > PLACE || req.node.is_some() {
             return None;
         }
-        let (class, ty) = (usize::from(place & 3), MigrateType::from_bits(u32::from(place >> 2)));
-        let order = req.order;
         let cpu = self.enter();
-        let home = match req.node {
-            None => self.home(&cpu).0[class].load(Relaxed) as usize,
-            Some(node) => {
-                let first = self.first_zones.get(usize::from(node.0) * NR_ZONES + class)?;
-                let zone = usize::from(first.load(Relaxed));
-                if zone >= self.zones.len() {
+        let home = &self.homes(&cpu).homes[bits as usize];
+        let ty = MigrateType::from_index(home.ty.load(Relaxed));
+        let list = list_index(order, ty)?;
+        // SAFETY: what is not null here is a cell of this manager and this CPU,
+        // whose token `cpu` is; the closure does not nest.
+        let pfn = unsafe {
+            home.lists.load(Relaxed).as_ref()?.with(|pcp| {
+                let class = usize::from(home.class.load(Relaxed));
+                // Pages of CMA are left out, whoever asks: below the mark
+                // without them, the general way has another look.
+                if !pcp.zone().plainly_above_low(class, order.pages()) {
                     return None;
                 }
-                self.pcp_index(cpu.id(), zone)
-            }
-        };
-        let cell = self.pcps.get(home)?;
-        let word = HeadWord::new(PageType::Kernel, order);
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The zone
-        // is of this manager.
-        let hit = unsafe {
-            cell.with(|pcp| {
-                let zone = pcp.zone();
-                if !zone.plainly_above_low(class, ty == MigrateType::Movable, order.pages()) {
-                    return Err(None);
-                }
-                list_index(order, ty)
-                    .and_then(|list| pcp.pop(&self.map, list, order, word))
-                    .ok_or(Some(zone))
-            })
-        };
-        let pfn = match (hit, list_index(order, ty)) {
-            (Ok(pfn), _) => pfn,
-            (Err(zone), Some(list)) => self.refill_and_pop(&cpu, cell, zone?, list, ty)?,
-            (Err(zone), None) => self.take_plain(&cpu, cell, zone?, order, ty)?,
+                pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
+            })?
         };
         Some(Page { pfn, order })
     }
 
-    /// Fills an empty list of this CPU from the free lists of its own type, and
-    /// takes the first block.
-    #[inline(never)]
-    fn refill_and_pop(
+    /// What [`alloc_hit`](Self::alloc_hit) has missed, for plain requests of any
+    /// order: this CPU's list is filled from the free lists of the request's own
+    /// type, or the block is taken from those.
+    #[inline(always)]
+    pub(crate) fn alloc_plain(&self, req: &Request) -> Option<Page> {
+        let order = req.order;
+        let bits = req.gfp.bits() & (PLACE | NOT_PLAIN.bits());
+        let place = *PLACES.get(bits as usize)?;
+        if place == 0xff || order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
+            return None;
+        }
+        let (class, ty) = (usize::from(place & 3), MigrateType::from_index(place >> 2));
+        let cpu = self.enter();
+        let cell = match req.node {
+            // SAFETY: what is not null here is a cell of this manager.
+            None => unsafe { self.homes(&cpu).homes[bits as usize].lists.load(Relaxed).as_ref()? },
+            Some(node) => {
+                let first = self.first_zones.get(usize::from(node.0) * NR_ZONES + class)?;
+                self.pcp(cpu.id(), self.zones.get(usize::from(first.load(Relaxed)))?)
+            }
+        };
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The zone
+        // is of this manager.
+        let pfn = unsafe {
+            cell.with(|pcp| {
+                let zone = pcp.zone();
+                if !zone.plainly_above_low(class, order.pages()) {
+                    return None;
+                }
+                match list_index(order, ty) {
+                    Some(list) => self.pop_or_refill(&cpu, pcp, zone, list, ty),
+                    None => self.take_plain(&cpu, pcp, zone, order, ty),
+                }
+            })?
+        };
+        Some(Page { pfn, order })
+    }
+
+    /// Takes the first block of a list of this CPU; if there is none, the list
+    /// is filled from the free lists of its own type first.
+    #[inline(always)]
+    fn pop_or_refill(
         &self,
         cpu: &Cpu<'_, P>,
-        cell: &CpuCell<Pcp>,
+        pcp: &mut Pcp,
         zone: &Zone,
         list: usize,
         ty: MigrateType,
     ) -> Option<Pfn> {
-        let mut buddy = Buddy::lock(&self.map, zone, cpu);
-        if ty == MigrateType::Movable && buddy.prefers_cma() {
-            return None;
-        }
         let order = list_order(list);
-        let want = Pcp::batch_of(list, zone.pcp_batch());
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        unsafe {
-            cell.with(|pcp| {
-                pcp.refill_own(&mut buddy, list, ty, want);
-                pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
-            })
+        if pcp.lists[list].is_empty() {
+            let mut buddy = Buddy::lock(&self.map, zone, cpu);
+            if ty == MigrateType::Movable && buddy.prefers_cma() {
+                return None;
+            }
+            pcp.refill_own(&mut buddy, list, ty, Pcp::batch_of(list, zone.pcp_batch()));
         }
+        pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
     }
 
     /// Takes a block of an order that per-CPU lists do not keep.
-    #[inline(never)]
+    #[inline(always)]
     fn take_plain(
         &self,
         cpu: &Cpu<'_, P>,
-        cell: &CpuCell<Pcp>,
+        pcp: &mut Pcp,
         zone: &Zone,
         order: Order,
         ty: MigrateType,
@@ -148,15 +201,12 @@ impl<P: Platform> Mm<P> {
         let pfn = buddy.take_run(order, ty, 1)?.start;
         // Before the lock is dropped: no free may merge with it.
         self.map.page(pfn).set_head(HeadWord::new(PageType::Kernel, order));
-        drop(buddy);
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        unsafe { cell.with(|pcp| pcp.allocated += order.pages()) };
+        pcp.allocated += order.pages();
         Some(pfn)
     }
 
-    /// Gives an allocated block back to this CPU's list, or to the buddy where
-    /// lists keep no such block, if nothing about it is special. False: nothing
-    /// has changed.
+    /// Puts an allocated block of a common order on this CPU's list, if nothing
+    /// about it is special.
     ///
     /// A block freed twice, at another order or in its middle has another head
     /// word than is asked for, and that is seen here. What is not seen: two CPUs
@@ -165,78 +215,74 @@ impl<P: Platform> Mm<P> {
     /// nothing can tell them apart. The block is then on two lists, which an
     /// audit finds.
     #[inline(always)]
-    pub(crate) fn free_fast(&self, page: Page) -> bool {
+    pub(crate) fn free_hit(&self, page: Page) -> Freed {
         let Page { pfn, order } = page;
-        let Some(block) = self.map.try_block_word(pfn) else { return false };
-        if !self.tunables.plain.load(Relaxed) {
-            return false;
-        }
+        let Some(block) = self.map.try_block_word(pfn) else { return Freed::No };
         let cpu = self.enter();
         // The type is read with the token held, and that is what keeps pages of
         // a block that is being isolated, or kept as HighAtomic, off the lists
         // of all CPUs: whoever changes it drains each CPU afterwards, holding
         // its token. A free that came before is on the list by then and is
         // drained; one that comes after sees the new type.
-        let Some((zone, ty)) = block.plain() else { return false };
+        let Some((zone, ty)) = block.plain() else { return Freed::No };
+        let Some(list) = list_index(order, ty) else { return Freed::No };
         let page = self.map.page(pfn);
-        let word = page.head();
-        if word.0 & !PageFlags::PFMEMALLOC.bits() != HeadWord::new(PageType::Kernel, order).0 {
-            return false;
+        if !may_free(page.head(), order) {
+            return Freed::No;
         }
-        let Some(cell) = self.pcps.get(self.pcp_index(cpu.id(), zone)) else { return false };
-        let Some(list) = list_index(order, ty) else {
-            if order > MAX_ORDER {
-                return false;
-            }
-            self.give_plain(&cpu, cell, pfn, order);
-            return true;
-        };
+        let cells = self.homes(&cpu).cells.load(Relaxed);
+        if cells.is_null() {
+            return Freed::No;
+        }
         page.forget_owner();
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The zone
-        // is of this manager.
-        let (zone, count) =
-            unsafe { cell.with(|pcp| (pcp.zone(), pcp.push(&self.map, list, pfn, page, order))) };
-        if count >= zone.pcp_high() {
-            self.shed(&cpu, zone);
-        }
-        true
-    }
-
-    /// Frees a block of an order that per-CPU lists do not keep.
-    #[inline(never)]
-    fn give_plain(&self, cpu: &Cpu<'_, P>, cell: &CpuCell<Pcp>, pfn: Pfn, order: Order) {
-        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The zone
-        // is of this manager.
-        let zone = unsafe {
-            cell.with(|pcp| {
-                pcp.freed += order.pages();
-                pcp.zone()
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The
+        // CPU's cells are one for each zone, of which the pageblock names one.
+        let full = unsafe {
+            (*cells.add(zone)).with(|pcp| {
+                let count = pcp.push(&self.map, list, pfn, page, order);
+                count >= pcp.zone().pcp_high()
             })
         };
-        let mut buddy = Buddy::lock(&self.map, zone, cpu);
+        if full { Freed::Full(zone) } else { Freed::Yes }
+    }
+
+    /// Frees a block of an order that per-CPU lists do not keep, if nothing
+    /// about it is special. False: nothing has changed.
+    #[inline(always)]
+    pub(crate) fn free_plain(&self, page: Page) -> bool {
+        let Page { pfn, order } = page;
+        let Some(block) = self.map.try_block_word(pfn) else { return false };
+        if order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
+            return false;
+        }
+        let cpu = self.enter();
+        let Some((zone, ty)) = block.plain() else { return false };
         let page = self.map.page(pfn);
+        if list_index(order, ty).is_some() || !may_free(page.head(), order) {
+            return false;
+        }
+        let zone = &self.zones[zone];
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
         page.forget_owner();
         page.set_next(0);
         page.set_prev(0);
         buddy.free_here(pfn, order, Placement::Auto);
+        drop(buddy);
+        self.count_freed(zone, order.pages(), &cpu);
+        true
     }
 
-    /// The lists of a CPU's nearest zones.
+    /// What this CPU's plain requests come to.
     #[inline]
-    fn home(&self, cpu: &Cpu<'_, P>) -> &Homes {
+    fn homes(&self, cpu: &Cpu<'_, P>) -> &Homes {
         // SAFETY: a platform names CPUs below its number of CPUs only, and there
         // is an entry for each.
         unsafe { self.homes.get_unchecked(usize::from(cpu.id().0)) }
     }
 
-    /// Where in `pcps` a CPU's lists of a zone are.
-    #[inline]
-    fn pcp_index(&self, cpu: CpuId, zone: usize) -> usize {
-        usize::from(cpu.0) * self.zones.len() + zone
-    }
-
-    /// Enters for each node and class the zone that comes first, anew after
-    /// zones gained or lost all their pages.
+    /// Enters for each node and class the zone that comes first, and for each
+    /// CPU what follows from that, anew after zones gained or lost all their
+    /// pages.
     pub(crate) fn note_first_zones(&self) {
         for node in 0..self.nodes() {
             for class in ZoneKind::ALL {
@@ -245,19 +291,47 @@ impl<P: Platform> Mm<P> {
                 self.first_zones[node * NR_ZONES + class.index()].store(index, Relaxed);
             }
         }
-        for (cpu, homes) in (0..).map(CpuId).zip(self.homes.iter()) {
-            let node = usize::from(self.platform.node_of_cpu(cpu).0);
-            for (class, home) in homes.0.iter().enumerate() {
-                let first = self.first_zones.get(node * NR_ZONES + class);
-                let zone = first.map_or(u8::MAX, |first| first.load(Relaxed));
-                let index = match zone {
-                    u8::MAX => u32::MAX,
-                    zone => self.pcp_index(cpu, usize::from(zone)) as u32,
-                };
-                home.store(index, Relaxed);
+        if self.tunables.plain.load(Relaxed) {
+            for (cpu, homes) in (0..).map(CpuId).zip(self.homes.iter()) {
+                self.note_homes(cpu, homes);
             }
         }
     }
+
+    fn note_homes(&self, cpu: CpuId, homes: &Homes) {
+        let cell = |zone: &Zone| core::ptr::from_ref(self.pcp(cpu, zone)).cast_mut();
+        let cells = BootSlice::from(&self.pcps, usize::from(cpu.0) * self.zones.len());
+        homes.cells.store(cells.cast_mut(), Relaxed);
+        let node = usize::from(self.platform.node_of_cpu(cpu).0);
+        for (home, place) in homes.homes.iter().zip(PLACES) {
+            if place == 0xff {
+                continue;
+            }
+            let (class, ty) = (place & 3, place >> 2);
+            home.class.store(class, Relaxed);
+            home.ty.store(ty, Relaxed);
+            let first = self.first_zones.get(node * NR_ZONES + usize::from(class));
+            let zone = first.and_then(|first| self.zones.get(usize::from(first.load(Relaxed))));
+            home.lists.store(zone.map_or(null_mut(), cell), Relaxed);
+        }
+    }
+}
+
+/// What became of a block that was given to [`Mm::free_hit`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Freed {
+    /// Nothing: it is special, or not of a common order.
+    No,
+    /// It is on its list.
+    Yes,
+    /// The same, and the CPU's lists of that zone have too much.
+    Full(usize),
+}
+
+/// Whether a head word is that of an allocated block of `order`.
+#[inline]
+pub(crate) fn may_free(word: HeadWord, order: Order) -> bool {
+    word.0 & !PageFlags::PFMEMALLOC.bits() == HeadWord::new(PageType::Kernel, order).0
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! `pcp`, `buddy`, `zone`.
 
 use crate::buddy::{Buddy, Placement};
+use crate::fast::Freed;
 use crate::gfp::{FreeError, Page};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
@@ -20,10 +21,34 @@ impl<P: Platform> Mm<P> {
     /// nothing has changed then but a counter and a line in the log.
     #[inline(always)]
     pub fn free_pages(&self, page: Page) -> Result<(), FreeError> {
-        if self.free_fast(page) {
-            return Ok(());
+        match self.free_hit(page) {
+            Freed::Yes => Ok(()),
+            Freed::Full(zone) => {
+                self.shed_zone(zone);
+                Ok(())
+            }
+            Freed::No => self.free_missed(page),
         }
-        self.free_as(page, PageType::Kernel)
+    }
+
+    /// Frees what this CPU's lists do not take.
+    #[inline(never)]
+    fn free_missed(&self, page: Page) -> Result<(), FreeError> {
+        if self.free_plain(page) { Ok(()) } else { self.free_as(page, PageType::Kernel) }
+    }
+
+    /// Gives what the per-CPU lists of a zone have too much back to the buddy;
+    /// nothing if that is another CPU's business by now.
+    #[cold]
+    #[inline(never)]
+    fn shed_zone(&self, zone: usize) {
+        let zone = &self.zones[zone];
+        let cpu = self.enter();
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        let count = unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.count) };
+        if count >= zone.pcp_high() {
+            self.shed(&cpu, zone);
+        }
     }
 
     /// Frees a block whose owner marked it as of type `ty`.

@@ -4,6 +4,7 @@
 
 use crate::boot_slice::BootSlice;
 use crate::cma::CmaAreas;
+use crate::fast::Homes;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
@@ -16,17 +17,6 @@ use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, ZoneKind};
 use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::NO_ZONE;
-
-/// By class of request: which of `pcps` are a CPU's own lists of the zone that
-/// comes first for it.
-#[derive(Debug)]
-pub(crate) struct Homes(pub(crate) [AtomicU32; NR_ZONES]);
-
-impl Default for Homes {
-    fn default() -> Self {
-        Self([const { AtomicU32::new(u32::MAX) }; NR_ZONES])
-    }
-}
 
 /// What can be tuned while the machine runs, under Linux's names.
 #[derive(Debug)]

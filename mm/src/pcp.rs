@@ -13,8 +13,10 @@ use crate::types::{
 };
 use crate::zone::Zone;
 
-/// Lists: orders 0 to 3 by three types, then order 9 movable and other.
-pub(crate) const NR_PCP_LISTS: usize = 4 * NR_PCPTYPES + 2;
+/// Lists: orders 0 to 3 by three types, then order 9 movable and other. Each
+/// order has room for four, so that the place is a shift and an addition.
+pub(crate) const NR_PCP_LISTS: usize = ORDER_9 + 2;
+const ORDER_9: usize = 4 * 4;
 
 /// Most consecutive frees that let a list grow, as a power of two.
 const MAX_FREE_FACTOR: u8 = 5;
@@ -140,17 +142,17 @@ pub(crate) struct Pcp {
 #[inline]
 pub(crate) fn list_index(order: Order, ty: MigrateType) -> Option<usize> {
     if order <= COSTLY_ORDER {
-        return (ty.index() < NR_PCPTYPES).then_some(order.index() * NR_PCPTYPES + ty.index());
+        return (ty.index() < NR_PCPTYPES).then_some(order.index() * 4 + ty.index());
     }
     if order == PAGEBLOCK_ORDER {
-        return Some(4 * NR_PCPTYPES + usize::from(ty == MigrateType::Movable));
+        return Some(ORDER_9 + usize::from(ty == MigrateType::Movable));
     }
     None
 }
 
 /// The order of the blocks on list `index`.
 pub(crate) const fn list_order(index: usize) -> Order {
-    if index < 4 * NR_PCPTYPES { Order((index / NR_PCPTYPES) as u8) } else { PAGEBLOCK_ORDER }
+    if index < ORDER_9 { Order((index / 4) as u8) } else { PAGEBLOCK_ORDER }
 }
 
 impl Pcp {
@@ -400,7 +402,7 @@ mod tests {
                 seen[i] = true;
             }
         }
-        assert!(seen.iter().all(|&s| s));
+        assert_eq!(seen.iter().filter(|&&s| s).count(), 4 * NR_PCPTYPES + 2);
         assert_eq!(list_index(Order(4), MigrateType::Movable), None);
         assert_eq!(list_index(Order(10), MigrateType::Movable), None);
     }

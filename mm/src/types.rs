@@ -248,6 +248,12 @@ impl MigrateType {
         self as usize
     }
 
+    /// The type with that index; out of range reads as the last, Isolate.
+    #[inline]
+    pub(crate) const fn from_index(index: u8) -> Self {
+        Self::from_bits(index as u32)
+    }
+
     /// The type with index `bits & 7`; out of range reads as Isolate, the type
     /// that hands nothing out.
     pub const fn from_bits(bits: u32) -> Self {

@@ -310,17 +310,14 @@ impl Zone {
     }
 
     /// Whether the zone stays above its low mark without what only some may
-    /// use when `pages` more are gone: what [`watermark_ok`](Self::watermark_ok)
-    /// says of a request without rights, but for the question whether there is
+    /// use when `pages` more are gone: if so, [`watermark_ok`](Self::watermark_ok)
+    /// says the same of whatever request, but for the question whether there is
     /// such a block.
     #[inline]
-    pub(crate) fn plainly_above_low(&self, class: usize, cma: bool, pages: u64) -> bool {
-        let mut usable = self.free.plain();
-        if cma {
-            usable += self.free.cma();
-        }
+    pub(crate) fn plainly_above_low(&self, class: usize, pages: u64) -> bool {
+        let low = &self.plain_low[class % NR_ZONES];
         // All but the last page of the block are gone when the mark is asked.
-        usable - (pages as i64 - 1) > self.plain_low[class].load(Relaxed)
+        self.free.plain() - pages as i64 >= low.load(Relaxed)
     }
 
     /// What has to stay for [`plainly_above_low`](Self::plainly_above_low).
