@@ -49,12 +49,6 @@ pub(crate) fn in_progress() -> bool {
     REPORTER.load(Ordering::Relaxed) != NOBODY
 }
 
-/// Whether another CPU reports, so that this one should stop.
-pub(crate) fn is_elsewhere() -> bool {
-    let reporter = REPORTER.load(Ordering::Relaxed);
-    reporter != NOBODY && reporter != u32::from(percpu::cpu_id().0)
-}
-
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let (rip, rbp): (u64, u64);

@@ -22,6 +22,8 @@ pub enum Crash {
     Hang,
     /// `lockup`: a test that never ends, with interrupts off.
     Lockup,
+    /// `cpu`: panic on all CPUs but this one, at the same time.
+    OtherCpus,
     /// `wx`: write to the kernel's code.
     WriteCode,
     /// `nx`: execute data.
@@ -29,7 +31,7 @@ pub enum Crash {
 }
 
 impl Crash {
-    const NAMES: [(&'static str, Self); 9] = [
+    const NAMES: [(&'static str, Self); 10] = [
         ("pf", Self::PageFault),
         ("df", Self::DoubleFault),
         ("ud", Self::UndefinedInstruction),
@@ -37,6 +39,7 @@ impl Crash {
         ("panic", Self::Panic),
         ("hang", Self::Hang),
         ("lockup", Self::Lockup),
+        ("cpu", Self::OtherCpus),
         ("wx", Self::WriteCode),
         ("nx", Self::ExecuteData),
     ];

@@ -1,5 +1,6 @@
-//! The end of a run: tells QEMU how it went, or stops. Calls nothing.
+//! The end of a run: tells QEMU how it went, or stops. Calls `smp`.
 
+use crate::smp;
 use x86_64::instructions::{hlt, interrupts, port::Port};
 
 /// QEMU's isa-debug-exit device; QEMU leaves with status `value << 1 | 1`.
@@ -15,13 +16,14 @@ pub(crate) enum Verdict {
     Failed = 0x11,
 }
 
-/// Leaves QEMU with `verdict`. On a machine without the exit device it stays
-/// halted, so that what is on the screen and the serial line remains.
+/// Leaves QEMU with `verdict`, from any CPU. On a machine without the exit device
+/// all CPUs stay halted, so that what is on the screen and the serial line remains.
 pub(crate) fn exit(verdict: Verdict) -> ! {
     interrupts::disable();
     // SAFETY: port 0xf4 is QEMU's exit device; elsewhere it reaches nothing
     // (formerly the coprocessor's reset, which ignores a write).
     unsafe { Port::new(DEBUG_EXIT).write(verdict as u32) };
+    smp::stop_others();
     loop {
         hlt();
     }

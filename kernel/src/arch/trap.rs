@@ -190,7 +190,7 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
 /// off, or the chipset's word that hardware has failed; or another CPU's that
 /// crashes. The chipset's come to the boot CPU only.
 fn nmi(frame: &TrapFrame) {
-    if crash::is_elsewhere() {
+    if smp::must_stop() {
         smp::stop_here();
     }
     if percpu::cpu_id() != CpuId(0) {

@@ -1,9 +1,10 @@
 //! Crashes on purpose (`crash=` on the command line), as a test of their own:
 //! so that a person, or a test of the whole system, sees what a crash report
-//! looks like. Calls nothing.
+//! looks like. Calls `smp` for those of other CPUs.
 
 use crate::arch::irq;
 use crate::selftests::Subject;
+use crate::{smp, task};
 use core::arch::asm;
 use core::hint::black_box;
 use quarry_kernel::options::Crash;
@@ -41,6 +42,14 @@ fn on_purpose(_: &mut Test<'_, Subject>) -> CaseResult {
         Crash::Lockup => {
             irq::save();
             hang();
+        }
+        Crash::OtherCpus => {
+            let pin = task::pin();
+            let others = smp::online().without(pin.cpu());
+            if others.is_empty() {
+                skip!("one CPU");
+            }
+            smp::call(&others, &|_| panic_on_purpose());
         }
         Crash::WriteCode => {
             let code = on_purpose as fn(&mut Test<'_, Subject>) -> CaseResult as *mut u8;

@@ -103,7 +103,10 @@ pub(crate) fn cpu_of_apic(id: ApicId) -> Option<CpuId> {
     cpus()?.of_apic(id)
 }
 
-/// CPUs that have stopped because the kernel crashes.
+/// The CPU that stops the others.
+static STOPPER: AtomicU32 = AtomicU32::new(NOBODY);
+const NOBODY: u32 = u32::MAX;
+/// CPUs that have stopped because of that.
 static STOPPED: AtomicU32 = AtomicU32::new(0);
 
 /// Looks at those that do not stop, before they are left alone; each takes at
@@ -114,7 +117,9 @@ const STOP_PATIENCE: u32 = 50_000_000;
 /// CPU only, which never unmasks interrupts again. Returns how many did not
 /// stop.
 pub(crate) fn stop_others() -> usize {
-    let others = ONLINE.get().without(percpu::cpu_id()).len();
+    let me = percpu::cpu_id();
+    STOPPER.store(me.0.into(), Ordering::Relaxed);
+    let others = ONLINE.get().without(me).len();
     if others == 0 || apic::send(Command::Nmi, Destination::Others).is_err() {
         return others;
     }
@@ -126,6 +131,12 @@ pub(crate) fn stop_others() -> usize {
         spin_loop();
     }
     others.saturating_sub(stopped())
+}
+
+/// Whether another CPU stops all others, this one among them.
+pub(crate) fn must_stop() -> bool {
+    let stopper = STOPPER.load(Ordering::Relaxed);
+    stopper != NOBODY && stopper != u32::from(percpu::cpu_id().0)
 }
 
 /// Stops this CPU for good, for [`stop_others`].
