@@ -292,6 +292,10 @@ unsafe impl Platform for Machine {
         }
     }
 
+    fn stall(&self) {
+        std::thread::yield_now();
+    }
+
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
         if self.echo.load(Relaxed) {
             std::eprintln!("{level:?}: {line}");

@@ -127,7 +127,8 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     fn wake(&self, _worker: Worker) {}
 
     /// Called each time an allocation that may not fail has found nothing and
-    /// is about to try again: sleeps or yields where that is possible.
+    /// is about to try again, or a wait for another task goes on: sleeps or
+    /// yields where that is possible. Other CPUs are served meanwhile.
     fn stall(&self) {
         core::hint::spin_loop();
     }

@@ -280,6 +280,12 @@ unsafe impl Platform for Lean {
     }
 
     fn stall(&self) {
+        let own = NOTES.with(|notes| {
+            let outside = notes.platform.get() == self.id() && !notes.inside.get();
+            outside.then(|| notes.cpu.get())
+        });
+        // Whoever waits serves.
+        own.into_iter().for_each(|cpu| self.serve(cpu));
         std::thread::yield_now();
     }
 

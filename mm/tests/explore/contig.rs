@@ -59,6 +59,25 @@ fn a_free_against_isolation_of_its_block() {
     });
 }
 
+/// A block of the largest order is freed while one of its two pageblocks is
+/// being isolated: each half belongs on its own list.
+#[test]
+fn a_largest_block_against_isolation_of_a_half() {
+    explore(|| {
+        let play = Play::new(MIB, 2);
+        let large = play.alloc(10, Gfp::KERNEL).expect("a block");
+        let half = PfnRange::sized(large.pfn.add(PAGEBLOCK_PAGES), PAGEBLOCK_PAGES);
+        let user = || play.free(large);
+        let taker = || {
+            if take(&play, half) {
+                give(&play, half);
+            }
+        };
+        play.act([Box::new(user) as Part<'_>, Box::new(taker)]);
+        play.end();
+    });
+}
+
 /// The same from a third CPU, which frees what the first one allocated, and the
 /// range is a part of the block only.
 #[test]

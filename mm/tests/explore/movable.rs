@@ -8,6 +8,7 @@ use mm::list::PageList;
 use mm::migrate::MigrateMode;
 use mm::types::{Order, PAGE_SIZE, Pfn};
 use mm::{Gfp, Page};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 const MIB: u64 = 4;
 const GFP: Gfp = Gfp::HIGHUSER_MOVABLE.union(Gfp::NOWARN);
@@ -57,6 +58,32 @@ fn a_reference_against_a_free() {
         };
         let looker = || lift(&play, pfn);
         play.act([Box::new(owner) as Part<'_>, Box::new(looker)]);
+        end(&play, arena);
+    });
+}
+
+/// Two want the same page at the same time: one has it, and puts it back.
+#[test]
+fn two_isolations_of_a_page() {
+    explore(|| {
+        let play = Play::new(MIB, 2);
+        let arena = play.arena();
+        let handle = stamped(&play, arena, 7);
+        let pfn = arena.frame(&play.mm, handle).expect("a live handle");
+        let isolated = AtomicU32::new(0);
+        let part = || {
+            if play.mm.isolate_movable(pfn, MigrateMode::Async).is_ok() {
+                isolated.fetch_add(1, Relaxed);
+            }
+        };
+        play.act([Box::new(part) as Part<'_>, Box::new(part)]);
+        let isolated = isolated.into_inner();
+        assert!(isolated <= 1, "two have it");
+        if isolated == 1 {
+            play.mm.putback(pfn);
+        }
+        check(&play, arena, handle, 7);
+        arena.free(&play.mm, handle).expect("a live handle");
         end(&play, arena);
     });
 }

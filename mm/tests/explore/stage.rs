@@ -8,6 +8,7 @@ use mm::arena::MovableArena;
 use mm::early::{EarlyMem, RamRange, Reservation};
 use mm::host::Machine;
 use mm::mailbox::{Token, run_on_each};
+use mm::page::PageType;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::sync::HeldLocks;
 use mm::sync::explored::{Exploring, relax};
@@ -177,6 +178,11 @@ unsafe impl Platform for Stage {
     }
 
     fn stall(&self) {
+        let Me { cpu, depth, bound, .. } = me();
+        if bound && depth == 0 {
+            // SAFETY: the token is this thread's, which is outside.
+            unsafe { self.token(cpu).serve() };
+        }
         relax();
     }
 
@@ -292,10 +298,19 @@ impl Play {
         Some(page)
     }
 
-    /// Frees one.
+    /// Frees one. What is not to be handed out before its block has another type
+    /// again must not be where it is handed out without a look at the type.
     pub(crate) fn free(&self, page: Page) {
+        let block = self.mm.map().try_block(page.pfn).expect("a block in RAM");
+        let before = block.migratetype();
         self.disown(PfnRange::sized(page.pfn, page.order.pages()));
         self.mm.free_pages(page).expect("a held block");
+        let listed = self.mm.map().try_page(page.pfn).expect("a page").head().ty();
+        if matches!(before, MigrateType::Isolate | MigrateType::HighAtomic)
+            && block.migratetype() == before
+        {
+            assert_ne!(listed, PageType::Pcp, "{page:?} of a block that is {before:?}");
+        }
     }
 
     /// All is whole, nobody had a reason to complain, and nobody has anything.

@@ -7,6 +7,7 @@ use crate::stage::{Fault, Part, Play};
 use mm::cma::{CmaId, CmaRequest};
 use mm::types::{Order, PfnRange};
 use mm::{Config, Gfp, Page};
+use std::sync::Mutex;
 
 const CMA: CmaId = CmaId::DEFAULT;
 const MOVABLE: Gfp = Gfp::HIGHUSER_MOVABLE;
@@ -74,15 +75,20 @@ fn a_free_into_an_area_against_its_allocation() {
 fn two_allocations_from_an_area() {
     explore(|| {
         let (play, area) = with_area();
+        let held = Mutex::new(Vec::new());
         let taker = || {
             let gfp = Gfp::KERNEL | Gfp::NOWARN;
             let range = play.mm.cma_alloc(CMA, 400, Order(0), gfp).expect("room for both");
             assert_eq!(range.intersect(area), range);
             play.own(range);
-            play.disown(range);
-            play.mm.cma_release(CMA, range).expect("a held range");
+            held.lock().expect("no panic").push(range);
         };
         play.act([Box::new(taker) as Part<'_>, Box::new(taker)]);
+        play.whole();
+        for range in held.into_inner().expect("no panic") {
+            play.disown(range);
+            play.mm.cma_release(CMA, range).expect("a held range");
+        }
         play.end();
     });
 }
