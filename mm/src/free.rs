@@ -189,7 +189,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Empties this CPU's lists of `zone` into the buddy; returns the pages.
-    fn drain_cpu_zone(&self, cpu: &Cpu<'_, P>, zone: &Zone) -> u64 {
+    pub(crate) fn drain_cpu_zone(&self, cpu: &Cpu<'_, P>, zone: &Zone) -> u64 {
         // SAFETY: `cpu` is that CPU's token; the closure does not nest.
         unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {

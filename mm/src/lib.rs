@@ -15,6 +15,7 @@ pub mod cma;
 pub mod cmdline;
 pub mod compact;
 pub mod contig;
+mod cpus;
 mod deferred;
 mod dump;
 pub mod early;

@@ -520,7 +520,7 @@ fn pressure_that_ends_on_one_node_says_nothing_of_another() {
         let sizes = mm.cache_info(cache).expect("facts").arrays;
         assert_eq!(
             mm.slabinfo_write("two nodes 1 1 0"),
-            Err(mm::slab::SlabError::Invalid("expected: name limit batchcount shared"))
+            Err(mm::slab::SlabError::Invalid(&"expected: name limit batchcount shared"))
         );
         let _ = sizes;
         while mm.reserve_slabs() == 2 {

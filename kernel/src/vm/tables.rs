@@ -69,7 +69,8 @@ pub(crate) fn frame_ptr(pfn: Pfn) -> *mut u8 {
 
 /// The frame that `ptr` points to in the direct map.
 pub(crate) fn pfn_of(ptr: *const u8) -> Option<Pfn> {
-    let offset = (ptr.addr() as u64).checked_sub(layout::DIRECT_MAP)?;
+    // What lies before it is beyond it too.
+    let offset = (ptr.addr() as u64).wrapping_sub(layout::DIRECT_MAP);
     (offset < layout::DIRECT_MAP_LEN).then(|| Pfn::containing(offset))
 }
 

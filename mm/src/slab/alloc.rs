@@ -4,6 +4,7 @@
 
 use super::array::{ArrayCache, Taken};
 use super::cache::{Cache, CacheId};
+use super::grow::with_rest;
 use super::node::NodeLists;
 use super::reserve::Right;
 use super::slabs::{Fill, Slab};
@@ -25,24 +26,27 @@ const COLD_BATCH: u32 = 16;
 pub(crate) struct Target {
     /// The number of the cache, or of a handle to it.
     pub(crate) index: u16,
-    /// The handle, to be checked; None for the layer's own caches.
-    pub(crate) id: Option<CacheId>,
     /// Through the CPU's array; straight from the slabs otherwise.
     pub(crate) arrays: bool,
+    /// The handle's generation, to be checked; None for the layer's own caches.
+    pub(crate) handle: Option<NonZeroU32>,
 }
+
+// It goes with every call off the fast path: in a register.
+const _: () = assert!(size_of::<Target>() == 8);
 
 impl Target {
     /// The cache that a handle names.
     #[inline]
     pub(crate) fn of(id: CacheId) -> Self {
-        Self { index: id.index, id: Some(id), arrays: true }
+        Self { index: id.index, arrays: true, handle: Some(id.generation) }
     }
 
     /// A cache by its number: one of the layer's own, or one that an object of
     /// it has named.
     #[inline]
     pub(crate) fn number(index: u16) -> Self {
-        Self { index, id: None, arrays: true }
+        Self { index, arrays: true, handle: None }
     }
 }
 
@@ -63,12 +67,11 @@ impl<P: Platform> Mm<P> {
     #[track_caller]
     #[inline]
     pub fn cache_alloc(&self, id: CacheId, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
-        if !gfp.contains(Gfp::ZERO)
-            && let Some(object) = self.pop(id.index, id.generation, gfp)
-        {
-            return Ok(object);
+        let at = Location::caller();
+        if gfp.contains(Gfp::ZERO) {
+            return self.alloc_object(Target::of(id), gfp, at);
         }
-        self.alloc_object(Target::of(id), gfp)
+        self.pop_or(id.index, id.generation, || self.alloc_object(Target::of(id), gfp, at))
     }
 
     /// Allocates an object of a slab on `node`, or, unless THISNODE says no, of
@@ -85,27 +88,44 @@ impl<P: Platform> Mm<P> {
         self.alloc_object_on(Target::of(id), gfp, node)
     }
 
-    /// Takes an object from this CPU's array, if that is all there is to it.
+    /// Takes an object from this CPU's array, if that is all there is to it;
+    /// `otherwise` is what else to do.
     #[inline]
-    pub(crate) fn pop(&self, index: u16, generation: NonZeroU32, gfp: Gfp) -> Option<NonNull<u8>> {
+    pub(crate) fn pop_or(
+        &self,
+        index: u16,
+        generation: NonZeroU32,
+        otherwise: impl FnOnce() -> Result<NonNull<u8>, AllocError>,
+    ) -> Result<NonNull<u8>, AllocError> {
         let cpu = self.enter();
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
         // table again.
-        let array = unsafe { self.slab.arrays(&cpu).with(|all| all.ready(index, generation)) }?;
-        if self.slab.reserve_slabs.load(Relaxed) != 0 {
-            return self.pop_guarded(&cpu, array, gfp);
+        let array = unsafe { self.slab.arrays(&cpu).with(|all| all.ready(index, generation)) };
+        if let Some(array) = array
+            // As long as there are reserves, each array is looked at for what
+            // it has.
+            && self.slab.reserve_slabs.load(Relaxed) == 0
+            // SAFETY: the array is this CPU's, whose token this is, and there
+            // are no references into it.
+            && let Some(object) = unsafe { ArrayCache::pop_at(array) }
+        {
+            drop(cpu);
+            return Ok(object);
         }
-        // SAFETY: the array is this CPU's, whose token this is, and there are
-        // no references into it.
-        unsafe { ArrayCache::pop_at(array) }
+        drop(cpu);
+        otherwise()
     }
 
     /// Allocates from `target`, by whatever way.
     #[inline(never)]
-    #[track_caller]
-    pub(crate) fn alloc_object(&self, target: Target, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+    pub(crate) fn alloc_object(
+        &self,
+        target: Target,
+        gfp: Gfp,
+        at: &'static Location<'static>,
+    ) -> Result<NonNull<u8>, AllocError> {
         let taken = self.alloc_object_slow(target, gfp)?;
-        self.give_object(taken, target, gfp, Location::caller())
+        self.give_object(taken, target, gfp, at)
     }
 
     /// Allocates from `target` on a node of the caller's choice.
@@ -202,7 +222,9 @@ impl<P: Platform> Mm<P> {
         cpu: &'c Cpu<'_, P>,
         target: Target,
     ) -> Result<&'c Cache, AllocError> {
-        if target.id.is_some_and(|id| !self.slab.is_live(id)) {
+        if let Some(handle) = target.handle
+            && self.slab.generation(target.index) != handle.get()
+        {
             return Err(NO_CACHE);
         }
         self.slab.cache(cpu, target.index).ok_or(NO_CACHE)
@@ -294,7 +316,7 @@ impl<P: Platform> Mm<P> {
         }
         let Some(array) = array else {
             let mut one = [NonNull::dangling()];
-            let n = self.take_from_lists(cache, lists, &mut one, right);
+            let n = self.take_from_lists(cache, lists, &mut one, 1, right);
             return (n == 1).then(|| self.taken(cache, one[0]));
         };
         let mut want = array.batch.clamp(1, array.limit);
@@ -308,7 +330,8 @@ impl<P: Platform> Mm<P> {
             array.forget_oldest(over);
         }
         if self.take_shared(lists, array, want, right) == 0 {
-            let n = self.take_from_lists(cache, lists, array.spare(want), right);
+            let out = array.spare(want + want / 4);
+            let n = self.take_from_lists(cache, lists, out, want, right);
             array.add(n as u32);
         }
         self.pop_allowed(array, right)
@@ -337,15 +360,18 @@ impl<P: Platform> Mm<P> {
         moved
     }
 
-    /// Takes objects out of slabs that the caller may use, until `out` is full;
-    /// returns how many there were.
+    /// Takes objects out of slabs that the caller may use, `want` of them and, if
+    /// `out` has room for it, what little is left of the last slab then. Returns
+    /// how many.
     pub(crate) fn take_from_lists(
         &self,
         cache: &Cache,
         lists: &mut NodeLists,
         out: &mut [NonNull<u8>],
+        want: u32,
         right: Right,
     ) -> usize {
+        let want = out.len().min(want as usize);
         // Whoever may use the reserves leaves the rest to those who may not.
         const ALL: [(bool, Fill); 4] = [
             (true, Fill::Partial),
@@ -358,10 +384,12 @@ impl<P: Platform> Mm<P> {
             if reserve && right != Right::Entitled {
                 continue;
             }
-            while taken < out.len() {
+            while taken < want {
                 let Some(pfn) = lists.list(reserve, fill).first() else { break };
                 let slab = self.slab_at(cache, pfn);
-                let n = lists.take(&self.map, &slab, &mut out[taken..]);
+                let n = with_rest((want - taken) as u32, slab.free()) as usize;
+                let end = out.len().min(taken + n);
+                let n = lists.take(&self.map, &slab, &mut out[taken..end]);
                 debug_assert!(n > 0, "{pfn:?} is listed as having free objects");
                 taken += n;
             }

@@ -53,7 +53,7 @@ impl<P: Platform> Mm<P> {
             }
             done += n;
             if done < out.len() {
-                match self.alloc_object(target, gfp) {
+                match self.alloc_object(target, gfp, at) {
                     Ok(object) => out[done] = object,
                     Err(why) => break why,
                 }
@@ -107,7 +107,8 @@ impl<P: Platform> Mm<P> {
                     if self.slab.reserve_slabs.load(Relaxed) == 0 {
                         n += lists.shared().map_or(0, |shared| shared.take_newest(&mut out[n..]));
                         let rest = &mut out[n..];
-                        n += self.take_from_lists(cache, &mut lists, rest, Right::Moot);
+                        let want = rest.len() as u32;
+                        n += self.take_from_lists(cache, &mut lists, rest, want, Right::Moot);
                     }
                 }
                 (n, ready)
@@ -142,7 +143,8 @@ impl<P: Platform> Mm<P> {
 
     /// Frees objects as long as there is nothing to be looked at for each of
     /// them: those of this node go to this CPU's array and on from there, those
-    /// of another node home. Returns how many.
+    /// of another node home (the first of them alone, if there is no array yet
+    /// in which to wait for others). Returns how many.
     fn push_all(&self, target: Target, objects: &[NonNull<u8>]) -> usize {
         let cpu = self.enter();
         let Ok(cache) = self.resolve(&cpu, target) else { return 0 };
@@ -159,7 +161,9 @@ impl<P: Platform> Mm<P> {
                     let run = same_page(&objects[done..]);
                     if key == array.key {
                         self.push_run(&cpu, cache, array, run, &mut surplus);
-                    } else if key.cache() == cache.index {
+                    } else if key.cache() == cache.index
+                        && !self.lacks_alien(&cpu, cache, key.node())
+                    {
                         let home = array.key.node();
                         self.send_home(&cpu, cache, (home, key.node()), run, &mut surplus);
                     } else {

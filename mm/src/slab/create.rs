@@ -64,7 +64,7 @@ impl<P: Platform> Mm<P> {
         if self.slab.phase.load(Acquire) != UP {
             return Err(SlabError::NotUp);
         }
-        let bad = SlabError::Invalid("a name is 1 to 31 bytes without control characters");
+        let bad = SlabError::Invalid(&"a name is 1 to 31 bytes without control characters");
         let copy = Name::new(name).ok_or(bad)?;
         if name.contains(char::is_whitespace) {
             // Readers of slabinfo take fields by spaces.
@@ -72,7 +72,7 @@ impl<P: Platform> Mm<P> {
                 .log(LogLevel::Warn, format_args!("slab: cache name '{name}' contains a space"));
         }
         let config = self.with_defaults(name, config);
-        let geometry = shape(self, &config).ok_or(SlabError::Invalid("size or alignment"))?;
+        let geometry = shape(self, &config).ok_or(SlabError::Invalid(&"size or alignment"))?;
         if mergeable(&config)
             && let Some(id) = self.merge(&config, &geometry)
         {
@@ -110,11 +110,12 @@ impl<P: Platform> Mm<P> {
         name: Name,
         config: &CacheConfig,
     ) -> Result<CacheId, SlabError> {
-        let geometry = shape(self, config).ok_or(SlabError::Invalid("size or alignment"))?;
+        let geometry = shape(self, config).ok_or(SlabError::Invalid(&"size or alignment"))?;
         let descriptors =
             Target { arrays: self.slab.phase.load(Relaxed) == UP, ..Target::number(0) };
-        let place_of =
-            self.alloc_object(descriptors, Gfp::KERNEL).map_err(|_| SlabError::NoMemory)?;
+        let place_of = self
+            .alloc_object(descriptors, Gfp::KERNEL, Location::caller())
+            .map_err(|_| SlabError::NoMemory)?;
         let cpu = self.enter();
         let mut registry = self.slab.registry.lock(&cpu);
         let Some(index) = index.or_else(|| self.slab.free_slot()) else {

@@ -33,12 +33,12 @@ impl<P: Platform> Mm<P> {
     #[track_caller]
     #[inline]
     pub fn cache_free(&self, id: CacheId, ptr: NonNull<u8>) -> Result<(), SlabError> {
-        if let Some(key) = self.key_at(ptr)
-            && self.push(id.index, Some(id.generation), key, ptr)
-        {
-            return Ok(());
+        let at = Location::caller();
+        let rest = || self.free_object(Target::of(id), ptr, at);
+        match self.key_at(ptr) {
+            Some(key) => self.push_or(id.index, Some(id.generation), key, ptr, rest),
+            None => rest(),
         }
-        self.free_object(Target::of(id), ptr, Location::caller())
     }
 
     /// Frees an object of `target`, by whatever way.
@@ -75,17 +75,32 @@ impl<P: Platform> Mm<P> {
         (word.ty() == PageType::Slab).then(|| (head, self.map.page(head)))
     }
 
-    /// Puts an object into this CPU's array for a number, and a handle if it is
-    /// by a handle that it is freed. False if it does not go in there just like
-    /// that.
+    /// The head of the slab that an object lies in of which that has been asked
+    /// before. Only whether it is a slab still can have changed (by somebody who
+    /// frees twice), not whether it has a descriptor.
     #[inline]
-    pub(crate) fn push(
+    fn slab_of_known(&self, ptr: NonNull<u8>) -> Option<(Pfn, &PageDesc)> {
+        let pfn = self.platform.pfn_of(ptr.as_ptr())?;
+        let desc = self.map.page(pfn);
+        if desc.head().ty() == PageType::Slab {
+            return Some((pfn, desc));
+        }
+        let (head, word) = self.map.head_of(pfn)?;
+        (word.ty() == PageType::Slab).then(|| (head, self.map.page(head)))
+    }
+
+    /// Puts an object into this CPU's array for a number, and a handle if it is
+    /// by a handle that it is freed, if that is all there is to it; `otherwise`
+    /// is what else to do.
+    #[inline]
+    pub(crate) fn push_or(
         &self,
         index: u16,
         handle: Option<NonZeroU32>,
         key: Key,
         ptr: NonNull<u8>,
-    ) -> bool {
+        otherwise: impl FnOnce() -> Result<(), SlabError>,
+    ) -> Result<(), SlabError> {
         let cpu = self.enter();
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
         let array = unsafe {
@@ -94,9 +109,16 @@ impl<P: Platform> Mm<P> {
                 None => all.ready_any(index),
             })
         };
-        // SAFETY: the array is this CPU's, whose token this is, and there are
-        // no references into it.
-        array.is_some_and(|array| unsafe { ArrayCache::push_at(array, key, ptr) })
+        if let Some(array) = array
+            // SAFETY: the array is this CPU's, whose token this is, and there
+            // are no references into it.
+            && unsafe { ArrayCache::push_at(array, key, ptr) }
+        {
+            drop(cpu);
+            return Ok(());
+        }
+        drop(cpu);
+        otherwise()
     }
 
     /// Frees what does not simply go into the array, or has not been tried
@@ -109,10 +131,22 @@ impl<P: Platform> Mm<P> {
         at: &'static Location<'static>,
     ) -> Result<(), SlabError> {
         let key = Key::of(desc);
-        let handle = target.id.map(|id| id.generation);
-        if target.arrays && self.push(target.index, handle, key, ptr) {
-            return Ok(());
+        if !target.arrays {
+            return self.free_the_long_way(target, ptr, (pfn, desc), at);
         }
+        self.push_or(target.index, target.handle, key, ptr, || {
+            self.free_the_long_way(target, ptr, (pfn, desc), at)
+        })
+    }
+
+    fn free_the_long_way(
+        &self,
+        target: Target,
+        ptr: NonNull<u8>,
+        (pfn, desc): (Pfn, &PageDesc),
+        at: &'static Location<'static>,
+    ) -> Result<(), SlabError> {
+        let key = Key::of(desc);
         let mut look = target.arrays;
         loop {
             let cpu = self.enter();
@@ -221,23 +255,17 @@ impl<P: Platform> Mm<P> {
         let mut refused = 0;
         let mut rest = objects;
         while let Some(&ptr) = rest.first() {
-            let why = match self.slab_of(ptr) {
-                None => SlabError::NotObject,
-                Some((_, desc)) if Key::of(desc) != ours => SlabError::WrongCache,
-                Some((pfn, _)) => {
-                    let slab = self.slab_at(cache, pfn);
-                    let n = lists.put(&self.map, &slab, rest);
-                    rest = &rest[n..];
-                    match slab.number(ptr) {
-                        _ if n > 0 => continue,
-                        Some(_) => SlabError::DoubleFree,
-                        None => SlabError::NotObject,
-                    }
+            let n = match self.slab_of_known(ptr) {
+                Some((pfn, desc)) if Key::of(desc) == ours => {
+                    lists.put(&self.map, &self.slab_at(cache, pfn), rest)
                 }
+                _ => 0,
             };
-            self.refuse_object(Some(cache), ptr, why);
-            refused += 1;
-            rest = &rest[1..];
+            if n == 0 {
+                self.refuse_put(cache, ours, ptr);
+                refused += 1;
+            }
+            rest = &rest[n.max(1)..];
         }
         let batch = cache.batch.load(Relaxed);
         let most = free_limit(batch, cache.geometry.objects, self.slab.cpus_of_node(node));
@@ -247,6 +275,21 @@ impl<P: Platform> Mm<P> {
             }
         }
         refused
+    }
+
+    /// Says why an object cannot be put into a slab.
+    #[cold]
+    #[inline(never)]
+    fn refuse_put(&self, cache: &Cache, ours: Key, ptr: NonNull<u8>) {
+        let why = match self.slab_of_known(ptr) {
+            None => SlabError::NotObject,
+            Some((_, desc)) if Key::of(desc) != ours => SlabError::WrongCache,
+            Some((pfn, _)) => match self.slab_at(cache, pfn).number(ptr) {
+                Some(_) => SlabError::DoubleFree,
+                None => SlabError::NotObject,
+            },
+        };
+        self.refuse_object(Some(cache), ptr, why);
     }
 
     /// Takes one free slab off the lists. False if there is none.

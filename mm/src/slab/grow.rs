@@ -44,10 +44,19 @@ impl Plan {
     }
 }
 
+/// Objects to move out of a slab that has `free`: a batch, and what is left if
+/// that is too little to come back for.
+pub(crate) const fn with_rest(batch: u32, free: u32) -> u32 {
+    if free <= batch + batch / 4 { free } else { batch }
+}
+
 impl<P: Platform> Mm<P> {
     /// How the next slab of `cache` is to be made.
     pub(crate) fn plan(&self, cpu: &Cpu<'_, P>, cache: &Cache, node: NodeId, gfp: Gfp) -> Plan {
-        let colour = cache.node(node).lists.lock(cpu).colour(cache.geometry.colours);
+        let colour = match cache.geometry.colours {
+            0..=1 => 0,
+            colours => cache.node(node).lists.lock(cpu).colour(colours),
+        };
         Plan {
             geometry: cache.geometry,
             object_size: cache.object_size.load(Relaxed),
@@ -99,7 +108,7 @@ impl<P: Platform> Mm<P> {
                     && let Some(array) = all.get(target.index)
                     && array.key.node() == node
                 {
-                    let n = slab.take(array.spare(array.batch));
+                    let n = slab.take(array.spare(with_rest(array.batch, slab.free())));
                     array.add(n as u32);
                     array.touched = true;
                 }

@@ -162,7 +162,7 @@ impl<P: Platform> Mm<P> {
     /// [`SlabError::Invalid`] for a line of another form;
     /// [`SlabError::NoSuchCache`].
     pub fn slabinfo_write(&self, line: &str) -> Result<(), SlabError> {
-        const FORM: SlabError = SlabError::Invalid("expected: name limit batchcount shared");
+        const FORM: SlabError = SlabError::Invalid(&"expected: name limit batchcount shared");
         let mut words = line.split_whitespace();
         let name = words.next().ok_or(FORM)?;
         let mut number = || words.next().and_then(|w| w.parse::<i64>().ok()).ok_or(FORM);

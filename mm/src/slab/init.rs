@@ -68,7 +68,7 @@ impl<P: Platform> Mm<P> {
                 if self.has_cache(index) {
                     continue;
                 }
-                let name = class_name(family, size).ok_or(SlabError::Invalid("name"))?;
+                let name = class_name(family, size).ok_or(SlabError::Invalid(&"name"))?;
                 let config = CacheConfig {
                     align: if size.is_power_of_two() { size.min(4096) as usize } else { 0 },
                     hwcache_align: true,
@@ -99,8 +99,8 @@ impl<P: Platform> Mm<P> {
             merge: false,
             ..CacheConfig::new(Cache::bytes(self.nodes()))
         };
-        let geometry = shape(self, &config).ok_or(SlabError::Invalid("size"))?;
-        let name = Name::new("kmem_cache").ok_or(SlabError::Invalid("name"))?;
+        let geometry = shape(self, &config).ok_or(SlabError::Invalid(&"size"))?;
+        let name = Name::new("kmem_cache").ok_or(SlabError::Invalid(&"name"))?;
         let (pfn, place) =
             self.first_slab(geometry, Gfp::KERNEL).map_err(|_| SlabError::NoMemory)?;
         let new = NewCache {

@@ -84,20 +84,22 @@ impl<P: Platform> Mm<P> {
     #[inline]
     pub fn kmalloc(&self, size: usize, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
         if size.wrapping_sub(1) >= LARGEST {
-            return self.kmalloc_odd(size, gfp, None);
+            return self.kmalloc_odd(size, gfp);
         }
-        let family = if !gfp.intersects(Gfp::DMA | Gfp::RECLAIMABLE | Gfp::DMA32) {
-            Family::Normal
-        } else {
-            self.family(gfp)?
-        };
-        let index = cache_index(family, class_of(size));
-        if !gfp.contains(Gfp::ZERO)
-            && let Some(object) = self.pop(index, GENERAL, gfp)
-        {
-            return Ok(object);
+        if gfp.intersects(Gfp::DMA | Gfp::RECLAIMABLE | Gfp::DMA32 | Gfp::ZERO) {
+            return self.kmalloc_special(size, gfp);
         }
-        self.alloc_object(Target::number(index), gfp)
+        let index = cache_index(Family::Normal, class_of(size));
+        let at = Location::caller();
+        self.pop_or(index, GENERAL, || self.alloc_object(Target::number(index), gfp, at))
+    }
+
+    /// Objects of special families, or cleared ones.
+    #[inline(never)]
+    #[track_caller]
+    fn kmalloc_special(&self, size: usize, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+        let index = cache_index(self.family(gfp)?, class_of(size));
+        self.alloc_object(Target::number(index), gfp, Location::caller())
     }
 
     /// Allocates as [`kmalloc`](Self::kmalloc) does, on `node` or near it as
@@ -113,7 +115,7 @@ impl<P: Platform> Mm<P> {
         node: NodeId,
     ) -> Result<NonNull<u8>, AllocError> {
         if size.wrapping_sub(1) >= LARGEST {
-            return self.kmalloc_odd(size, gfp, Some(self.memory_node(node)));
+            return self.kmalloc_any(size, gfp, Some(self.memory_node(node)));
         }
         let index = cache_index(self.family(gfp)?, class_of(size));
         self.alloc_object_on(Target::number(index), gfp, node)
@@ -135,8 +137,14 @@ impl<P: Platform> Mm<P> {
 
     /// Nothing, or more than the general caches have.
     #[cold]
+    #[inline(never)]
     #[track_caller]
-    fn kmalloc_odd(
+    fn kmalloc_odd(&self, size: usize, gfp: Gfp) -> Result<NonNull<u8>, AllocError> {
+        self.kmalloc_any(size, gfp, None)
+    }
+
+    #[track_caller]
+    fn kmalloc_any(
         &self,
         size: usize,
         gfp: Gfp,
@@ -176,12 +184,12 @@ impl<P: Platform> Mm<P> {
     #[track_caller]
     #[inline]
     pub fn kfree(&self, ptr: NonNull<u8>) -> Result<(), SlabError> {
-        if let Some(key) = self.key_at(ptr)
-            && self.push(key.cache(), None, key, ptr)
-        {
-            return Ok(());
+        let at = Location::caller();
+        let rest = || self.kfree_rest(ptr, at);
+        match self.key_at(ptr) {
+            Some(key) => self.push_or(key.cache(), None, key, ptr, rest),
+            None => rest(),
         }
-        self.kfree_rest(ptr, Location::caller())
     }
 
     /// Frees what does not simply go into an array.

@@ -49,8 +49,9 @@ pub enum SlabError {
     NotUp,
     /// There is no cache with this handle: it was destroyed.
     NoSuchCache,
-    /// A cache cannot be made so: why.
-    Invalid(&'static str),
+    /// A cache cannot be made so: why. (Twice referenced, so that a result fits
+    /// into two registers.)
+    Invalid(&'static &'static str),
     /// No memory for the cache's own tables, or no number left for it.
     NoMemory,
     /// The pointer does not point to memory of the slab layer.

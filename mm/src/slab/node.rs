@@ -135,14 +135,13 @@ impl NodeLists {
     /// Takes objects out of a listed slab until `out` is full or the slab is
     /// empty, and moves it to the list it belongs on now. Returns how many.
     pub(crate) fn take(&mut self, map: &MemMap, slab: &Slab<'_>, out: &mut [NonNull<u8>]) -> usize {
-        let (reserve, before) = (slab.is_reserve(), slab.fill());
+        let before = slab.fill();
         let taken = slab.take(out);
         self.free_objects -= taken as u64;
         let after = slab.fill();
-        if before == Fill::Free && taken > 0 {
-            self.free_touched = true;
-        }
         if before != after {
+            self.free_touched |= before == Fill::Free;
+            let reserve = slab.is_reserve();
             self.list(reserve, before).remove(map, slab.pfn);
             self.list(reserve, after).push_front(map, slab.pfn);
         }
@@ -153,20 +152,32 @@ impl NodeLists {
     /// moves the slab, which is listed, to the list it belongs on now. Returns
     /// how many.
     pub(crate) fn put(&mut self, map: &MemMap, slab: &Slab<'_>, objects: &[NonNull<u8>]) -> usize {
-        let (reserve, before) = (slab.is_reserve(), slab.fill());
         let put = slab.put(objects);
+        let before = slab.desc.inuse();
+        let after = before - put as u32;
+        if put > 0 && (after == 0 || before == slab.capacity()) {
+            self.move_up(map, slab, put as u32);
+        } else {
+            slab.desc.set_inuse(after);
+        }
         self.free_objects += put as u64;
+        put
+    }
+
+    /// Counts objects that were put back into a slab that was full, or that is
+    /// free now.
+    #[inline(never)]
+    fn move_up(&mut self, map: &MemMap, slab: &Slab<'_>, put: u32) {
+        let (reserve, before) = (slab.is_reserve(), slab.fill());
+        slab.desc.set_inuse(slab.desc.inuse() - put);
         let after = slab.fill();
-        if put == 0 {
-        } else if after == Fill::Free {
-            self.list(reserve, before).remove(map, slab.pfn);
+        self.list(reserve, before).remove(map, slab.pfn);
+        if after == Fill::Free {
             self.list(reserve, after).push_front(map, slab.pfn);
-        } else if self.list(reserve, after).last() != Some(slab.pfn) {
+        } else {
             // To the tail: it has time to become free altogether.
-            self.list(reserve, before).remove(map, slab.pfn);
             self.list(reserve, after).push_back(map, slab.pfn);
         }
-        put
     }
 
     /// A free slab that may be given back, one of the reserves first.

@@ -38,6 +38,19 @@ impl<P: Platform> Mm<P> {
         ARRAY_PERIOD_MS
     }
 
+    /// Empties a CPU's arrays of all caches into the slabs; the arrays stay.
+    /// Returns the pages that became free.
+    pub(crate) fn drain_cpu_arrays(&self, cpu: &Cpu<'_, P>) -> u64 {
+        self.slab
+            .caches(cpu)
+            .map(|cache| {
+                let mut surplus = PageList::new();
+                self.drain_array(cpu, cache, &mut surplus);
+                self.release_slabs(cache, surplus)
+            })
+            .sum()
+    }
+
     fn reap_cache(&self, cpu: &Cpu<'_, P>, cache: &Cache) {
         let node = self.slab_node(cpu);
         let now = self.platform.now_ms();

@@ -12,7 +12,7 @@ use crate::gfp::Gfp;
 use crate::mm::Mm;
 use crate::page::{PageFlags, PageType};
 use crate::platform::Platform;
-use crate::sync::{Cpu, Ordering::Relaxed};
+use crate::sync::Ordering::Relaxed;
 use core::ptr::NonNull;
 
 /// What a caller may have of the reserves.
@@ -60,22 +60,6 @@ impl<P: Platform> Mm<P> {
     /// Whether the slab that an object of this layer lies in is of the reserves.
     fn is_reserve_object(&self, ptr: NonNull<u8>) -> bool {
         self.platform.pfn_of(ptr.as_ptr()).is_some_and(|pfn| self.is_pfmemalloc(pfn))
-    }
-
-    /// Takes an object from this CPU's array, while there are reserve slabs
-    /// somewhere.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn pop_guarded(
-        &self,
-        _cpu: &Cpu<'_, P>,
-        mut array: NonNull<ArrayCache>,
-        gfp: Gfp,
-    ) -> Option<NonNull<u8>> {
-        // SAFETY: the array was found in the table of the CPU whose token this
-        // is, and there is no other reference to it.
-        let array = unsafe { array.as_mut() };
-        self.pop_allowed(array, self.right(gfp)).map(|taken| taken.ptr)
     }
 
     /// Takes the newest object that the caller may have, wherever in the array

@@ -111,6 +111,12 @@ impl<'a> Slab<'a> {
         }
     }
 
+    /// Objects it has, free or not.
+    #[inline]
+    pub(crate) fn capacity(&self) -> u32 {
+        u32::from(self.geometry.objects)
+    }
+
     /// Objects that are free in it.
     pub(crate) fn free(&self) -> u32 {
         u32::from(self.geometry.objects) - self.desc.inuse()
@@ -237,38 +243,61 @@ impl<'a> Slab<'a> {
     }
 
     /// Makes the leading ones of `objects` free, up to the first that lies in
-    /// another slab, is no object or is free already; returns how many.
+    /// another slab, is no object or is free already; returns how many. They
+    /// are still to be counted ([`set_inuse`](PageDesc::set_inuse)). Neighbours that come one after the other, up or down, are one write.
+    #[inline]
     pub(crate) fn put(&self, objects: &[NonNull<u8>]) -> usize {
         let start = self.frame.addr() + self.start();
+        let size = self.geometry.size as usize;
+        let span = size * usize::from(self.geometry.objects);
         let mut put = 0;
-        if self.geometry.objects <= IN_DESCRIPTOR {
-            // One word, which stays where it is at hand.
-            let mut bits = self.word(0);
-            for &ptr in objects {
-                let Some(i) = self.geometry.number(ptr.addr().get().wrapping_sub(start)) else {
-                    break;
-                };
-                let bit = 1 << i;
-                if bits & bit != 0 {
+        while let Some(first) = objects.get(put) {
+            let at = first.addr().get();
+            // Most that are not of this slab are told without a multiplication.
+            let offset = at.wrapping_sub(start);
+            if offset >= span {
+                break;
+            }
+            let Some(i) = self.geometry.number(offset) else { break };
+            let mut run = 1;
+            let mut low = i;
+            if let Some(second) = objects.get(put + 1) {
+                let step = second.addr().get().wrapping_sub(at);
+                if step == size || step == size.wrapping_neg() {
+                    let (up, rest) = (step == size, &objects[put + 1..]);
+                    run += self.neighbours(i, up, step, rest);
+                    low = if up { i } else { i + 1 - run };
+                }
+            }
+            let word = usize::from(low / 64);
+            let bits = self.word(word);
+            let mut new = u64::MAX >> (64 - run) << (low % 64);
+            if bits & new != 0 {
+                // One is free already. Those before it are not.
+                (run, new) = (1, 1 << (i % 64));
+                if bits & new != 0 {
                     break;
                 }
-                bits |= bit;
-                put += 1;
             }
-            self.set_word(0, bits);
-        } else {
-            for &ptr in objects {
-                let Some(i) = self.geometry.number(ptr.addr().get().wrapping_sub(start)) else {
-                    break;
-                };
-                if self.is_free(i) {
-                    break;
-                }
-                self.set_free(i, true);
-                put += 1;
-            }
+            self.set_word(word, bits | new);
+            put += usize::from(run);
         }
-        self.desc.set_inuse(self.desc.inuse() - put as u32);
         put
+    }
+
+    /// How many of `rest` follow object `i` at that step, as far as objects of
+    /// this slab go whose bits are in the same word.
+    #[inline]
+    fn neighbours(&self, i: u16, up: bool, step: usize, rest: &[NonNull<u8>]) -> u16 {
+        let most = if up { (63 - i % 64).min(self.geometry.objects - 1 - i) } else { i % 64 };
+        let rest = &rest[..rest.len().min(usize::from(most))];
+        let mut next = rest.first().map_or(0, |first| first.addr().get());
+        for (n, object) in rest.iter().enumerate() {
+            if object.addr().get() != next {
+                return n as u16;
+            }
+            next = next.wrapping_add(step);
+        }
+        rest.len() as u16
     }
 }

@@ -144,6 +144,14 @@ impl<'p, P: Platform> Cpu<'p, P> {
         Self { platform, id, restore, _not_send: PhantomData }
     }
 
+    /// The token of a CPU that the caller holds already.
+    ///
+    /// # Safety
+    /// It does so, in the sense of [`Platform`], for as long as this value lives.
+    pub(crate) unsafe fn held(platform: &'p P, id: CpuId) -> Self {
+        Self::noted(platform, id, None)
+    }
+
     /// Runs `f` for every CPU in turn with that CPU's token, and returns when
     /// all are done. Waits for each.
     ///
