@@ -13,6 +13,26 @@ const TARGET: &str = "x86_64-unknown-none";
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// How the kernel is built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Build {
+    /// As it is used.
+    Release,
+    /// With the checks of debug builds: assertions, overflow, the order of
+    /// locks, waiting and per-CPU data where they are forbidden.
+    Checked,
+}
+
+impl Build {
+    /// Cargo's name for it, as in the workspace's `Cargo.toml`.
+    pub const fn profile(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Checked => "checked",
+        }
+    }
+}
+
 /// Where the sources are and where cargo leaves what it makes.
 #[derive(Clone, Debug)]
 pub struct Workspace {
@@ -46,14 +66,15 @@ impl Workspace {
         &self.target
     }
 
-    /// Builds the kernel and returns its ELF file.
+    /// Builds the kernel as `build` says and returns its ELF file.
     ///
     /// # Errors
     ///
     /// It does not build.
-    pub fn kernel(&self) -> Result<PathBuf> {
-        self.build("the kernel", &["-p", "kernel", "--release", "--target", TARGET])?;
-        Ok(self.target.join(TARGET).join("release/kernel"))
+    pub fn kernel(&self, build: Build) -> Result<PathBuf> {
+        let args = ["-p", "kernel", "--profile", build.profile(), "--target", TARGET];
+        self.build("the kernel", &args)?;
+        Ok(self.target.join(TARGET).join(build.profile()).join("kernel"))
     }
 
     /// Builds the image writer, which takes minutes the first time: its boot

@@ -30,6 +30,7 @@ pub fn run_options(glob: &str) -> RunOptions {
         log: None,
         qemu: Words(words.map(str::to_owned).to_vec()),
         accel: Accel::Tcg,
+        checked: false,
         dry_run: false,
     }
 }

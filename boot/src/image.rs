@@ -1,7 +1,7 @@
 //! Makes disk images: kernel, ramdisk and boot loader in one file each.
 
 use crate::archive::Archive;
-use crate::cargo::Workspace;
+use crate::cargo::{Build, Workspace};
 use crate::options::Firmware;
 use crate::symbols;
 use anyhow::{Context, Result, ensure};
@@ -23,10 +23,11 @@ use std::process::Command;
 pub fn make(
     workspace: &Workspace,
     dir: &Path,
+    build: Build,
     firmwares: &[Firmware],
     cmdline: &str,
 ) -> Result<Vec<PathBuf>> {
-    let kernel = workspace.kernel()?;
+    let kernel = workspace.kernel(build)?;
     let writer = workspace.image_writer()?;
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let scratch = tempfile::tempdir_in(dir).context("cannot make a scratch directory")?;

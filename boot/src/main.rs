@@ -1,7 +1,7 @@
 //! `quarry`: builds the boot images and runs them under QEMU.
 
 use anyhow::{Context, Result, bail};
-use boot::cargo::Workspace;
+use boot::cargo::{Build, Workspace};
 use boot::figures::{self, Figures};
 use boot::image;
 use boot::options::{BenchOptions, Cli, Command, Firmware, ImageOptions, RunOptions};
@@ -38,7 +38,8 @@ fn make_images(options: &ImageOptions) -> Result<u8> {
     let workspace = Workspace::find()?;
     let dir = options.out.clone().unwrap_or_else(|| workspace.target().join("images"));
     let cmdline = options.append.as_ref().map_or("", |line| &line.0);
-    for path in image::make(&workspace, &dir, &[Firmware::Bios, Firmware::Uefi], cmdline)? {
+    let both = [Firmware::Bios, Firmware::Uefi];
+    for path in image::make(&workspace, &dir, Build::Release, &both, cmdline)? {
         println!("{}  {}", image::write_sha256(&path)?, path.display());
     }
     Ok(0)
@@ -48,7 +49,11 @@ fn make_images(options: &ImageOptions) -> Result<u8> {
 fn boot(options: &RunOptions) -> Result<u8> {
     let workspace = Workspace::find()?;
     // Apart from the images to keep: those may have a command line built in.
-    let dir = workspace.target().join("run");
+    let (build, dir) = match options.checked {
+        false => (Build::Release, "run"),
+        true => (Build::Checked, "run-checked"),
+    };
+    let dir = workspace.target().join(dir);
     let disk = image::image_path(&dir, options.firmware);
     let ovmf = match options.firmware {
         Firmware::Bios => None,
@@ -76,7 +81,7 @@ fn boot(options: &RunOptions) -> Result<u8> {
         },
     };
 
-    image::make(&workspace, &dir, &[options.firmware], "")?;
+    image::make(&workspace, &dir, build, &[options.firmware], "")?;
     if !options.exit {
         eprintln!("quarry: booting; Ctrl-A X leaves QEMU");
     }
@@ -108,7 +113,7 @@ fn benchmark(options: &BenchOptions) -> Result<u8> {
     };
 
     let dir = workspace.target().join("run");
-    image::make(&workspace, &dir, &[Firmware::Bios], "")?;
+    image::make(&workspace, &dir, Build::Release, &[Firmware::Bios], "")?;
     let run_options = figures::run_options(&options.glob);
     let args = qemu::arguments(&run_options, &image::image_path(&dir, Firmware::Bios), None);
     let log = workspace.target().join("bench.log");

@@ -61,6 +61,10 @@ pub struct RunOptions {
     /// More arguments for QEMU, split as a shell would.
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true, value_parser = parse_words)]
     pub qemu: Words,
+    /// Boot the build that checks itself as it goes: the order of locks, waiting
+    /// with a lock held, per-CPU data used while the CPU may change.
+    #[arg(long)]
+    pub checked: bool,
     /// What executes the guest's instructions.
     #[arg(long, value_enum, default_value_t = Accel::Tcg)]
     pub accel: Accel,
@@ -248,7 +252,7 @@ mod tests {
         assert_eq!(options.accel, Accel::Tcg);
         assert_eq!(options.cmdline(), None);
         assert_eq!(options.time_limit(), None);
-        assert!(options.qemu.0.is_empty() && !options.exit && !options.dry_run);
+        assert!(options.qemu.0.is_empty() && !options.exit && !options.checked && !options.dry_run);
     }
 
     #[test]

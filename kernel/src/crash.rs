@@ -64,6 +64,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// same time one reports.
 fn report(cause: &dyn fmt::Display, frame: Option<&TrapFrame>, trace: Backtrace) -> ! {
     irq::disable();
+    irq::stop_checking();
     let me = u32::from(percpu::cpu_id().0);
     match REPORTER.compare_exchange(NOBODY, me, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => {}

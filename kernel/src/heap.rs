@@ -11,6 +11,7 @@ use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU64, Ordering};
 use linked_list_allocator::Heap as Arena;
+use mm::sync::LockRank;
 use mm::{Gfp, Mm};
 use spin::Once;
 
@@ -19,7 +20,7 @@ const ARENA_LEN: usize = 64 * 1024;
 
 static ARENA_BYTES: Take<[MaybeUninit<u8>; ARENA_LEN]> =
     Take::new([MaybeUninit::uninit(); ARENA_LEN]);
-static ARENA: IrqMutex<Arena> = IrqMutex::new(Arena::empty());
+static ARENA: IrqMutex<Arena> = IrqMutex::new(LockRank::Leaf, Arena::empty());
 /// Objects that the arena gave and has not got back.
 static ARENA_OBJECTS: AtomicU64 = AtomicU64::new(0);
 /// Whom to ask once the slab layer is up.

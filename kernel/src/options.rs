@@ -28,10 +28,17 @@ pub enum Crash {
     WriteCode,
     /// `nx`: execute data.
     ExecuteData,
+    /// `order`: take locks in the wrong order (checked builds notice).
+    LockOrder,
+    /// `atomic`: sleep with a lock held (checked builds notice).
+    SleepLocked,
+    /// `percpu`: use per-CPU data while the CPU may change (checked builds
+    /// notice).
+    PerCpu,
 }
 
 impl Crash {
-    const NAMES: [(&'static str, Self); 10] = [
+    const NAMES: [(&'static str, Self); 13] = [
         ("pf", Self::PageFault),
         ("df", Self::DoubleFault),
         ("ud", Self::UndefinedInstruction),
@@ -42,6 +49,9 @@ impl Crash {
         ("cpu", Self::OtherCpus),
         ("wx", Self::WriteCode),
         ("nx", Self::ExecuteData),
+        ("order", Self::LockOrder),
+        ("atomic", Self::SleepLocked),
+        ("percpu", Self::PerCpu),
     ];
 
     fn parse(name: &str) -> Option<Self> {

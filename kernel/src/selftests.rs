@@ -20,6 +20,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::Mm;
 use mm::arena::MovableArena;
+use mm::sync::LockRank;
 use quarry_kernel::options::Options;
 use selftest::suites::{Ground, Suites};
 use selftest::{Config, Counts, Filter, Harness, Level, Suite};
@@ -38,7 +39,7 @@ impl fmt::Display for Running {
     }
 }
 
-static RUNNING: IrqMutex<Option<Running>> = IrqMutex::new(None);
+static RUNNING: IrqMutex<Option<Running>> = IrqMutex::new(LockRank::Leaf, None);
 
 /// Milliseconds after which a test counts as hanging; 0: never.
 static LIMIT_MS: AtomicU64 = AtomicU64::new(0);

@@ -3,8 +3,9 @@
 
 use crate::arch::irq::IrqMutex;
 use core::fmt;
+use mm::sync::LockRank;
 
-static CURRENT: IrqMutex<&str> = IrqMutex::new("entry");
+static CURRENT: IrqMutex<&str> = IrqMutex::new(LockRank::Leaf, "entry");
 
 /// Logs that `name` begins.
 pub(crate) fn begin(name: &'static str) {

@@ -10,6 +10,7 @@ use crate::task::{self, Config, Rights, SpawnError, WaitQueue};
 use core::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Relaxed, Ordering::Release};
 use mm::Mm;
 use mm::platform::Worker;
+use mm::sync::LockRank;
 use mm::types::{CpuId, MAX_NODES, NodeId};
 use quarry_kernel::sched::{CpuSet, Name, Priority};
 
@@ -50,7 +51,7 @@ struct Inside {
     quiet: u32,
 }
 
-static INSIDE: IrqMutex<Inside> = IrqMutex::new(Inside { rounds: 0, quiet: 0 });
+static INSIDE: IrqMutex<Inside> = IrqMutex::new(LockRank::Leaf, Inside { rounds: 0, quiet: 0 });
 /// Where workers wait for quiet to end.
 static BETWEEN_ROUNDS: WaitQueue = WaitQueue::new();
 /// Where those wait who wait for workers.

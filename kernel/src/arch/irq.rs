@@ -1,7 +1,11 @@
-//! Interrupt masking, and the lock that masks while it is held. Calls nothing.
+//! Interrupt masking, and the lock that masks while it is held. Calls
+//! `percpu`, where debug builds note what is held.
 
+use crate::arch::percpu;
 use core::arch::asm;
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, Ordering};
+use mm::sync::{HeldLocks, LockRank};
 use spin::{Mutex, MutexGuard};
 
 /// The interrupt flag.
@@ -64,29 +68,62 @@ pub(crate) fn are_on() -> bool {
     flags() & IF != 0
 }
 
+/// A crash is being reported: what is held does not matter any more.
+static CRASHED: AtomicBool = AtomicBool::new(false);
+
+/// Ends all checks of locks, for a crash report.
+pub(crate) fn stop_checking() {
+    CRASHED.store(true, Ordering::Relaxed);
+}
+
+/// What this CPU holds, in a debug build. Interrupts masked.
+#[inline]
+fn held() -> Option<&'static HeldLocks> {
+    let checks = cfg!(debug_assertions) && !CRASHED.load(Ordering::Relaxed);
+    checks.then(|| &percpu::this().held)
+}
+
 /// A spin lock that an interrupt handler may take too: interrupts stay masked
-/// on this CPU while it is held.
+/// on this CPU while it is held. Debug builds check that locks are taken in the
+/// order of their ranks.
 pub(crate) struct IrqMutex<T> {
+    rank: LockRank,
     inner: Mutex<T>,
 }
 
 impl<T> IrqMutex<T> {
-    /// An open lock around `value`.
-    pub(crate) const fn new(value: T) -> Self {
-        Self { inner: Mutex::new(value) }
+    /// An open lock around `value`, with its place in the order of locks.
+    pub(crate) const fn new(rank: LockRank, value: T) -> Self {
+        Self { rank, inner: Mutex::new(value) }
     }
 
     /// Waits for the lock. Not to be called by its holder.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, if this CPU holds a lock that may not be held then.
+    #[track_caller]
     pub(crate) fn lock(&self) -> IrqGuard<'_, T> {
         let flags = save();
-        IrqGuard { guard: Some(self.inner.lock()), flags }
+        let held = held();
+        if let Some(held) = held {
+            held.enter();
+            held.acquire(self.rank);
+        }
+        let noted = held.map(|_| self.rank);
+        IrqGuard { guard: Some(self.inner.lock()), flags, noted }
     }
 
     /// The lock if nobody holds it.
     pub(crate) fn try_lock(&self) -> Option<IrqGuard<'_, T>> {
         let flags = save();
         match self.inner.try_lock() {
-            Some(guard) => Some(IrqGuard { guard: Some(guard), flags }),
+            Some(guard) => {
+                let held = held().filter(|held| held.acquired(self.rank));
+                held.inspect(|held| held.enter());
+                let noted = held.map(|_| self.rank);
+                Some(IrqGuard { guard: Some(guard), flags, noted })
+            }
             None => {
                 restore(flags);
                 None
@@ -98,8 +135,10 @@ impl<T> IrqMutex<T> {
     ///
     /// # Safety
     ///
-    /// The lock is held by the caller, who takes care of interrupts.
+    /// The lock is held by the caller, who takes care of interrupts; it has
+    /// waited for it, on the CPU that it runs on.
     pub(crate) unsafe fn force_unlock(&self) {
+        forget(self.rank);
         // SAFETY: passed on to the caller.
         unsafe { self.inner.force_unlock() };
     }
@@ -123,11 +162,21 @@ impl<T> IrqMutex<T> {
     }
 }
 
+/// Takes a lock off the list of what this CPU holds. Interrupts masked.
+fn forget(rank: LockRank) {
+    if let Some(held) = held() {
+        held.release(rank);
+        held.leave();
+    }
+}
+
 /// Access to what an [`IrqMutex`] protects.
 pub(crate) struct IrqGuard<'a, T> {
     /// Always there but in `drop`, which opens the lock before it unmasks.
     guard: Option<MutexGuard<'a, T>>,
     flags: Flags,
+    /// As what it was noted.
+    noted: Option<LockRank>,
 }
 
 impl<T> Deref for IrqGuard<'_, T> {
@@ -152,6 +201,9 @@ impl<T> DerefMut for IrqGuard<'_, T> {
 impl<T> Drop for IrqGuard<'_, T> {
     fn drop(&mut self) {
         drop(self.guard.take());
+        if let Some(rank) = self.noted {
+            forget(rank);
+        }
         restore(self.flags);
     }
 }

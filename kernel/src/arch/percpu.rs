@@ -91,10 +91,26 @@ pub(crate) fn of(cpu: CpuId) -> Option<&'static PerCpu> {
     unsafe { area.as_ref() }
 }
 
-/// The area of the CPU this runs on, which may change as soon as interrupts are
-/// on.
+/// Checks in debug builds that what a CPU has for itself is not used where the
+/// thread may find itself on another CPU the moment after.
 #[inline]
+#[track_caller]
+fn check_bound() {
+    if cfg!(debug_assertions) {
+        assert!(task::is_bound(), "per-CPU data used without being pinned to a CPU");
+    }
+}
+
+/// The area of the CPU this runs on. The caller stays there: interrupts are
+/// off, or the thread is pinned or not preempted.
+///
+/// # Panics
+///
+/// In debug builds, if that is not so.
+#[inline]
+#[track_caller]
 pub(crate) fn this() -> &'static PerCpu {
+    check_bound();
     let area: *const PerCpu;
     // SAFETY: GS points to this CPU's area since `install`.
     unsafe {
@@ -105,9 +121,15 @@ pub(crate) fn this() -> &'static PerCpu {
     unsafe { &*area }
 }
 
-/// The CPU this runs on; it may change as soon as interrupts are on.
+/// The CPU this runs on. The caller stays there, as for [`this`].
+///
+/// # Panics
+///
+/// In debug builds, if that is not so.
 #[inline]
+#[track_caller]
 pub(crate) fn cpu_id() -> CpuId {
+    check_bound();
     let id: u32;
     // SAFETY: GS points to this CPU's area since `install`.
     unsafe {

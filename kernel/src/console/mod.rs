@@ -10,10 +10,11 @@ pub(crate) use screen::Framebuffer;
 
 use crate::arch::irq::{IrqGuard, IrqMutex};
 use core::fmt::{self, Write};
+use mm::sync::LockRank;
 use screen::Screen;
 use serial::Serial;
 
-static CONSOLE: IrqMutex<Console> = IrqMutex::new(Console::new());
+static CONSOLE: IrqMutex<Console> = IrqMutex::new(LockRank::Log, Console::new());
 
 /// Rounds that a crash report waits for the console's holder before it takes
 /// the console from it.

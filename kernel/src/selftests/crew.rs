@@ -7,6 +7,7 @@ use crate::arch::percpu;
 use crate::smp;
 use crate::task::{self, Config, WaitQueue};
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use mm::sync::LockRank;
 use mm::types::CpuId;
 use quarry_kernel::sched::{CpuSet, Name};
 use selftest::Crew;
@@ -28,7 +29,7 @@ struct Order {
     number: u32,
 }
 
-static ORDER: IrqMutex<Option<Order>> = IrqMutex::new(None);
+static ORDER: IrqMutex<Option<Order>> = IrqMutex::new(LockRank::Leaf, None);
 /// Orders given so far.
 static GIVEN: AtomicU32 = AtomicU32::new(0);
 /// Workers that have not finished the last of them.

@@ -1,13 +1,16 @@
 //! Crashes on purpose (`crash=` on the command line), as a test of their own:
 //! so that a person, or a test of the whole system, sees what a crash report
-//! looks like. Calls `smp` for those of other CPUs.
+//! looks like. Calls what it misuses.
 
-use crate::arch::irq;
+use crate::arch::irq::{self, IrqMutex};
+use crate::arch::percpu;
 use crate::selftests::Subject;
 use crate::{smp, task};
 use core::arch::asm;
 use core::hint::black_box;
+use mm::sync::LockRank;
 use quarry_kernel::options::Crash;
+use quarry_kernel::sched::CpuSet;
 use selftest::{Case, CaseResult, Suite, Test, skip};
 use spin::Once;
 
@@ -61,8 +64,31 @@ fn on_purpose(_: &mut Test<'_, Subject>) -> CaseResult {
             // SAFETY: ends in a fault, on purpose; else it returns at once.
             unsafe { asm!("call {}", in(reg) &raw const RETURN) };
         }
+        Crash::LockOrder => {
+            static OUTER: IrqMutex<()> = IrqMutex::new(LockRank::WaitQueue, ());
+            static INNER: IrqMutex<()> = IrqMutex::new(LockRank::RunQueue, ());
+            let inner = INNER.lock();
+            drop(OUTER.lock());
+            drop(inner);
+        }
+        Crash::SleepLocked => {
+            static LOCK: IrqMutex<()> = IrqMutex::new(LockRank::Leaf, ());
+            let _held = LOCK.lock();
+            task::WaitQueue::new().wait_until(|| true);
+        }
+        Crash::PerCpu => use_per_cpu_data_unbound(),
     }
     skip!("the machine survived {kind:?}")
+}
+
+/// Asks for this CPU while the thread may run anywhere.
+fn use_per_cpu_data_unbound() {
+    let home = CpuSet::one(percpu::cpu_id());
+    if task::move_to(CpuSet::ALL).is_ok() {
+        black_box(percpu::cpu_id());
+    }
+    // It was allowed there before.
+    let _ = task::move_to(home);
 }
 
 /// Makes the processor fault while it cannot push the fault's frame.

@@ -6,6 +6,7 @@ use crate::task::thread::Thread;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
+use mm::sync::LockRank;
 use mm::types::CpuId;
 use quarry_kernel::sched::{CpuSet, Name, Priority, RunQueue, Sleepers, Slice};
 
@@ -72,7 +73,7 @@ impl Cpu {
             id,
             current: AtomicPtr::new(core::ptr::null_mut()),
             idle: Thread::new(Name::new("idle"), Priority::Idle, CpuSet::one(id)),
-            queue: IrqMutex::new(queue),
+            queue: IrqMutex::new(LockRank::RunQueue, queue),
             left: UnsafeCell::new(Left::Settled),
             wanted: AtomicBool::new(false),
             waiting: AtomicU32::new(0),

@@ -1,7 +1,7 @@
 //! Staying where one is: without preemption, or merely on one CPU. Calls
 //! `thread`, `sched`.
 
-use crate::arch::percpu;
+use crate::arch::{irq, percpu};
 use crate::task::sched;
 use crate::task::thread::current;
 use core::marker::PhantomData;
@@ -42,6 +42,34 @@ impl Drop for NoPreempt {
 pub(crate) struct Pinned {
     cpu: CpuId,
     _not_send: PhantomData<*mut ()>,
+}
+
+/// Whether this thread stays on its CPU for the moment, for whatever reason.
+pub(crate) fn is_bound() -> bool {
+    let thread = current();
+    thread.unpreemptible.load(Relaxed) != 0
+        || thread.pins.load(Relaxed) != 0
+        || !irq::are_on()
+        // SAFETY: only the thread itself changes it.
+        || unsafe { (*thread.allowed.get()).len() == 1 }
+}
+
+/// Checks in debug builds that this thread may wait for `what`.
+///
+/// # Panics
+///
+/// If it holds a spin lock, has interrupts off, or may not be preempted.
+#[inline]
+#[track_caller]
+pub(super) fn check_may_wait(what: &str) {
+    if cfg!(debug_assertions) {
+        let flags = irq::save();
+        percpu::this().held.may_wait(what);
+        irq::restore(flags);
+        assert!(flags.were_on(), "waits for {what} with interrupts off");
+        let stays = current().unpreemptible.load(Relaxed) != 0;
+        assert!(!stays, "waits for {what} where it may not be preempted");
+    }
 }
 
 /// Keeps this thread on the CPU it is on until the guard goes. Nests.

@@ -30,6 +30,7 @@ impl<T> Mutex<T> {
     }
 
     /// Waits for the lock. Interrupts on, no spin lock held.
+    #[track_caller]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.waiters.wait_until(|| self.take());
         MutexGuard { mutex: self, _not_send: PhantomData }

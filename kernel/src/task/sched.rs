@@ -5,6 +5,7 @@
 use crate::arch::{apic, irq, percpu, time};
 use crate::smp;
 use crate::task::cpu::{self, Cpu, Left, Queue};
+use crate::task::guard::check_may_wait;
 use crate::task::spawn;
 use crate::task::switch::switch;
 use crate::task::thread::{State, Thread, current};
@@ -294,7 +295,9 @@ pub(crate) fn preempt_from_irq() {
 }
 
 /// Lets others of the same priority run first.
+#[track_caller]
 pub(crate) fn yield_now() {
+    check_may_wait("others to run");
     if may_sleep() {
         let flags = irq::save();
         leave(Leave::Yields);
@@ -302,8 +305,15 @@ pub(crate) fn yield_now() {
     }
 }
 
-/// Does not return before `ms` milliseconds have passed.
+/// Does not return before `ms` milliseconds have passed. Interrupts on, no lock
+/// held.
+///
+/// # Panics
+///
+/// In debug builds, if the caller may not wait.
+#[track_caller]
 pub(crate) fn sleep(ms: u64) {
+    check_may_wait("time to pass");
     let deadline = time::now_ms().saturating_add(ms);
     while time::now_ms() < deadline {
         park(Some(deadline));

@@ -3,10 +3,12 @@
 
 use crate::arch::irq::IrqMutex;
 use crate::arch::time;
+use crate::task::guard::check_may_wait;
 use crate::task::sched::{self, preempt_if_wanted};
 use crate::task::thread::{Thread, current};
 use core::ptr::NonNull;
 use intrusive_collections::{LinkedList, LinkedListAtomicLink, UnsafeRef, intrusive_adapter};
+use mm::sync::LockRank;
 
 /// A thread in a wait queue; lies on its stack.
 struct Waiter {
@@ -29,22 +31,30 @@ unsafe impl Send for WaitQueue {}
 impl WaitQueue {
     /// Nobody waits.
     pub(crate) const fn new() -> Self {
-        Self { waiters: IrqMutex::new(LinkedList::new(WaiterAdapter::NEW)) }
+        Self { waiters: IrqMutex::new(LockRank::WaitQueue, LinkedList::new(WaiterAdapter::NEW)) }
     }
 
     /// Waits until `so` returns true. It is called again after each wake, with
     /// nothing locked. Interrupts on, no lock held; a CPU's idle thread spins.
+    ///
+    /// # Panics
+    ///
+    /// In debug builds, if the caller may not wait.
+    #[track_caller]
     pub(crate) fn wait_until(&self, so: impl FnMut() -> bool) {
         self.wait(None, so);
     }
 
     /// Waits until `so` returns true, or `ms` milliseconds have passed; returns
-    /// what `so` returned last.
+    /// what `so` returned last. As [`wait_until`](Self::wait_until).
+    #[track_caller]
     pub(crate) fn wait_until_for(&self, ms: u64, so: impl FnMut() -> bool) -> bool {
         self.wait(Some(time::now_ms().saturating_add(ms)), so)
     }
 
+    #[track_caller]
     fn wait(&self, deadline: Option<u64>, mut so: impl FnMut() -> bool) -> bool {
+        check_may_wait("a wake");
         if so() {
             return true;
         }

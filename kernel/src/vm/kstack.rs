@@ -7,6 +7,7 @@ use crate::platform::Machine;
 use crate::vm::{layout, tables};
 use core::fmt;
 use core::ops::Range;
+use mm::sync::LockRank;
 use mm::types::{Order, PAGE_SIZE, Pfn};
 use mm::{Gfp, Mm, Page, Request};
 use quarry_kernel::slots::Slots;
@@ -25,7 +26,7 @@ pub(crate) const LARGEST: usize = 128 * 1024;
 /// Pages of the largest stack.
 const MOST_PAGES: usize = LARGEST / PAGE_SIZE;
 
-static IN_USE: IrqMutex<Slots<{ SLOTS / 64 }>> = IrqMutex::new(Slots::new());
+static IN_USE: IrqMutex<Slots<{ SLOTS / 64 }>> = IrqMutex::new(LockRank::Leaf, Slots::new());
 
 /// Why there is no stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

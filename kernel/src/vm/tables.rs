@@ -6,6 +6,7 @@ use crate::smp;
 use crate::vm::layout;
 use core::arch::asm;
 use core::ops::Range;
+use mm::sync::LockRank;
 use mm::types::{PAGE_SIZE, Pfn, PfnRange};
 use quarry_kernel::direct_map::PageSize;
 use x86_64::instructions::tlb;
@@ -22,7 +23,7 @@ use x86_64::{PhysAddr, VirtAddr};
 pub(crate) const PARENT: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 
 /// Frame of the fourth level; whoever holds the lock may change the tables.
-static ROOT: IrqMutex<Option<PhysFrame>> = IrqMutex::new(None);
+static ROOT: IrqMutex<Option<PhysFrame>> = IrqMutex::new(LockRank::PageTables, None);
 
 /// Puts the tables at `root` in force, moves to the stack that ends at
 /// `stack_top`, and goes on there in `next`, which gets `with`.

@@ -43,17 +43,26 @@ pub enum LockRank {
     SlabNode,
     /// A part of the memory map that is being filled in.
     MemMap,
+    /// The kernel's page tables.
+    PageTables,
     /// The free lists of a zone.
     Zone,
     /// Messages to a CPU.
     Mailbox,
+    /// Threads that wait for something.
+    WaitQueue,
+    /// Threads that are to run on a CPU.
+    RunQueue,
+    /// Something small that is never held while another lock is taken, the
+    /// log's aside.
+    Leaf,
     /// The log and its devices.
     Log,
 }
 
 impl LockRank {
     #[cfg(debug_assertions)]
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 22] = [
         Self::Audit,
         Self::Hotplug,
         Self::CmaArea,
@@ -69,8 +78,12 @@ impl LockRank {
         Self::Lru,
         Self::SlabNode,
         Self::MemMap,
+        Self::PageTables,
         Self::Zone,
         Self::Mailbox,
+        Self::WaitQueue,
+        Self::RunQueue,
+        Self::Leaf,
         Self::Log,
     ];
 }
@@ -132,6 +145,15 @@ impl HeldLocks {
         self.ranks.store(self.ranks.load(Relaxed) | 1 << rank as u32, Relaxed);
     }
 
+    /// Notes a lock that was free and taken without waiting, which is allowed in
+    /// any order. False, and it need not be released here, if one of that rank
+    /// is noted already.
+    pub fn acquired(&self, rank: LockRank) -> bool {
+        let (ranks, bit) = (self.ranks.load(Relaxed), 1 << rank as u32);
+        self.ranks.store(ranks | bit, Relaxed);
+        ranks & bit == 0
+    }
+
     /// Forgets a lock that is about to be released.
     pub fn release(&self, rank: LockRank) {
         self.ranks.store(self.ranks.load(Relaxed) & !(1 << rank as u32), Relaxed);
@@ -170,6 +192,11 @@ impl HeldLocks {
 
     #[inline]
     pub fn acquire(&self, _rank: LockRank) {}
+
+    #[inline]
+    pub fn acquired(&self, _rank: LockRank) -> bool {
+        false
+    }
 
     #[inline]
     pub fn release(&self, _rank: LockRank) {}
