@@ -1,7 +1,7 @@
 //! Time since boot, from the time stamp counter. Calls `pit`, `cpu`
 //! and `percpu`.
 
-use crate::arch::{cpu, percpu, pit};
+use crate::arch::{cpu, irq, percpu, pit};
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,9 +58,11 @@ pub(crate) fn counts_per_ms() -> u64 {
 
 /// The time stamp counter as the boot CPU has it, whichever CPU this is.
 fn agreed_counter() -> u64 {
-    // Between the two reads the caller may be moved to another CPU; then the
-    // time is off by what the two differ, which is nothing on most machines.
-    counter().wrapping_add(percpu::this().tsc_offset.load(Ordering::Relaxed))
+    // Counter and offset of one CPU, or time might seem to go back.
+    let flags = irq::save();
+    let agreed = counter().wrapping_add(percpu::this().tsc_offset.load(Ordering::Relaxed));
+    irq::restore(flags);
+    agreed
 }
 
 /// Microseconds since [`start`], the same on all CPUs; 0 until [`calibrate`] has

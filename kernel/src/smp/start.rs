@@ -204,6 +204,8 @@ extern "C" fn entry() -> ! {
 extern "C" fn secondary() -> ! {
     // SAFETY: the starter stored a valid area before its stack was on offer.
     let area: &'static PerCpu = unsafe { &*AREA.load(Ordering::Relaxed) };
+    // First of all: locks note there that they are held.
+    percpu::install(area);
     if let Some(root) = vm::root() {
         let frame = PhysFrame::containing_address(PhysAddr::new(root.addr()));
         // SAFETY: the kernel's tables, which map all that is in use here; the
@@ -215,7 +217,6 @@ extern "C" fn secondary() -> ! {
     }
     // SAFETY: once, on the CPU that owns the tables, whose stacks are set.
     unsafe { area.tables.load() };
-    percpu::install(area);
     idt::load();
     let known = smp::cpus().and_then(|cpus| cpus.get(area.id()));
     let expected = known.is_some_and(|known| known.apic_id.0 == cpu::features().apic_id);
@@ -225,6 +226,7 @@ extern "C" fn secondary() -> ! {
     }
     warp::ask();
     call::come_online();
+    task::come_online();
     READY.store(true, Ordering::Release);
     task::enter_idle()
 }

@@ -19,7 +19,9 @@ mod wait;
 pub(crate) use cpu::Cpu;
 pub(crate) use guard::{is_bound, pin, preempt_disable};
 pub(crate) use mutex::Mutex;
-pub(crate) use sched::{enter_idle, may_sleep, preempt_from_irq, sleep, tick, yield_now};
+pub(crate) use sched::{
+    come_online, enter_idle, may_sleep, preempt_from_irq, sleep, tick, yield_now,
+};
 pub(crate) use spawn::{Config, JoinHandle, SpawnError, init, move_to, spawn, undertake};
 pub(crate) use thread::{Rights, current};
 pub(crate) use wait::WaitQueue;

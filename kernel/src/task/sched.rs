@@ -327,11 +327,14 @@ pub(super) fn exit() -> ! {
     unreachable!("nobody switches to a thread that has exited");
 }
 
-/// Makes what runs here this CPU's idle thread for good, and lets the CPU take
-/// threads.
+/// Lets this CPU take threads. Interrupts off.
+pub(crate) fn come_online() {
+    cpu::this().set_online();
+}
+
+/// Makes what runs here this CPU's idle thread for good.
 pub(crate) fn enter_idle() -> ! {
     irq::disable();
-    cpu::this().set_online();
     loop {
         leave(Leave::Yields);
         // Interrupts come after the next instruction begins: none gets lost.

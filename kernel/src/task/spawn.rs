@@ -35,7 +35,7 @@ static FUNERALS: WaitQueue = WaitQueue::new();
 pub(crate) fn init(mm: &'static Mm<Machine>) {
     MANAGER.call_once(|| mm);
     let flags = irq::save();
-    cpu::this().set_online();
+    sched::come_online();
     irq::restore(flags);
 }
 
