@@ -259,14 +259,16 @@ impl MemMap {
         // SAFETY: known blocks are backed, and until they are populated nobody
         // else looks at their descriptors. All zero is a tail.
         unsafe { first.write_bytes(0, range.pages() as usize) };
-        let mut block = range.start;
-        while block < range.end {
+        // The first one last: whoever finds that populated, without a lock, goes
+        // by it for all of a deferred block.
+        let mut block = range.end;
+        while block > range.start {
+            block = Pfn(block.0 - PAGEBLOCK_PAGES);
             let word = self.word(block);
             debug_assert!(word.is_known() && !word.is_populated(), "{block:?} is populated");
             // After the zeroes, for those who look without a lock.
             word.0.fetch_or(POPULATED, Release);
             self.populated.set(block);
-            block = block.add(PAGEBLOCK_PAGES);
         }
     }
 

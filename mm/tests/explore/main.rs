@@ -12,6 +12,7 @@
 //! the `QUARRY_WAY` printed beside it and the test's name runs that one again.
 
 mod contig;
+mod deferred;
 mod mailbox;
 mod movable;
 mod pages;
