@@ -112,7 +112,7 @@ pub(crate) struct Bench<'a, P: Platform> {
     pub(crate) scratch: &'a mut Scratch,
     pub(crate) meter: Meter<'a>,
     suite: &'static str,
-    filter: Filter<'a>,
+    globs: &'a str,
     tally: Tally,
     report: &'a mut dyn Report,
 }
@@ -191,12 +191,13 @@ impl<'a> Meter<'a> {
 impl<P: Platform> Bench<'_, P> {
     /// Whether somebody wants one of these rows.
     pub(crate) fn wants(&self, rows: &[&str]) -> bool {
-        rows.iter().any(|row| self.filter.selects(self.suite, row))
+        rows.iter()
+            .any(|row| self.globs.split(',').any(|glob| Filter::new(glob).selects(self.suite, row)))
     }
 
     /// Reports a figure, if it is wanted.
     pub(crate) fn report(&mut self, row: &'static str, cost: Cost) {
-        if self.filter.selects(self.suite, row) {
+        if self.wants(&[row]) {
             self.report.figure(self.suite, row, cost);
             self.tally.figures += 1;
         }
@@ -267,18 +268,18 @@ pub(crate) type Objects = [NonNull<u8>; OBJECTS];
 /// A set of operations: its name, and what measures them.
 type Suite<P> = (&'static str, fn(&mut Bench<'_, P>));
 
-/// Measures what `filter` selects, `suite` or `suite.row`, and reports it. What
-/// was allocated is given back. Interrupts on, no lock held.
+/// Measures what `globs` select and reports it; each is `suite` or `suite.row`,
+/// with commas between them. What was allocated is given back. Interrupts on, no lock held.
 pub fn run<P: Platform>(
     on: &Ground<P>,
-    filter: Filter<'_>,
+    globs: &str,
     counter: &dyn Counter,
     scratch: &mut Scratch,
     report: &mut dyn Report,
 ) -> Tally {
     let meter = Meter::new(counter);
     let tally = Tally::default();
-    let mut bench = Bench { on, scratch, meter, suite: "", filter, tally, report };
+    let mut bench = Bench { on, scratch, meter, suite: "", globs, tally, report };
     let suites: [Suite<P>; 6] = [
         ("boot", boot),
         ("pages", pages::run),

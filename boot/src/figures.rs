@@ -118,6 +118,11 @@ impl Figures {
         Self(all.map(|(name, &cost)| (name.clone(), cost)).collect())
     }
 
+    /// One of them.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).map(|cost| cost.0 as f64 / 100.0)
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -152,7 +157,7 @@ impl Figures {
 }
 
 /// As people write it: a decimal below 100, thousands set apart.
-fn number(number: Option<f64>) -> String {
+pub(crate) fn number(number: Option<f64>) -> String {
     match number {
         None => String::new(),
         Some(x) if x < 99.95 && x.fract() != 0.0 => format!("{x:.1}"),
@@ -187,16 +192,17 @@ fn verdict(row: &Row, cost: Cost) -> String {
 }
 
 /// Lines as a Markdown table that is readable as it stands. The first column is
-/// text, so is the last, the others are numbers.
-fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
+/// text, the others are numbers, but for a last one called `verdict`.
+pub(crate) fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |column: usize| {
         lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(4)
     };
     let mut text = String::new();
+    let is_text = |column: usize| column == 0 || lines[0][column] == "verdict";
     for (i, line) in lines.iter().enumerate() {
         for (column, cell) in line.iter().enumerate() {
             let width = width(column);
-            let _ = if column == 0 || column == N - 1 {
+            let _ = if is_text(column) {
                 write!(text, "| {cell:<width$} ")
             } else {
                 write!(text, "| {cell:>width$} ")
@@ -206,7 +212,7 @@ fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
         if i == 0 {
             for column in 0..N {
                 let dashes = "-".repeat(width(column));
-                let end = if column == 0 || column == N - 1 { '-' } else { ':' };
+                let end = if is_text(column) { '-' } else { ':' };
                 let _ = write!(text, "|-{dashes}{end}");
             }
             text.push_str("|\n");

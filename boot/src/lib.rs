@@ -2,13 +2,15 @@
 //!
 //! The pure parts live here, where they can be tested: what the options mean
 //! ([`options`]), the QEMU command line ([`qemu`]), what a run's end means
-//! ([`outcome`]), what operations cost ([`figures`]), the ramdisk ([`archive`],
-//! [`symbols`]). The programs are `quarry` and `quarry-image`; only the latter
+//! ([`outcome`]), what was measured ([`figures`], [`growth`]), the ramdisk
+//! ([`archive`], [`symbols`]). The programs are `quarry` and `quarry-image`; only the latter
 //! needs the boot loader.
 
 pub mod archive;
+pub mod benchmark;
 pub mod cargo;
 pub mod figures;
+pub mod growth;
 pub mod image;
 pub mod options;
 pub mod outcome;

@@ -1,15 +1,15 @@
 //! `quarry`: builds the boot images and runs them under QEMU.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use boot::benchmark;
 use boot::cargo::{Build, Workspace};
-use boot::figures::{self, Figures};
 use boot::image;
-use boot::options::{BenchOptions, Cli, Command, Firmware, ImageOptions, RunOptions};
+use boot::options::{Cli, Command, Firmware, ImageOptions, RunOptions};
 use boot::outcome::Outcome;
 use boot::qemu::{self, Ovmf};
 use boot::run;
 use clap::Parser;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::process::ExitCode;
 
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Some(Command::Image(options)) => make_images(options),
         Some(Command::Run(options)) => boot(options),
-        Some(Command::Bench(options)) => benchmark(options),
+        Some(Command::Bench(options)) => benchmark::benchmark(options),
         None => boot(&cli.run),
     };
     match result {
@@ -96,57 +96,4 @@ fn boot(options: &RunOptions) -> Result<u8> {
         eprintln!("quarry: the last line was: {}", ran.seen.last_line);
     }
     Ok(outcome.status())
-}
-
-/// Boots a kernel that measures, and judges its figures.
-fn benchmark(options: &BenchOptions) -> Result<u8> {
-    let workspace = Workspace::find()?;
-    let root = workspace.root();
-    let baseline = options.baseline.clone().unwrap_or_else(|| root.join("bench/baseline.txt"));
-    let saved = match fs::read_to_string(&baseline) {
-        Ok(text) => Figures::parse_saved(&text)
-            .with_context(|| format!("{} cannot be understood", baseline.display()))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !options.check => {
-            Figures::default()
-        }
-        Err(error) => bail!("cannot read {}: {error}", baseline.display()),
-    };
-
-    let dir = workspace.target().join("run");
-    image::make(&workspace, &dir, Build::Release, &[Firmware::Bios], "")?;
-    let run_options = figures::run_options(&options.glob);
-    let args = qemu::arguments(&run_options, &image::image_path(&dir, Firmware::Bios), None);
-    let log = workspace.target().join("bench.log");
-    let limit = run_options.time_limit();
-    let ran = run::run(qemu::QEMU, &args, false, limit, io::sink(), Some(File::create(&log)?))?;
-    let outcome = Outcome::judge(ran.end, ran.seen.report);
-    let measured = Figures::parse_log(&String::from_utf8_lossy(&fs::read(&log)?));
-    let measured = match measured {
-        Ok(measured) if outcome.status() == 0 => measured,
-        failed => {
-            let why = failed.err().map_or_else(|| outcome.to_string(), |why| why.to_string());
-            eprintln!("quarry: {why}; all that it said is in {}", log.display());
-            return Ok(outcome.status().max(1));
-        }
-    };
-
-    print!("{}", measured.table(options.goals));
-    if options.save {
-        fs::write(&baseline, saved.updated(&measured).to_saved())?;
-        eprintln!("quarry: {} figures saved in {}", measured.len(), baseline.display());
-    }
-    if options.readme {
-        let path = root.join("README.md");
-        let text = fs::read_to_string(&path)?;
-        let Some(text) = figures::replace_table(&text, &measured.table(true)) else {
-            bail!("{} has no place for the table", path.display());
-        };
-        fs::write(&path, text)?;
-    }
-    if options.check {
-        let comparison = figures::compare(&saved, &measured, options.glob == "*");
-        eprint!("{comparison}");
-        return Ok(u8::from(!comparison.is_good()));
-    }
-    Ok(0)
 }

@@ -106,7 +106,8 @@ pub struct ImageOptions {
 /// with --check); 1 not so; 124 timed out.
 #[derive(Args, Clone, Debug)]
 pub struct BenchOptions {
-    /// Which operations, as `suite` or `suite.row` with `*` and `?`.
+    /// Which operations, as `suite` or `suite.row` with `*` and `?`; several with
+    /// commas.
     #[arg(value_name = "GLOB", default_value = "*", value_parser = parse_glob)]
     pub glob: String,
     /// Fail if a figure has grown by more than 3 % over the baseline.
@@ -115,6 +116,10 @@ pub struct BenchOptions {
     /// Make what was measured the baseline.
     #[arg(long, conflicts_with = "check")]
     pub save: bool,
+    /// Measure on machines of 64 MiB to 64 GiB, 1 to 4 CPUs and 1 to 8 nodes
+    /// instead; with --save, write table and plot to docs/.
+    #[arg(long, conflicts_with_all = ["check", "goals", "readme"])]
+    pub growth: bool,
     /// Show only rows that have a goal.
     #[arg(long)]
     pub goals: bool,
@@ -127,9 +132,9 @@ pub struct BenchOptions {
 }
 
 fn parse_glob(text: &str) -> Result<String, String> {
-    let known = |c: char| c.is_ascii_alphanumeric() || "*?._".contains(c);
+    let known = |c: char| c.is_ascii_alphanumeric() || "*?._,".contains(c);
     if text.is_empty() || !text.chars().all(known) {
-        return Err("want letters, digits, `_`, `.`, `*` and `?`".into());
+        return Err("want letters, digits, `_`, `.`, `,`, `*` and `?`".into());
     }
     Ok(text.to_owned())
 }

@@ -10,7 +10,6 @@ use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Why};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mm::Mm;
 use mm::arena::MovableArena;
-use selftest::Filter;
 
 /// What the start of the memory manager took, and for how many pages; 0 until
 /// it is known.
@@ -65,9 +64,9 @@ impl Report for Lines {
     }
 }
 
-/// Measures what `glob` selects. False if something failed, or nothing was
+/// Measures what `globs` select. False if something failed, or nothing was
 /// measured. Once a boot; interrupts on, no lock held.
-pub(crate) fn run(mm: &'static Mm<Machine>, glob: &str) -> bool {
+pub(crate) fn run(mm: &'static Mm<Machine>, globs: &str) -> bool {
     let Some(scratch) = SCRATCH.take() else { return false };
     if ARENA.register(mm).is_err() {
         log::error!("no benchmarks: too many drivers of movable pages");
@@ -76,7 +75,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, glob: &str) -> bool {
     let boot = Boot { counts: BOOT.0.load(Relaxed), pages: BOOT.1.load(Relaxed) };
     let on = Ground { mm, arena: &ARENA, boot: Some(boot).filter(|boot| boot.pages > 0) };
     console::line(format_args!("QUARRY-BENCH-LOOP {}", calibration()));
-    let tally = bench::run(&on, Filter::new(glob), &Tsc, scratch, &mut Lines);
+    let tally = bench::run(&on, globs, &Tsc, scratch, &mut Lines);
     console::line(format_args!(
         "QUARRY-BENCH-END figures={} failed={}",
         tally.figures, tally.failed

@@ -84,7 +84,7 @@ pub struct Options<'a> {
     pub maxcpus: Option<u32>,
     /// `nox2apic`: local APICs stay as the firmware has left them.
     pub nox2apic: bool,
-    /// `bench=GLOB`: which operations to measure after the tests.
+    /// `bench=GLOB[,GLOB...]`: which operations to measure after the tests.
     pub bench: Option<&'a str>,
 }
 

@@ -3,11 +3,11 @@
 
 use crate::probe::{Probe, count};
 use crate::quarry::{Quarry, manager};
-use crate::svg::{Lines, lines, number};
 use crate::workload::Rng;
 use mm::host::lean::Lean;
 use mm::types::{CpuId, Order, Pfn};
 use mm::{Gfp, Mm, Page, Request};
+use plot::{Lines, lines, number};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;

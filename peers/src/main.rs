@@ -9,7 +9,6 @@ mod pool;
 mod probe;
 mod quarry;
 mod report;
-mod svg;
 mod workload;
 
 use cases::{OBJECTS, PAGES, SIZES};

@@ -2,7 +2,7 @@
 
 use crate::cases::{OBJECTS, PAGES, SIZES, TRAITS};
 use crate::probe::Probe;
-use crate::svg::{Bars, bars, number};
+use plot::{Bars, bars, number};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
