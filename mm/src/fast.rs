@@ -10,9 +10,9 @@ use crate::buddy::{Buddy, Placement};
 use crate::gfp::{Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
-use crate::pcp::{Pcp, list_index, list_order};
+use crate::pcp::{Pcp, is_listed, list_at, list_index, list_order};
 use crate::platform::Platform;
-use crate::sync::{AtomicPtr, AtomicU8, Cpu, CpuCell, Ordering::Relaxed};
+use crate::sync::{AtomicPtr, AtomicU32, Cpu, CpuCell, Ordering::Relaxed};
 use crate::types::{CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, Pfn, ZoneKind};
 use crate::zone::Zone;
 use core::ptr::null_mut;
@@ -65,8 +65,9 @@ struct Home {
     /// The CPU's lists of the zone that comes first; null where there is none,
     /// the flags contradict each other, or nothing is plain on this machine.
     lists: AtomicPtr<CpuCell<Pcp>>,
-    class: AtomicU8,
-    ty: AtomicU8,
+    class: AtomicU32,
+    /// The migratetype's index.
+    ty: AtomicU32,
 }
 
 /// What one CPU's plain requests come to, by the bits of [`PLACE`].
@@ -84,8 +85,8 @@ impl Default for Homes {
             homes: [const {
                 Home {
                     lists: AtomicPtr::new(null_mut()),
-                    class: AtomicU8::new(0),
-                    ty: AtomicU8::new(0),
+                    class: AtomicU32::new(0),
+                    ty: AtomicU32::new(0),
                 }
             }; _],
         }
@@ -101,23 +102,22 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn alloc_hit(&self, req: &Request) -> Option<Page> {
         let order = req.order;
         let bits = req.gfp.bits() & (PLACE | NOT_PLAIN.bits());
-        if bits > PLACE || req.node.is_some() {
+        if bits > PLACE || !is_listed(order) || req.node.is_some() {
             return None;
         }
         let cpu = self.enter();
         let home = &self.homes(&cpu).homes[bits as usize];
-        let ty = MigrateType::from_index(home.ty.load(Relaxed));
-        let list = list_index(order, ty)?;
         // SAFETY: what is not null here is a cell of this manager and this CPU,
         // whose token `cpu` is; the closure does not nest.
         let pfn = unsafe {
             home.lists.load(Relaxed).as_ref()?.with(|pcp| {
-                let class = usize::from(home.class.load(Relaxed));
+                let class = home.class.load(Relaxed) as usize;
                 // Pages of CMA are left out, whoever asks: below the mark
                 // without them, the general way has another look.
                 if !pcp.zone().plainly_above_low(class, order.pages()) {
                     return None;
                 }
+                let list = list_at(order, home.ty.load(Relaxed) as usize);
                 pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
             })?
         };
@@ -217,7 +217,10 @@ impl<P: Platform> Mm<P> {
     #[inline(always)]
     pub(crate) fn free_hit(&self, page: Page) -> Freed {
         let Page { pfn, order } = page;
-        let Some(block) = self.map.try_block_word(pfn) else { return Freed::No };
+        if !is_listed(order) || !self.map.has_word(pfn) {
+            return Freed::No;
+        }
+        let block = self.map.word(pfn);
         let cpu = self.enter();
         // The type is read with the token held, and that is what keeps pages of
         // a block that is being isolated, or kept as HighAtomic, off the lists
@@ -225,7 +228,7 @@ impl<P: Platform> Mm<P> {
         // its token. A free that came before is on the list by then and is
         // drained; one that comes after sees the new type.
         let Some((zone, ty)) = block.plain() else { return Freed::No };
-        let Some(list) = list_index(order, ty) else { return Freed::No };
+        let list = list_at(order, ty.index());
         let page = self.map.page(pfn);
         if !may_free(page.head(), order) {
             return Freed::No;
@@ -252,13 +255,13 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn free_plain(&self, page: Page) -> bool {
         let Page { pfn, order } = page;
         let Some(block) = self.map.try_block_word(pfn) else { return false };
-        if order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
+        if is_listed(order) || order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
             return false;
         }
         let cpu = self.enter();
-        let Some((zone, ty)) = block.plain() else { return false };
+        let Some((zone, _)) = block.plain() else { return false };
         let page = self.map.page(pfn);
-        if list_index(order, ty).is_some() || !may_free(page.head(), order) {
+        if !may_free(page.head(), order) {
             return false;
         }
         let zone = &self.zones[zone];
@@ -308,8 +311,8 @@ impl<P: Platform> Mm<P> {
                 continue;
             }
             let (class, ty) = (place & 3, place >> 2);
-            home.class.store(class, Relaxed);
-            home.ty.store(ty, Relaxed);
+            home.class.store(u32::from(class), Relaxed);
+            home.ty.store(u32::from(ty), Relaxed);
             let first = self.first_zones.get(node * NR_ZONES + usize::from(class));
             let zone = first.and_then(|first| self.zones.get(usize::from(first.load(Relaxed))));
             home.lists.store(zone.map_or(null_mut(), cell), Relaxed);

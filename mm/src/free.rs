@@ -173,14 +173,6 @@ impl<P: Platform> Mm<P> {
         buddy.free(pfn, order, placement);
     }
 
-    /// Frees a block that is the caller's alone straight to the buddy.
-    pub(crate) fn put_back_freed(&self, pfn: Pfn, order: Order) {
-        self.scrub(pfn, order);
-        self.put_back(pfn, order, Placement::Auto);
-        let cpu = self.enter();
-        self.count_freed(self.zone_at(pfn), order.pages(), &cpu);
-    }
-
     /// Whether a page, or the block it belongs to, came from below the
     /// watermarks by right of the reserves. Any context; the caller owns the
     /// page.

@@ -150,6 +150,9 @@ pub struct MemMap {
     /// One bit for each 2 GiB in which some block is populated: scanners pass
     /// over the others at once.
     populated: Regions,
+    /// The longest run of regions whose bits in `regions` are all set, as its
+    /// first frame and how many it has: two words to look at for most frames.
+    dense: [AtomicU64; 2],
 }
 
 /// A bit for each region.
@@ -208,6 +211,7 @@ impl MemMap {
             end: end.align_up(PAGEBLOCK_ORDER),
             regions: Regions::new(),
             populated: Regions::new(),
+            dense: [const { AtomicU64::new(0) }; 2],
         }
     }
 
@@ -275,7 +279,7 @@ impl MemMap {
     /// The word of the pageblock that holds `pfn`, which lies in a region that
     /// is backed.
     #[inline]
-    fn word(&self, pfn: Pfn) -> &BlockInfo {
+    pub(crate) fn word(&self, pfn: Pfn) -> &BlockInfo {
         debug_assert!(pfn < self.end && self.regions.has(pfn), "{pfn:?} has no block");
         // SAFETY: that part of the array is backed.
         unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) }
@@ -303,7 +307,32 @@ impl MemMap {
     /// need not be populated, nor RAM.
     #[inline]
     pub(crate) fn try_block_word(&self, pfn: Pfn) -> Option<&BlockInfo> {
-        (pfn < self.end && self.regions.has(pfn)).then(|| self.word(pfn))
+        if self.has_word(pfn) { Some(self.word(pfn)) } else { None }
+    }
+
+    /// Whether the pageblock that holds `pfn` has a word.
+    #[inline]
+    pub(crate) fn has_word(&self, pfn: Pfn) -> bool {
+        let [start, pages] = &self.dense;
+        pfn.0.wrapping_sub(start.load(Relaxed)) < pages.load(Relaxed)
+            || pfn < self.end && self.regions.has(pfn)
+    }
+
+    /// Looks for the longest run of regions with words, after regions came.
+    /// Not while anybody else may ask for the word of a pageblock.
+    pub(crate) fn note_dense(&self) {
+        let mut longest = PfnRange::default();
+        let mut start = Pfn(0);
+        for at in (0..self.end.0).step_by(REGION_PAGES as usize) {
+            let next = Pfn((at + REGION_PAGES).min(self.end.0));
+            if !self.regions.has(Pfn(at)) {
+                start = next;
+            } else if next.0 - start.0 > longest.pages() {
+                longest = PfnRange::new(start, next);
+            }
+        }
+        self.dense[0].store(longest.start.0, Relaxed);
+        self.dense[1].store(longest.pages(), Relaxed);
     }
 
     /// The word of the pageblock that holds `pfn`, which is populated: a page

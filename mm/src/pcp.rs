@@ -13,10 +13,13 @@ use crate::types::{
 };
 use crate::zone::Zone;
 
-/// Lists: orders 0 to 3 by three types, then order 9 movable and other. Each
-/// order has room for four, so that the place is a shift and an addition.
-pub(crate) const NR_PCP_LISTS: usize = ORDER_9 + 2;
-const ORDER_9: usize = 4 * 4;
+/// Lists: by type those of orders 0 to 3, then order 9 by type; a power of two,
+/// of which one is not used.
+pub(crate) const NR_PCP_LISTS: usize = 16;
+/// Lists of a type, of orders 0 to 3.
+const SMALL: usize = COSTLY_ORDER.index() + 1;
+/// The first list of order 9.
+const LARGE: usize = SMALL * NR_PCPTYPES;
 
 /// Most consecutive frees that let a list grow, as a power of two.
 const MAX_FREE_FACTOR: u8 = 5;
@@ -138,21 +141,33 @@ pub(crate) struct Pcp {
     pub(crate) freed: u64,
 }
 
+/// Whether per-CPU lists keep blocks of `order`.
+#[inline]
+pub(crate) const fn is_listed(order: Order) -> bool {
+    order.0 <= COSTLY_ORDER.0 || order.0 == PAGEBLOCK_ORDER.0
+}
+
+/// The list for blocks of a listed order and the type with index `ty`, one of
+/// the three that have lists.
+#[inline]
+pub(crate) const fn list_at(order: Order, ty: usize) -> usize {
+    let index = if order.0 <= COSTLY_ORDER.0 { ty * SMALL + order.index() } else { LARGE + ty };
+    index % NR_PCP_LISTS
+}
+
 /// The list for blocks of `order` and `ty`, if per-CPU lists keep such.
 #[inline]
-pub(crate) fn list_index(order: Order, ty: MigrateType) -> Option<usize> {
-    if order <= COSTLY_ORDER {
-        return (ty.index() < NR_PCPTYPES).then_some(order.index() * 4 + ty.index());
+pub(crate) const fn list_index(order: Order, ty: MigrateType) -> Option<usize> {
+    if is_listed(order) && ty.index() < NR_PCPTYPES {
+        Some(list_at(order, ty.index()))
+    } else {
+        None
     }
-    if order == PAGEBLOCK_ORDER {
-        return Some(ORDER_9 + usize::from(ty == MigrateType::Movable));
-    }
-    None
 }
 
 /// The order of the blocks on list `index`.
 pub(crate) const fn list_order(index: usize) -> Order {
-    if index < ORDER_9 { Order((index / 4) as u8) } else { PAGEBLOCK_ORDER }
+    if index < LARGE { Order((index % SMALL) as u8) } else { PAGEBLOCK_ORDER }
 }
 
 impl Pcp {
@@ -182,7 +197,7 @@ impl Pcp {
         order: Order,
         word: HeadWord,
     ) -> Option<Pfn> {
-        let list = self.lists.get_mut(index)?;
+        let list = &mut self.lists[index % NR_PCP_LISTS];
         let pfn = linked(list.head)?;
         let page = map.page(pfn);
         page.set_head(word);
@@ -232,7 +247,7 @@ impl Pcp {
         order: Order,
     ) -> u32 {
         page.set_head(HeadWord::new(PageType::Pcp, order));
-        self.lists[index].push(map, pfn, page);
+        self.lists[index % NR_PCP_LISTS].push(map, pfn, page);
         self.freed += order.pages();
         self.count += order.pages() as u32;
         self.count
@@ -402,7 +417,7 @@ mod tests {
                 seen[i] = true;
             }
         }
-        assert_eq!(seen.iter().filter(|&&s| s).count(), 4 * NR_PCPTYPES + 2);
+        assert_eq!(seen.iter().filter(|&&s| s).count(), 5 * NR_PCPTYPES);
         assert_eq!(list_index(Order(4), MigrateType::Movable), None);
         assert_eq!(list_index(Order(10), MigrateType::Movable), None);
     }

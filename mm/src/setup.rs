@@ -173,6 +173,7 @@ impl<P: Platform> Mm<P> {
         };
         // What has to be written to anyway need not be put off.
         mm.hand_over(&early, config.defer && !config.init_on_free && !config.page_poison);
+        mm.map.note_dense();
         mm.recompute_watermarks();
         mm.log_zonelists(&orders);
         Ok(mm)

@@ -3,12 +3,12 @@
 
 use super::isolate::Isolated;
 use super::walk::{Kind, heads};
-use crate::gfp::{Gfp, Page, Request};
+use crate::gfp::Gfp;
 use crate::list::PageList;
 use crate::migrate::{MigrateMode, Migrated};
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::types::{Order, PfnRange};
+use crate::types::{Pfn, PfnRange};
 
 /// Pages that are isolated and moved at once.
 const BATCH: u32 = 32;
@@ -63,13 +63,25 @@ impl<P: Platform> Mm<P> {
         // there. How hard to try is for the caller's gfp to say.
         let how = gfp & (Gfp::KERNEL | Gfp::NORETRY | Gfp::NOMEMALLOC);
         let gfp = Gfp::HIGHMEM | Gfp::MOVABLE | Gfp::RETRY_MAYFAIL | Gfp::NOWARN | how;
-        let request = Request::new(Order(0), gfp).on(node);
-        let mut target = || self.alloc_pages(request).ok().map(|page| page.pfn);
-        let mut unused = |pfn| {
-            let freed = self.free_pages(Page { pfn, order: Order(0) });
+        let mut targets = [Pfn(0); BATCH as usize];
+        let (mut next, mut end) = (0, 0);
+        let mut left = (list.len() as usize).min(targets.len());
+        let mut target = || {
+            if next == end {
+                let most = left.max(1);
+                end = self.alloc_bulk(gfp, Some(node), &mut targets[..most]).ok()?;
+                next = 0;
+            }
+            left = left.saturating_sub(1);
+            next += 1;
+            Some(targets[next - 1])
+        };
+        let give_back = |pages: &[Pfn]| {
+            let freed = self.free_bulk(pages);
             debug_assert!(freed.is_ok(), "a target is an allocated page");
         };
-        let result = self.migrate_pages(list, &mut target, &mut unused, mode);
+        let result = self.migrate_pages(list, &mut target, &mut |pfn| give_back(&[pfn]), mode);
+        give_back(&targets[next..end]);
         self.putback_list(list);
         result
     }

@@ -1,6 +1,7 @@
 //! Moving a list of isolated pages, with retries (Linux `migrate_pages`).
 //! May call: the operations of drivers.
 
+use super::emptied::Emptied;
 use super::{MigrateError, MigrateMode, MovableOps};
 use crate::list::PageList;
 use crate::mm::Mm;
@@ -42,6 +43,7 @@ impl<P: Platform> Mm<P> {
         let mut result = Migrated::default();
         let mut failed = PageList::new();
         let mut spare = None;
+        let mut emptied = Emptied::new();
         for pass in 0..PASSES {
             let mut again = PageList::new();
             while let Some(src) = list.pop_front(&self.map) {
@@ -51,7 +53,7 @@ impl<P: Platform> Mm<P> {
                     break;
                 };
                 let patient = pass >= PATIENT_PASS && mode != MigrateMode::Async;
-                match self.migrate_page(dst, src, mode, patient) {
+                match self.migrate_page(dst, src, mode, patient, &mut emptied) {
                     Ok(used) => {
                         result.moved += 1;
                         if !used {
@@ -71,6 +73,7 @@ impl<P: Platform> Mm<P> {
                 break;
             }
         }
+        self.free_emptied(&mut emptied);
         if let Some(dst) = spare {
             unused(dst);
         }
@@ -95,6 +98,7 @@ impl<P: Platform> Mm<P> {
         src: Pfn,
         mode: MigrateMode,
         patient: bool,
+        emptied: &mut Emptied,
     ) -> Result<bool, MigrateError> {
         let from = self.map.page(src);
         if patient {
@@ -103,7 +107,7 @@ impl<P: Platform> Mm<P> {
             return Err(MigrateError::Again);
         }
         if from.head().flags().contains(PageFlags::RELEASED) {
-            self.let_go(src, from);
+            self.let_go(src, from, emptied);
             return Ok(false);
         }
         let Some(ops) = self.movable_ops(from) else {
@@ -122,13 +126,13 @@ impl<P: Platform> Mm<P> {
                 from.set_flags(PageFlags::RELEASED);
                 let last = from.put();
                 debug_assert!(!last, "the isolation still has a reference");
-                self.let_go(src, from);
+                self.let_go(src, from, emptied);
                 Ok(true)
             }
             Err(why) => {
                 undress(to, before);
                 if from.head().flags().contains(PageFlags::RELEASED) {
-                    self.let_go(src, from);
+                    self.let_go(src, from, emptied);
                     return Ok(false);
                 }
                 from.unlock();
@@ -162,10 +166,10 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Ends the isolation of a locked page that its driver has let go of.
-    fn let_go(&self, pfn: Pfn, desc: &PageDesc) {
+    fn let_go(&self, pfn: Pfn, desc: &PageDesc, emptied: &mut Emptied) {
         desc.clear_flags(PageFlags::ISOLATED);
         desc.unlock();
-        self.put_migrated(pfn, desc);
+        self.put_migrated(pfn, desc, emptied);
     }
 }
 

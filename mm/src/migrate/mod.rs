@@ -24,6 +24,7 @@
 //! "mm/compaction: enable mobile-page migration".
 
 mod batch;
+mod emptied;
 mod isolate;
 
 pub use batch::Migrated;
@@ -33,7 +34,7 @@ use crate::gfp::Page;
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
 use crate::platform::Platform;
-use crate::sync::{Lock, LockRank, Ordering, may_wait};
+use crate::sync::{Lock, LockRank, Once, Ordering, may_wait};
 use crate::types::{Order, PAGE_SIZE, Pfn};
 
 /// How long migration may wait.
@@ -96,12 +97,17 @@ pub struct OwnerId(pub(crate) u32);
 /// Drivers that can be registered at a time.
 const OWNERS: usize = 64;
 
-/// The drivers with movable pages.
-pub(crate) struct MovableOwners<P: Platform>(Lock<[Option<&'static dyn MovableOps<P>>; OWNERS]>);
+/// The drivers with movable pages: entered one after the other, never taken
+/// out, so that nobody who looks one up has to wait.
+pub(crate) struct MovableOwners<P: Platform> {
+    entering: Lock<()>,
+    owners: [Once<&'static dyn MovableOps<P>>; OWNERS],
+}
 
 impl<P: Platform> MovableOwners<P> {
     pub(crate) fn new() -> Self {
-        Self(Lock::new(LockRank::MovableOwners, [None; OWNERS]))
+        let entering = Lock::new(LockRank::MovableOwners, ());
+        Self { entering, owners: [const { Once::new() }; OWNERS] }
     }
 }
 
@@ -116,17 +122,17 @@ impl<P: Platform> Mm<P> {
         ops: &'static dyn MovableOps<P>,
     ) -> Result<OwnerId, TooManyOwners> {
         let cpu = self.enter();
-        let mut owners = self.movable_owners.0.lock(&cpu);
-        let free = owners.iter().position(Option::is_none).ok_or(TooManyOwners)?;
-        owners[free] = Some(ops);
+        let _alone = self.movable_owners.entering.lock(&cpu);
+        let owners = &self.movable_owners.owners;
+        let free = owners.iter().position(|slot| slot.get().is_none()).ok_or(TooManyOwners)?;
+        owners[free].call_once(|| ops);
         Ok(OwnerId(free as u32))
     }
 
     /// The operations of a movable page's driver.
+    #[inline]
     pub(crate) fn movable_ops(&self, page: &PageDesc) -> Option<&'static dyn MovableOps<P>> {
-        let cpu = self.enter();
-        let owners = self.movable_owners.0.lock(&cpu);
-        *owners.get(page.owner() as usize)?
+        self.movable_owners.owners.get(page.owner() as usize)?.get().copied()
     }
 
     /// Makes an allocated page of order 0 one that can be moved. It should have
@@ -172,14 +178,6 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn put_movable(&self, pfn: Pfn, desc: &PageDesc) {
         if desc.put() {
             self.free_owned(pfn, Order(0), desc);
-        }
-    }
-
-    /// As [`put_movable`](Self::put_movable), but past the per-CPU lists: what
-    /// migration empties is to merge at once.
-    pub(crate) fn put_migrated(&self, pfn: Pfn, desc: &PageDesc) {
-        if desc.put() {
-            self.put_back_freed(pfn, Order(0));
         }
     }
 

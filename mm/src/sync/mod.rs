@@ -30,6 +30,9 @@ use explored::{RawGuard, RawLock};
 #[cfg(not(feature = "explore"))]
 use spin::mutex::{SpinMutex as RawLock, SpinMutexGuard as RawGuard};
 
+/// A value that is set once.
+pub use spin::once::Once;
+
 /// A spin lock. Holders keep this CPU's token (interrupts masked), so a holder
 /// is never preempted by code of its own CPU that wants the same lock. Debug
 /// builds check that locks are taken in the order of their ranks.

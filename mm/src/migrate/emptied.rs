@@ -1,0 +1,86 @@
+//! Pages that migration has moved the content of: they go back to the buddy a
+//! batch at a time, and those that lie beside each other as the blocks they
+//! make. May call: `buddy`, `free`.
+
+use crate::buddy::{Buddy, Placement};
+use crate::memmap::natural_blocks;
+use crate::mm::Mm;
+use crate::page::{HeadWord, PageDesc, PageType};
+use crate::platform::Platform;
+use crate::types::{Order, Pfn, PfnRange};
+
+/// Pages that wait at most.
+const BATCH: usize = 32;
+
+/// Single pages on their way to the buddy; their head words say Held. To be
+/// given to [`Mm::free_emptied`] at the end.
+#[derive(Debug)]
+pub(super) struct Emptied {
+    pages: [Pfn; BATCH],
+    len: usize,
+}
+
+impl Emptied {
+    pub(super) const fn new() -> Self {
+        Self { pages: [Pfn(0); BATCH], len: 0 }
+    }
+}
+
+impl Drop for Emptied {
+    fn drop(&mut self) {
+        debug_assert!(self.len == 0, "pages that nobody has freed");
+    }
+}
+
+impl Buddy<'_> {
+    /// Frees a range of single pages in one pageblock that nobody else has.
+    fn free_singles(&mut self, range: PfnRange) {
+        let map = self.map;
+        (range.start.0..range.end.0).for_each(|pfn| map.page(Pfn(pfn)).clear());
+        for (pfn, order) in natural_blocks(range) {
+            self.free(pfn, order, Placement::Auto);
+        }
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// As [`put_movable`](Self::put_movable), but past the per-CPU lists: what
+    /// migration empties is to merge, though not before `emptied` is full or at
+    /// its end.
+    pub(super) fn put_migrated(&self, pfn: Pfn, desc: &PageDesc, emptied: &mut Emptied) {
+        if !desc.put() {
+            return;
+        }
+        desc.reset(HeadWord::new(PageType::Held, Order(0)));
+        emptied.pages[emptied.len] = pfn;
+        emptied.len += 1;
+        if emptied.len == BATCH {
+            self.free_emptied(emptied);
+        }
+    }
+
+    /// Frees what has been collected.
+    pub(super) fn free_emptied(&self, emptied: &mut Emptied) {
+        let mut pages = &emptied.pages[..core::mem::take(&mut emptied.len)];
+        pages.iter().for_each(|&pfn| self.scrub(pfn, Order(0)));
+        while let Some(&first) = pages.first() {
+            let zone = self.zone_at(first);
+            let cpu = self.enter();
+            let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+            let mut freed = 0;
+            while let Some(&start) = pages.first().filter(|&&pfn| zone.owns(&self.map, pfn)) {
+                let mut run = 1;
+                while pages.get(run).is_some_and(|&pfn| {
+                    pfn == start.add(run as u64) && pfn.pageblock() == start.pageblock()
+                }) {
+                    run += 1;
+                }
+                buddy.free_singles(PfnRange::sized(start, run as u64));
+                freed += run as u64;
+                pages = &pages[run..];
+            }
+            drop(buddy);
+            self.count_freed(zone, freed, &cpu);
+        }
+    }
+}
