@@ -124,7 +124,6 @@ pub(crate) fn init_secondary(nmi: Option<Lint>) -> bool {
 }
 
 /// Stops this CPU's timer.
-#[expect(dead_code, reason = "for CPUs that go away")]
 pub(crate) fn stop_timer() {
     if let Some(apic) = this() {
         lapic::stop_timer(apic);

@@ -6,7 +6,7 @@ use crate::task;
 use core::arch::asm;
 use core::mem::offset_of;
 use core::ptr::{self, null_mut};
-use core::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use mm::sync::HeldLocks;
 use mm::types::CpuId;
 use quarry_kernel::calls::Mailbox;
@@ -24,6 +24,10 @@ pub(crate) struct PerCpu {
     irq_depth: AtomicU32,
     /// Interrupts of this CPU's timer so far.
     pub(crate) ticks: AtomicU64,
+    /// Where the stack ends that it begins and idles on.
+    pub(crate) stack_top: AtomicU64,
+    /// It has gone away and touches nothing any more.
+    pub(crate) gone: AtomicBool,
     /// Calls from other CPUs.
     pub(crate) mailbox: Mailbox,
     /// What to add to this CPU's time stamp counter for it to agree with the
@@ -45,6 +49,8 @@ impl PerCpu {
             id,
             irq_depth: AtomicU32::new(0),
             ticks: AtomicU64::new(0),
+            stack_top: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
             mailbox: Mailbox::new(),
             tsc_offset: AtomicU64::new(0),
             held: HeldLocks::new(),

@@ -47,6 +47,15 @@ impl Sleepers {
         if due { first.remove() } else { None }
     }
 
+    /// Takes out the earliest of those that are `wanted`.
+    pub fn take(&mut self, wanted: &mut dyn FnMut(&Entity) -> bool) -> Option<EntityRef> {
+        let mut cursor = self.0.front_mut();
+        while !wanted(cursor.get()?) {
+            cursor.move_next();
+        }
+        cursor.remove()
+    }
+
     /// The earliest deadline (ms).
     pub fn next(&self) -> Option<u64> {
         self.0.front().get().map(|entity| entity.deadline.load(Relaxed))
@@ -80,6 +89,11 @@ mod tests {
             sleepers.remove(&refer(&all[8]));
             sleepers.remove(&refer(&all[8]));
         }
+        let at = |entity: &Entity| all.iter().position(|one| core::ptr::eq(one, entity)).unwrap();
+        // The later of two with the same deadline, and nobody.
+        let taken = sleepers.take(&mut |entity| at(entity) == 3).unwrap();
+        assert!(sleepers.take(&mut |_| false).is_none());
+        sleepers.add(taken, 30);
         let mut woken = Vec::new();
         for now in 0..100 {
             assert!(sleepers.next().is_none_or(|next| next >= now));

@@ -4,7 +4,7 @@
 
 use crate::arch::{apic, cpu, irq, percpu, time};
 use crate::selftests::Subject;
-use crate::smp;
+use crate::smp::{self, NotChanged};
 use crate::task::{self, Config, JoinHandle};
 use crate::vm::kstack::KernelStack;
 use crate::vm::{frame_ptr, tables};
@@ -36,6 +36,7 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
         Case::quick("everybody_calls_everybody", everybody_calls_everybody),
         Case::quick("all_cpus_are_held_in_turn", all_cpus_are_held_in_turn),
         Case::quick("unmapped_is_forgotten", unmapped_is_forgotten),
+        Case::quick("goes_away_and_comes_back", goes_away_and_comes_back),
         Case::quick("lines_stay_whole", lines_stay_whole),
     ],
 }];
@@ -319,6 +320,82 @@ fn unmapped_is_forgotten(test: &mut Test<'_, Subject>) -> CaseResult {
     check!(first.is_some() && mapped.is_ok());
     check!(late.is_none(), "{late:?} saw the old page");
     Ok(())
+}
+
+/// A CPU goes away under threads that run there, and comes back: those that may
+/// go on elsewhere, one that may not stands still meanwhile, and what is asked of
+/// every CPU is done for it too.
+fn goes_away_and_comes_back(test: &mut Test<'_, Subject>) -> CaseResult {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static ROUNDS: AtomicUsize = AtomicUsize::new(0);
+    static AT_HOME: AtomicUsize = AtomicUsize::new(0);
+    let mm = test.on.mm;
+    let before = smp::online();
+    let Some(last) = before.iter().last().filter(|&last| last != CpuId(0)) else {
+        skip!("one CPU");
+    };
+    check!(matches!(smp::cpu_down(mm, CpuId(0)), Err(NotChanged::BootCpu)));
+    check!(matches!(smp::cpu_up(mm, last), Err(NotChanged::NothingToDo)));
+    for _ in 0..3 {
+        STOP.store(false, Relaxed);
+        let mut handles = [const { None::<JoinHandle> }; 6];
+        let (both, home) = ([last, CpuId(0)].into_iter().collect(), CpuSet::one(last));
+        for (number, handle) in handles.iter_mut().enumerate() {
+            let cpus = if number == 0 { home } else { both };
+            let config = Config { cpus, ..Config::new(Name::new("mover")) };
+            *handle = Some(check_ok!(task::spawn(&config, move || {
+                while !STOP.load(Relaxed) {
+                    if number == 0 {
+                        AT_HOME.fetch_add(1, Relaxed);
+                        task::sleep(1);
+                        continue;
+                    }
+                    ROUNDS.fetch_add(1, Relaxed);
+                    // Memory of whatever CPU it is, for somebody to give back.
+                    let page = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL));
+                    if number % 2 == 0 {
+                        task::sleep(1);
+                    } else {
+                        task::yield_now();
+                    }
+                    if let Ok(page) = page {
+                        let _ = mm.free_pages(page);
+                    }
+                }
+            })));
+        }
+        let go_on = |counter: &AtomicUsize| {
+            let start = counter.load(Relaxed);
+            while counter.load(Relaxed) < start + 20 {
+                task::sleep(1);
+            }
+        };
+        go_on(&ROUNDS);
+        go_on(&AT_HOME);
+        check_ok!(smp::cpu_down(mm, last));
+        let at_home = AT_HOME.load(Relaxed);
+        check_eq!(smp::online(), before.without(last));
+        check!(matches!(smp::cpu_down(mm, last), Err(NotChanged::NothingToDo)));
+        check_eq!(smp::call(&CpuSet::one(last), &|_| {}), 0);
+        let runs = AtomicU32::new(0);
+        smp::on_each(&|_| {
+            runs.fetch_add(1, Relaxed);
+        });
+        check_eq!(runs.load(Relaxed), u32::from(smp::possible()));
+        let only = Config { cpus: home, ..Config::new(Name::new("homeless")) };
+        check!(task::spawn(&only, || {}).is_err(), "a thread for a CPU that is away");
+        go_on(&ROUNDS);
+        check_eq!(AT_HOME.load(Relaxed), at_home, "it runs on a CPU that is away");
+        check_ok!(smp::cpu_up(mm, last));
+        check_eq!(smp::online(), before);
+        let itself = AtomicBool::new(false);
+        check_eq!(smp::call(&home, &|id| itself.store(percpu::cpu_id() == id, Relaxed)), 1);
+        check!(itself.into_inner());
+        go_on(&AT_HOME);
+        STOP.store(true, Relaxed);
+        handles.iter_mut().filter_map(Option::take).for_each(JoinHandle::join);
+    }
+    each_has_its_timer(test)
 }
 
 /// What CPUs say at the same time, from their interrupt handlers, comes out, and

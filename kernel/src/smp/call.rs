@@ -208,12 +208,17 @@ pub(super) fn come_online() {
     held.store(false, Ordering::Release);
 }
 
-#[expect(dead_code, reason = "for CPUs that go away")]
 /// Takes this CPU off the list and runs what has been posted by then. From then
 /// on others may act for it. Interrupts masked, and for good.
 pub(super) fn go_offline() {
     ONLINE.remove(percpu::cpu_id());
     serve();
+}
+
+/// Runs `f` holding the token of `cpu`, if that is offline.
+pub(super) fn in_stead_of<R>(cpu: CpuId, f: impl FnOnce() -> R) -> Option<R> {
+    let _stead = Stead::take(cpu)?;
+    Some(f())
 }
 
 /// Runs `f` for every CPU there is or may be, one after the other, each time

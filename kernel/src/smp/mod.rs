@@ -1,12 +1,14 @@
 //! The machine's CPUs: which there are, starting them, running something on
-//! them, and stopping them when the kernel crashes. Calls `acpi`, `arch`, `vm`.
+//! them, taking them away and back, and stopping them when the kernel crashes. Calls `acpi`, `arch`, `vm`.
 
 mod call;
+mod hotplug;
 mod start;
 mod trampoline;
 mod warp;
 
 pub(crate) use call::{call, notify, on_each, post_to, serve};
+pub(crate) use hotplug::{NotChanged, cpu_down, cpu_up, vanish};
 pub(crate) use start::bring_up;
 
 use crate::acpi;

@@ -14,7 +14,7 @@ use core::alloc::Layout;
 use core::arch::naked_asm;
 use core::hint::spin_loop;
 use core::mem::ManuallyDrop;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::{self, NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use mm::Mm;
 use mm::types::CpuId;
@@ -135,9 +135,13 @@ pub(crate) fn bring_up(mm: &'static Mm<Machine>) {
 }
 
 /// Why a CPU could not be started.
-enum NotStarted {
+#[derive(Debug)]
+pub(crate) enum NotStarted {
+    /// No memory for its stacks.
     NoStack(NoStack),
+    /// No low memory for the code it begins with.
     NoPlace,
+    /// It is not as it should be.
     Failure(Failure),
 }
 
@@ -151,7 +155,12 @@ impl core::fmt::Display for NotStarted {
     }
 }
 
-fn start(mm: &'static Mm<Machine>, id: CpuId, apic_id: ApicId) -> Result<(), NotStarted> {
+/// Starts a CPU that never ran.
+pub(super) fn start(
+    mm: &'static Mm<Machine>,
+    id: CpuId,
+    apic_id: ApicId,
+) -> Result<(), NotStarted> {
     let equipment = Equipment::new(mm, id).map_err(NotStarted::NoStack)?;
     let area = equipment.area();
     for (ist, stack) in Ist::ALL.into_iter().zip(&equipment.exceptions) {
@@ -159,21 +168,27 @@ fn start(mm: &'static Mm<Machine>, id: CpuId, apic_id: ApicId) -> Result<(), Not
         // yet.
         unsafe { area.tables.set_ist(ist, VirtAddr::new(stack.top())) };
     }
+    area.stack_top.store(equipment.stack.top(), Ordering::Relaxed);
+    let started = launch(area, apic_id);
+    // What has begun may run on what it took for ever.
+    if matches!(started, Ok(()) | Err(NotStarted::Failure(Failure::Stuck))) {
+        let _ = ManuallyDrop::new(equipment);
+    }
+    started
+}
+
+/// Starts a CPU that does not run, in its area and on its stacks.
+pub(super) fn launch(area: &'static PerCpu, apic_id: ApicId) -> Result<(), NotStarted> {
     // SAFETY: every other CPU that was told to start is out of it or was
     // waited for as long as anybody can.
     let page = unsafe { trampoline::prepare(entry as *const () as u64) };
     let page = page.ok_or(NotStarted::NoPlace)?;
     CR4.store(Cr4::read_raw(), Ordering::Relaxed);
     READY.store(false, Ordering::Relaxed);
-    AREA.store(equipment.area.as_ptr(), Ordering::Relaxed);
-    OFFER.store(equipment.stack.top(), Ordering::Release);
-    let started = bringup::start(&mut Starting { apic_id }, page);
-    // What has begun may run on what it took for ever.
-    if !matches!(started, Err(Failure::NotSent(_) | Failure::Silent)) {
-        let _ = ManuallyDrop::new(equipment);
-    }
-    started.map_err(NotStarted::Failure)?;
-    warp::report(id, area);
+    AREA.store(ptr::from_ref(area).cast_mut(), Ordering::Relaxed);
+    OFFER.store(area.stack_top.load(Ordering::Relaxed), Ordering::Release);
+    bringup::start(&mut Starting { apic_id }, page).map_err(NotStarted::Failure)?;
+    warp::report(area.id(), area);
     Ok(())
 }
 

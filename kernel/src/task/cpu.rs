@@ -103,6 +103,11 @@ impl Cpu {
         self.online.store(true, Relaxed);
     }
 
+    /// From now on it takes none, and keeps those only that may go nowhere else.
+    pub(super) fn set_offline(&self) {
+        self.online.store(false, Relaxed);
+    }
+
     /// Whether it takes threads.
     pub(crate) fn is_online(&self) -> bool {
         self.online.load(Relaxed)
@@ -157,7 +162,7 @@ pub(super) fn online() -> impl Iterator<Item = &'static Cpu> {
     percpu::all().map(|area| &area.sched).filter(|cpu| cpu.is_online())
 }
 
-/// The CPU with that number, if it takes threads.
+/// The CPU with that number, if it ever ran.
 pub(super) fn of(id: CpuId) -> Option<&'static Cpu> {
-    percpu::of(id).map(|area| &area.sched).filter(|cpu| cpu.is_online())
+    percpu::of(id).map(|area| &area.sched)
 }

@@ -20,7 +20,7 @@ pub(crate) use cpu::Cpu;
 pub(crate) use guard::{is_bound, pin, preempt_disable};
 pub(crate) use mutex::Mutex;
 pub(crate) use sched::{
-    come_online, enter_idle, may_sleep, preempt_from_irq, sleep, tick, yield_now,
+    come_online, enter_idle, may_sleep, preempt_from_irq, retire, sleep, tick, yield_now,
 };
 pub(crate) use spawn::{Config, JoinHandle, SpawnError, init, move_to, spawn, undertake};
 pub(crate) use thread::{Rights, current};

@@ -115,13 +115,12 @@ fn want(cpu: &Cpu) {
 /// The CPU for a thread that was on `home`: that one if it is idle, else one
 /// that is, else `home`; only those that `allowed` accepts.
 fn choose(home: &'static Cpu, allowed: impl Fn(CpuId) -> bool) -> &'static Cpu {
-    if home.load() == 0 && allowed(home.id()) {
+    let may_stay = home.is_online() && allowed(home.id());
+    if home.load() == 0 && may_stay {
         return home;
     }
     let idle = cpu::online().find(|cpu| cpu.load() == 0 && allowed(cpu.id()));
-    idle.or_else(|| allowed(home.id()).then_some(home))
-        .or_else(|| least_loaded(allowed))
-        .unwrap_or(home)
+    idle.or_else(|| may_stay.then_some(home)).or_else(|| least_loaded(allowed)).unwrap_or(home)
 }
 
 /// The CPU with the least to do among those that `allowed` accepts.
@@ -130,7 +129,7 @@ fn least_loaded(allowed: impl Fn(CpuId) -> bool) -> Option<&'static Cpu> {
 }
 
 /// Puts a thread that is nowhere where it may run and the least is to do.
-/// Interrupts off, no queue locked.
+/// Interrupts off, no queue locked but that of a CPU that goes away.
 pub(super) fn place(thread: NonNull<Thread>) {
     // SAFETY: it has not exited, and nobody else moves it.
     let to = least_loaded(|id| unsafe { thread.as_ref().may_move_to(id) });
@@ -150,6 +149,11 @@ fn leave(why: Leave) {
     let mut left = Left::Settled;
     match why {
         Leave::Parks(_) if prev.unparked.swap(false, Relaxed) => return,
+        // Elsewhere it looks again at what it waits for.
+        Leave::Parks(_) | Leave::Preempted | Leave::Yields if must_leave(cpu, prev) => {
+            prev.set_state(State::Moving);
+            left = Left::ToMove(thread);
+        }
         Leave::Parks(deadline) => {
             prev.set_state(State::Parked);
             prev.slice.store(0, Relaxed);
@@ -180,7 +184,8 @@ fn leave(why: Leave) {
     }
     cpu.wanted.store(false, Relaxed);
     let ready = queue.ready.pop().map(Thread::of);
-    let next = ready.or_else(|| pull(cpu, 1)).unwrap_or_else(|| cpu.idle());
+    let pulled = || if cpu.is_online() { pull(cpu, 1) } else { None };
+    let next = ready.or_else(pulled).unwrap_or_else(|| cpu.idle());
     // SAFETY: a thread that was in a queue lives, and an idle one always does.
     let to = unsafe { next.as_ref() };
     to.set_state(State::Running);
@@ -202,6 +207,37 @@ fn leave(why: Leave) {
     // only who takes it from a queue switches to it.
     unsafe { switch(prev.rsp.get(), *to.rsp.get()) };
     arrive();
+}
+
+/// Whether `thread`, which is in no other CPU's hands, has to leave `cpu`, whose
+/// queue is locked: that goes away, and there is another one for it.
+fn must_leave(cpu: &Cpu, thread: &Thread) -> bool {
+    // SAFETY: the lock of its CPU's queue is held.
+    let may_go = || cpu::online().any(|other| unsafe { thread.may_move_to(other.id()) });
+    !cpu.is_online() && !thread.is_idle() && may_go()
+}
+
+/// Sends all threads of this CPU elsewhere but those that may run here only,
+/// which stay until it takes threads again, and takes no others. Its idle thread
+/// then goes away with it. Interrupts off; on one CPU at a time.
+pub(crate) fn retire() {
+    let cpu = cpu::this();
+    cpu.set_offline();
+    // Held throughout: nobody who holds another queue waits for this one.
+    let mut queue = cpu.lock();
+    loop {
+        // SAFETY: what is in the queue lives.
+        let ready =
+            queue.ready.take(&mut |entity| must_leave(cpu, unsafe { Thread::of(entity).as_ref() }));
+        let found = ready
+            .or_else(|| queue.sleepers.take(&mut |entity| must_leave(cpu, Thread::with(entity))));
+        let Some(thread) = found.map(Thread::of) else { break };
+        // SAFETY: as above.
+        unsafe { thread.as_ref() }.set_state(State::Moving);
+        place(thread);
+    }
+    cpu.tell(&queue);
+    cpu.wanted.store(true, Relaxed);
 }
 
 /// The first thing that a thread does on the CPU it was switched to.
@@ -337,6 +373,9 @@ pub(crate) fn enter_idle() -> ! {
     irq::disable();
     loop {
         leave(Leave::Yields);
+        if !cpu::this().is_online() {
+            smp::vanish();
+        }
         // Interrupts come after the next instruction begins: none gets lost.
         if cpu::this().wanted.load(Relaxed) {
             continue;

@@ -6,7 +6,7 @@ use crate::vm::kstack::KernelStack;
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed,
 };
@@ -90,7 +90,7 @@ impl Thread {
             rights: AtomicU8::new(0),
             known_by: AtomicU32::new(1),
             allowed: UnsafeCell::new(allowed),
-            next_dead: AtomicPtr::new(core::ptr::null_mut()),
+            next_dead: AtomicPtr::new(ptr::null_mut()),
             stack: UnsafeCell::new(None),
         }
     }
@@ -168,6 +168,13 @@ impl Thread {
     pub(super) fn entity(this: NonNull<Self>) -> EntityRef {
         // SAFETY: a thread that is in a queue has not exited, and lives.
         unsafe { EntityRef::from_raw(this.as_ptr().cast_const().cast()) }
+    }
+
+    /// The thread of which `entity`, an element of a queue, is.
+    pub(super) fn with(entity: &Entity) -> &Self {
+        // SAFETY: entities are made as the first field of threads only, and what
+        // is in a queue lives.
+        unsafe { &*ptr::from_ref(entity).cast() }
     }
 
     /// The thread of which `entity` is.
