@@ -373,7 +373,17 @@ impl<P: Platform> Hand<'_, '_, P> {
             let found = mm.map().try_block(page.pfn).map(mm::memmap::BlockInfo::node);
             check_eq!(found, Some(node), "node of {page:?}");
         }
+        self.check_lent(PfnRange::sized(page.pfn, page.order.pages()))?;
         Ok(Some(Item::Block(page)))
+    }
+
+    /// What cannot be moved must not lie where only what can be is lent to.
+    fn check_lent(&self, frames: PfnRange) -> CaseResult {
+        for (_, area) in self.ground.mm.cma_areas() {
+            let both = area.range().intersect(frames);
+            check!(both.is_empty(), "{frames:?} lies in an area that is lent to movable pages");
+        }
+        Ok(())
     }
 
     fn movable(&mut self) -> CaseResult<Option<Item>> {
@@ -427,7 +437,10 @@ impl<P: Platform> Hand<'_, '_, P> {
             mm.alloc_contig_range(range, gfp)
         };
         match found {
-            Ok(range) => Ok(Some(Item::Range(range))),
+            Ok(range) => {
+                self.check_lent(range)?;
+                Ok(Some(Item::Range(range)))
+            }
             // Most places hold something that stays, or a hole, or the area.
             Err(_) => Ok(None),
         }
@@ -464,6 +477,9 @@ impl<P: Platform> Hand<'_, '_, P> {
             Err(why) => fail!("{} pages: {why}", want.len()),
         };
         self.made[1].fetch_add(1, Relaxed);
+        for &pfn in &pages[..got] {
+            self.check_lent(PfnRange::sized(pfn, 1))?;
+        }
         if self.rng.percent(50) {
             check_eq!(mm.free_bulk(&pages[..got]), Ok(()));
             return Ok(());
