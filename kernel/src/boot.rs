@@ -29,10 +29,11 @@ use mm::options::Options as MemoryOptions;
 use mm::slab::SlabDefaults;
 use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
 use options::Options;
+use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::direct_map::PageSize;
 use quarry_kernel::lapic::Mode;
 use quarry_kernel::options::Options as KernelOptions;
-use quarry_kernel::sched::{CpuSet, Name};
+use quarry_kernel::sched::Name;
 use x86_64::VirtAddr;
 
 /// What the boot loader is asked to map. No physical memory: with a reserved

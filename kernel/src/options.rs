@@ -35,10 +35,13 @@ pub enum Crash {
     /// `percpu`: use per-CPU data while the CPU may change (checked builds
     /// notice).
     PerCpu,
+    /// `deaf`: another CPU has interrupts off until it is named for it; no
+    /// crash.
+    Deaf,
 }
 
 impl Crash {
-    const NAMES: [(&'static str, Self); 13] = [
+    const NAMES: [(&'static str, Self); 14] = [
         ("pf", Self::PageFault),
         ("df", Self::DoubleFault),
         ("ud", Self::UndefinedInstruction),
@@ -52,6 +55,7 @@ impl Crash {
         ("order", Self::LockOrder),
         ("atomic", Self::SleepLocked),
         ("percpu", Self::PerCpu),
+        ("deaf", Self::Deaf),
     ];
 
     fn parse(name: &str) -> Option<Self> {

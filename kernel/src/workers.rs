@@ -12,7 +12,8 @@ use mm::Mm;
 use mm::platform::Worker;
 use mm::sync::LockRank;
 use mm::types::{CpuId, MAX_NODES, NodeId};
-use quarry_kernel::sched::{CpuSet, Name, Priority};
+use quarry_kernel::cpuset::CpuSet;
+use quarry_kernel::sched::{Name, Priority};
 
 /// Where a worker learns that there is something to do.
 struct Post {

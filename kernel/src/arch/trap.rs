@@ -188,11 +188,13 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
 
 /// An NMI is the watchdog's, which interrupts even code that has interrupts
 /// off, or the chipset's word that hardware has failed; or another CPU's that
-/// crashes. The chipset's come to the boot CPU only.
+/// crashes, or that asks what goes on here. The chipset's come to the boot CPU
+/// only.
 fn nmi(frame: &TrapFrame) {
     if smp::must_stop() {
         smp::stop_here();
     }
+    task::answer(frame);
     if percpu::cpu_id() != CpuId(0) {
         return;
     }

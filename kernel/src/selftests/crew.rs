@@ -9,7 +9,8 @@ use crate::task::{self, Config, WaitQueue};
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use mm::sync::LockRank;
 use mm::types::CpuId;
-use quarry_kernel::sched::{CpuSet, Name};
+use quarry_kernel::cpuset::CpuSet;
+use quarry_kernel::sched::Name;
 use selftest::Crew;
 
 /// A function that is there until its caller knows that nobody calls it any

@@ -3,15 +3,17 @@
 //! looks like. Calls what it misuses.
 
 use crate::arch::irq::{self, IrqMutex};
-use crate::arch::percpu;
+use crate::arch::percpu::{self, PerCpu};
 use crate::selftests::Subject;
-use crate::{smp, task};
+use crate::smp;
+use crate::task::{self, Config};
 use core::arch::asm;
 use core::hint::black_box;
 use mm::sync::LockRank;
+use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::options::Crash;
-use quarry_kernel::sched::CpuSet;
-use selftest::{Case, CaseResult, Suite, Test, skip};
+use quarry_kernel::sched::Name;
+use selftest::{Case, CaseResult, Suite, Test, check_ok, skip};
 use spin::Once;
 
 /// The suite; part of a run only if the command line asks for a crash.
@@ -77,6 +79,7 @@ fn on_purpose(_: &mut Test<'_, Subject>) -> CaseResult {
             task::WaitQueue::new().wait_until(|| true);
         }
         Crash::PerCpu => use_per_cpu_data_unbound(),
+        Crash::Deaf => return deafen_another_cpu(),
     }
     skip!("the machine survived {kind:?}")
 }
@@ -117,4 +120,22 @@ fn hang() {
     while black_box(true) {
         core::hint::spin_loop();
     }
+}
+
+/// Has another CPU turn its interrupts off until a watchdog names it.
+fn deafen_another_cpu() -> CaseResult {
+    let others = percpu::all().filter(|area| area.sched.is_online()).map(PerCpu::id);
+    let Some(cpu) = others.last().filter(|&cpu| cpu != percpu::cpu_id()) else {
+        skip!("one CPU");
+    };
+    let config = Config { cpus: CpuSet::one(cpu), ..Config::new(Name::new("deaf")) };
+    let thread = check_ok!(task::spawn(&config, move || {
+        let flags = irq::save();
+        while !task::is_named(cpu) {
+            core::hint::spin_loop();
+        }
+        irq::restore(flags);
+    }));
+    thread.join();
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! CPU, that waiting ends, and that nothing of theirs is left. Calls `task`.
 
 use crate::arch::percpu::{self, PerCpu};
-use crate::arch::{apic, time};
+use crate::arch::{apic, irq, time};
 use crate::selftests::Subject;
 use crate::task::{self, Config, JoinHandle, Mutex, SpawnError, WaitQueue};
 use crate::vm::{kstack, stacks};
@@ -11,7 +11,8 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use mm::types::{CpuId, Order};
 use mm::{Gfp, Mm, Page, Request};
-use quarry_kernel::sched::{CpuSet, Name, Priority};
+use quarry_kernel::cpuset::CpuSet;
+use quarry_kernel::sched::{Name, Priority};
 use selftest::{Case, CaseResult, Suite, Test, check, check_eq, check_ok, skip};
 
 /// The suite.
@@ -33,6 +34,7 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
         Case::quick("work_is_spread", work_is_spread),
         Case::quick("stack_is_guarded", stack_is_guarded),
         Case::quick("no_memory_is_an_error", no_memory_is_an_error),
+        Case::quick("deaf_cpu_is_named", deaf_cpu_is_named),
         Case::full("as_many_as_fit", as_many_as_fit),
     ],
 }];
@@ -525,5 +527,32 @@ fn as_many_as_fit(test: &mut Test<'_, Subject>) -> CaseResult {
     join_all(&mut handles);
     test.note(format_args!("{made} threads, then: {error}"));
     check!(matches!(error, SpawnError::Stack(_)), "{error}");
+    Ok(())
+}
+
+/// A CPU that turns its interrupts off is named by another one, once, and found
+/// alive when it turns them on again.
+fn deaf_cpu_is_named(_: &mut Test<'_, Subject>) -> CaseResult {
+    if online().count() < 2 || !apic::is_running() {
+        skip!("nobody could notice");
+    }
+    // Much less than usual, for nobody wants to wait that long at each boot.
+    task::set_limit(Some(200));
+    for cpu in online().skip(1) {
+        let config = Config { cpus: CpuSet::one(cpu), ..named("deaf") };
+        let thread = check_ok!(task::spawn(&config, move || {
+            let flags = irq::save();
+            // If nobody notices the tests' own watchdog ends this.
+            while !task::is_named(cpu) {
+                spin_loop();
+            }
+            irq::restore(flags);
+        }));
+        thread.join();
+        while task::is_named(cpu) {
+            task::sleep(1);
+        }
+    }
+    task::set_limit(None);
     Ok(())
 }

@@ -8,7 +8,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 use mm::sync::LockRank;
 use mm::types::CpuId;
-use quarry_kernel::sched::{CpuSet, Name, Priority, RunQueue, Sleepers, Slice};
+use quarry_kernel::cpuset::CpuSet;
+use quarry_kernel::sched::{Name, Priority, RunQueue, Sleepers, Slice};
 
 /// What waits on a CPU: to run, or for a moment to come.
 pub(super) struct Queue {
@@ -52,8 +53,11 @@ pub(crate) struct Cpu {
     busy: AtomicBool,
     /// It takes threads.
     online: AtomicBool,
-    /// Moment of the last timer tick (ms).
+    /// Moment of the last timer tick (ms); 0 before the first.
     pub(super) ticked: AtomicU64,
+    /// It has been named as one that has interrupts off for too long, and has
+    /// not ticked since.
+    pub(super) named: AtomicBool,
 }
 
 // SAFETY: the cell is used by this CPU only, under the lock of its queue.
@@ -80,6 +84,7 @@ impl Cpu {
             busy: AtomicBool::new(false),
             online: AtomicBool::new(false),
             ticked: AtomicU64::new(0),
+            named: AtomicBool::new(false),
         }
     }
 

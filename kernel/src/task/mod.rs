@@ -15,6 +15,7 @@ mod spawn;
 mod switch;
 mod thread;
 mod wait;
+mod watchdog;
 
 pub(crate) use cpu::Cpu;
 pub(crate) use guard::{is_bound, pin, preempt_disable};
@@ -25,3 +26,4 @@ pub(crate) use sched::{
 pub(crate) use spawn::{Config, JoinHandle, SpawnError, init, move_to, spawn, undertake};
 pub(crate) use thread::{Rights, current};
 pub(crate) use wait::WaitQueue;
+pub(crate) use watchdog::{answer, is_named, set_limit};

@@ -9,6 +9,7 @@ use crate::task::guard::check_may_wait;
 use crate::task::spawn;
 use crate::task::switch::switch;
 use crate::task::thread::{State, Thread, current};
+use crate::task::watchdog;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 use mm::types::CpuId;
@@ -282,10 +283,11 @@ fn pull(cpu: &Cpu, least: u32) -> Option<NonNull<Thread>> {
 pub(crate) fn tick() {
     let cpu = cpu::this();
     let now = time::now_ms();
-    cpu.ticked.store(now, Relaxed);
+    watchdog::ticked(cpu, now);
     if !cpu.is_online() {
         return;
     }
+    watchdog::look(cpu, now);
     let mut queue = cpu.lock();
     while let Some(thread) = queue.sleepers.expired(now).map(Thread::of) {
         enqueue(cpu, &mut queue, thread);

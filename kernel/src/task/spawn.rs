@@ -15,7 +15,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use mm::Mm;
-use quarry_kernel::sched::{CpuSet, Name, Priority};
+use quarry_kernel::cpuset::CpuSet;
+use quarry_kernel::sched::{Name, Priority};
 use spin::Once;
 
 /// Whose frames stacks are made of.

@@ -11,7 +11,8 @@ use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed,
 };
 use mm::types::CpuId;
-use quarry_kernel::sched::{CpuSet, Entity, EntityRef, Name, Priority};
+use quarry_kernel::cpuset::CpuSet;
+use quarry_kernel::sched::{Entity, EntityRef, Name, Priority};
 
 bitflags::bitflags! {
     /// What a thread may claim of the memory manager.
