@@ -3,9 +3,9 @@
 
 use crate::run::explore;
 use crate::stage::{Part, Play};
+use mm::Gfp;
 use mm::contig::ContigError;
 use mm::types::{PAGEBLOCK_PAGES, PfnRange};
-use mm::{Gfp, Page};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 const MIB: u64 = 16;
@@ -29,25 +29,34 @@ fn give(play: &Play, range: PfnRange) {
     play.mm.free_contig_range(range).expect("a held range");
 }
 
-fn block_of(page: Page) -> PfnRange {
-    PfnRange::sized(page.pfn.pageblock(), PAGEBLOCK_PAGES)
-}
-
-/// A page is freed while its pageblock is being isolated. Either it comes back
-/// in time, or the range is busy; whatever is free of the block afterwards is
-/// free under its old type.
+/// Pages are freed while their pageblock is being isolated for the sake of
+/// others in it, one that moves or is freed among those. What is freed is not
+/// to be had again before the isolation ends, and is free under its old type
+/// then.
 #[test]
 fn a_free_against_isolation_of_its_block() {
     explore(|| {
         let play = Play::new(MIB, 2);
-        let page = play.alloc(0, Gfp::KERNEL).expect("a page");
-        let large = play.alloc(4, Gfp::KERNEL).expect("a block");
-        let range = block_of(page);
+        let arena = play.arena();
+        let handle = arena.alloc(&play.mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
+        let moving = arena.frame(&play.mm, handle).expect("a live handle");
+        // One of the same pageblock.
+        let mut others = Vec::new();
+        let page = loop {
+            let page = play.alloc(0, Gfp::KERNEL | Gfp::MOVABLE).expect("a page");
+            if page.pfn.pageblock() == moving.pageblock() {
+                break page;
+            }
+            others.push(page);
+        };
+        let large = play.alloc(2, Gfp::KERNEL | Gfp::MOVABLE).expect("a block");
+        let range = PfnRange::sized(moving, 1);
         let user = || {
             play.free(page);
-            let again = play.alloc(0, Gfp::KERNEL).expect("a page");
+            let again = play.alloc(0, Gfp::KERNEL | Gfp::MOVABLE).expect("a page");
             play.free(large);
             play.free(again);
+            arena.free(&play.mm, handle).expect("a live handle");
         };
         let taker = || {
             if take(&play, range) {
@@ -55,6 +64,8 @@ fn a_free_against_isolation_of_its_block() {
             }
         };
         play.act([Box::new(user) as Part<'_>, Box::new(taker)]);
+        arena.release_tables(&play.mm).expect("an empty arena");
+        others.into_iter().for_each(|page| play.free(page));
         play.end();
     });
 }

@@ -7,6 +7,19 @@
 //! consistent) and more than a few operations for each CPU: for the first there
 //! is Miri, for both there are the tests with threads.
 //!
+//! Machines with a fault show that a scenario can fail (`Fault`). So did these
+//! mistakes, put into the manager for a moment, each found by the module named:
+//! isolating an isolated block, taking what lies on a CPU's list for free
+//! (`contig`); putting what is freed in
+//! an isolated or HighAtomic block on a CPU's list, claiming bits of an area
+//! without its lock (`types`); not looking at a movable page again once it is
+//! locked, not freeing what the last reference was dropped of, going on without
+//! the page's lock (`movable`); taking a cache's arrays away without seeing each
+//! CPU (`slab`); an array's object unlooked at while there are reserves
+//! (`reserve`); listing a deferred block twice (`deferred`); a letter said to be
+//! done before it is, a sender that does not look whether the addressee has
+//! become idle (`mailbox`, `pages`).
+//!
 //! `QUARRY_SEED` chooses other schedules, `QUARRY_SCHEDULES` how many there are
 //! of each kind. A failure prints its schedule; `QUARRY_REPLAY='SCHEDULE'` with
 //! the `QUARRY_WAY` printed beside it and the test's name runs that one again.

@@ -2,6 +2,8 @@
 
 use crate::run::{exhaust, explore};
 use crate::stage::{Fault, Part, Play};
+use mm::platform::Platform;
+use mm::types::{CpuId, Pfn, PfnRange};
 use mm::{Config, Gfp};
 
 const MIB: u64 = 4;
@@ -58,4 +60,60 @@ fn two_cpus_drain_each_other() {
 #[should_panic(expected = "deadlock")]
 fn two_cpus_drain_each_other_and_do_not_serve() {
     explore(|| drain_each_other(Fault::Deaf));
+}
+
+/// Many pages at once on one CPU, larger blocks on another, while a third one
+/// drains: fills, runs of frees and what is shed meet at the zone's lock.
+#[test]
+fn bulk_against_blocks_and_a_drain() {
+    explore(|| {
+        let play = Play::new(MIB, 3);
+        let bulk = || {
+            let mut pages = [Pfn(0); 40];
+            let got = play.mm.alloc_bulk(Gfp::KERNEL, None, &mut pages).expect("pages");
+            let pages = &pages[..got];
+            pages.iter().for_each(|&pfn| play.own(PfnRange::sized(pfn, 1)));
+            pages.iter().for_each(|&pfn| play.disown(PfnRange::sized(pfn, 1)));
+            play.mm.free_bulk(pages).expect("held pages");
+        };
+        let blocks = || {
+            let blocks = [9, 3, 2].map(|order| play.alloc(order, Gfp::KERNEL));
+            blocks.into_iter().flatten().for_each(|block| play.free(block));
+        };
+        let drainer = || {
+            play.mm.drain_all(None);
+        };
+        play.act([Box::new(bulk) as Part<'_>, Box::new(blocks), Box::new(drainer)]);
+        play.end();
+    });
+}
+
+/// A CPU's lists and arrays are emptied for good by another one, which it serves
+/// or which finds it idle, while a third one shrinks and drains all.
+#[test]
+fn a_cpu_that_goes_away() {
+    explore(|| {
+        let play = Play::new(8, 3).slab();
+        let user = || {
+            let page = play.alloc(0, Gfp::KERNEL).expect("a page");
+            let object = play.mm.kmalloc(100, Gfp::NOWAIT).expect("an object");
+            play.free(page);
+            play.mm.kfree(object).expect("freed");
+        };
+        let gone = CpuId(0);
+        let sweeper = || {
+            play.mm.platform().on_cpus(&|cpu| {
+                if cpu == gone {
+                    // SAFETY: this is run for that CPU, with its token held.
+                    unsafe { play.mm.cpu_gone(cpu) };
+                }
+            });
+        };
+        let other = || {
+            play.mm.slab_shrink();
+            play.mm.drain_all(None);
+        };
+        play.act([Box::new(user) as Part<'_>, Box::new(sweeper), Box::new(other)]);
+        play.end();
+    });
 }
