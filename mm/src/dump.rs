@@ -6,11 +6,39 @@ use crate::buddy::Buddy;
 use crate::mm::Mm;
 use crate::platform::{LogLevel, Platform};
 use crate::pressure::Attempt;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::types::{MAX_ORDER, MigrateType, NR_ORDERS, Order, PAGE_SIZE};
 use crate::zone::{Mark, Zone};
 use core::fmt;
 
 const KIB_PER_PAGE: u64 = (PAGE_SIZE / 1024) as u64;
+
+/// Milliseconds between two reports (Linux `warn_alloc`).
+const INTERVAL_MS: u64 = 10_000;
+
+/// Keeps reports of failures from filling the log.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    /// When the next may be made, in milliseconds.
+    due: AtomicU64,
+    /// How many have not been made since the last one.
+    silent: AtomicU64,
+}
+
+impl Reports {
+    /// Whether a report may be made at `now`; then, how many were not since the
+    /// last one.
+    fn may_report(&self, now: u64) -> Option<u64> {
+        let due = self.due.load(Relaxed);
+        let next = now.saturating_add(INTERVAL_MS);
+        // Of several at once, one reports.
+        if now < due || self.due.compare_exchange(due, next, Relaxed, Relaxed).is_err() {
+            self.silent.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(self.silent.swap(0, Relaxed))
+    }
+}
 
 /// Pages, printed in kB as Linux does.
 struct Kb(u64);
@@ -48,9 +76,17 @@ impl fmt::Display for Blocks {
 }
 
 impl<P: Platform> Mm<P> {
-    /// Reports a request that failed and the state of the zones it could use.
+    /// Reports a request that failed and the state of the zones it could use,
+    /// unless another has been reported just now.
     #[cold]
     pub(crate) fn dump_failure(&self, attempt: &Attempt) {
+        let Some(silent) = self.reports.may_report(self.platform.now_ms()) else { return };
+        if silent > 0 {
+            self.platform.log(
+                LogLevel::Warn,
+                format_args!("page allocation failure: {silent} reports suppressed"),
+            );
+        }
         let request = attempt.request;
         self.platform.log(
             LogLevel::Warn,
@@ -125,5 +161,21 @@ impl fmt::Debug for Names {
             write!(f, "{}{name}", if i > 0 { "|" } else { "" })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_report_in_ten_seconds() {
+        let reports = Reports::default();
+        assert_eq!(reports.may_report(5), Some(0));
+        assert_eq!(reports.may_report(5), None);
+        assert_eq!(reports.may_report(10_004), None);
+        assert_eq!(reports.may_report(10_005), Some(2));
+        assert_eq!(reports.may_report(10_005), None);
+        assert_eq!(reports.may_report(u64::MAX), Some(1));
     }
 }

@@ -4,6 +4,7 @@
 
 use crate::boot_slice::BootSlice;
 use crate::cma::CmaAreas;
+use crate::dump::Reports;
 use crate::fast::Homes;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
@@ -72,6 +73,7 @@ pub struct Mm<P: Platform> {
     pub(crate) first_zones: [AtomicU8; MAX_NODES * NR_ZONES],
     pub(crate) tunables: Tunables,
     pub(crate) stats: Stats,
+    pub(crate) reports: Reports,
     pub(crate) owners: PageOwner,
     pub(crate) cma: CmaAreas,
     pub(crate) movable_owners: MovableOwners<P>,

@@ -8,6 +8,7 @@ use crate::buddy::{Buddy, Placement};
 use crate::cma::{CmaAreas, CmaRequest, MAX_CMA_AREAS};
 use crate::contig::pageblocks;
 use crate::deferred::whole_blocks;
+use crate::dump::Reports;
 use crate::early::EarlyMem;
 use crate::fast::Homes;
 use crate::firmware::numa::Distances;
@@ -166,6 +167,7 @@ impl<P: Platform> Mm<P> {
             first_zones: [const { AtomicU8::new(u8::MAX) }; MAX_NODES * NR_ZONES],
             tunables,
             stats,
+            reports: Reports::default(),
             owners,
             cma,
             movable_owners,

@@ -15,6 +15,7 @@ mod walk;
 use crate::gfp::Gfp;
 use crate::memmap::BlockInfo;
 use crate::mm::Mm;
+use crate::page::PageType;
 use crate::platform::Platform;
 use crate::sync::may_wait;
 use crate::types::{Order, Pfn, PfnRange};
@@ -159,8 +160,12 @@ impl<P: Platform> Mm<P> {
         for _ in 0..ATTEMPTS {
             // Whether something was busy on the way does not matter: what
             // counts is whether everything is free now.
-            if self.take_isolated(&isolated, range, purpose).is_ok() {
+            let Err(obstacle) = self.take_isolated(&isolated, range, purpose) else {
                 return Ok(());
+            };
+            if gfp.can_block() && self.is_held(obstacle.pfn) {
+                // On its way from one hand of the manager's to the other.
+                self.platform.stall();
             }
             self.drain_all(Some(zone));
             if self.evacuate(&isolated, range, gfp) == Evacuation::OutOfMemory {
@@ -170,6 +175,10 @@ impl<P: Platform> Mm<P> {
             }
         }
         Ok(self.take_isolated(&isolated, range, purpose)?)
+    }
+
+    fn is_held(&self, pfn: Pfn) -> bool {
+        self.map.head_of(pfn).is_some_and(|(_, word)| word.ty() == PageType::Held)
     }
 
     /// The zone that all of `range` lies in.

@@ -161,7 +161,8 @@ impl<P: Platform> Mm<P> {
         let Some((head, word)) = self.map.head_of(at) else { return Err(at.add(1)) };
         let end = head.add(word.order().pages());
         match (Kind::of(word.ty()), window) {
-            (Kind::Free, _) | (Kind::Pcp | Kind::Movable, Window::Emptied) => Ok(end),
+            // What the manager holds for a moment is free, or movable, soon.
+            (Kind::Free, _) | (Kind::Pcp | Kind::Movable | Kind::Held, Window::Emptied) => Ok(end),
             _ => Err(end),
         }
     }
