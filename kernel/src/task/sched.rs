@@ -83,7 +83,7 @@ pub(super) unsafe fn unpark(thread: NonNull<Thread>) {
             this.set_state(State::Moving);
             this.set_cpu(to.id());
             drop(queue);
-            enqueue(to, &mut to.lock(), thread);
+            put(to, thread);
         }
         return;
     }
@@ -130,14 +130,30 @@ fn least_loaded(allowed: impl Fn(CpuId) -> bool) -> Option<&'static Cpu> {
 }
 
 /// Puts a thread that is nowhere where it may run and the least is to do.
-/// Interrupts off, no queue locked but that of a CPU that goes away.
+/// Interrupts off, no queue locked.
 pub(super) fn place(thread: NonNull<Thread>) {
     // SAFETY: it has not exited, and nobody else moves it.
     let to = least_loaded(|id| unsafe { thread.as_ref().may_move_to(id) });
-    let to = to.unwrap_or_else(cpu::this);
-    // SAFETY: as above.
-    unsafe { thread.as_ref() }.set_cpu(to.id());
-    enqueue(to, &mut to.lock(), thread);
+    put(to.unwrap_or_else(cpu::this), thread);
+}
+
+/// Puts a thread that is nowhere into the queue of `to`, or of another CPU if
+/// that has begun to go away. Interrupts off, no queue locked.
+fn put(to: &'static Cpu, thread: NonNull<Thread>) {
+    // SAFETY: it has not exited, and nobody else moves it.
+    let this = unsafe { thread.as_ref() };
+    let mut to = to;
+    loop {
+        this.set_cpu(to.id());
+        let mut queue = to.lock();
+        // Under the lock this is either seen here, or the thread is found there.
+        if !must_leave(to, this) {
+            return enqueue(to, &mut queue, thread);
+        }
+        drop(queue);
+        // SAFETY: as above.
+        to = least_loaded(|id| unsafe { this.may_move_to(id) }).unwrap_or(to);
+    }
 }
 
 /// Leaves the CPU to another thread and returns when this one is back, maybe on
@@ -224,21 +240,26 @@ fn must_leave(cpu: &Cpu, thread: &Thread) -> bool {
 pub(crate) fn retire() {
     let cpu = cpu::this();
     cpu.set_offline();
-    // Held throughout: nobody who holds another queue waits for this one.
-    let mut queue = cpu.lock();
-    loop {
-        // SAFETY: what is in the queue lives.
-        let ready =
-            queue.ready.take(&mut |entity| must_leave(cpu, unsafe { Thread::of(entity).as_ref() }));
-        let found = ready
-            .or_else(|| queue.sleepers.take(&mut |entity| must_leave(cpu, Thread::with(entity))));
-        let Some(thread) = found.map(Thread::of) else { break };
-        // SAFETY: as above.
-        unsafe { thread.as_ref() }.set_state(State::Moving);
+    while let Some(thread) = evict(cpu) {
         place(thread);
     }
-    cpu.tell(&queue);
     cpu.wanted.store(true, Relaxed);
+}
+
+/// Takes a thread that has to leave `cpu` off its queue.
+fn evict(cpu: &Cpu) -> Option<NonNull<Thread>> {
+    let mut queue = cpu.lock();
+    // SAFETY: what is in the queue lives.
+    let ready =
+        queue.ready.take(&mut |entity| must_leave(cpu, unsafe { Thread::of(entity).as_ref() }));
+    // Before their time: they look again at what they wait for.
+    let found =
+        ready.or_else(|| queue.sleepers.take(&mut |entity| must_leave(cpu, Thread::with(entity))));
+    let thread = Thread::of(found?);
+    // SAFETY: as above.
+    unsafe { thread.as_ref() }.set_state(State::Moving);
+    cpu.tell(&queue);
+    Some(thread)
 }
 
 /// The first thing that a thread does on the CPU it was switched to.
