@@ -14,7 +14,7 @@ fn main() {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), Into::into);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["run", "--release", "--quiet", "--locked", "--manifest-path"])
+        .args(["run", "--release", "--quiet", "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
         .arg(target.join("peers"))
