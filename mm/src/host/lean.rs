@@ -17,7 +17,7 @@
 use super::Machine;
 use crate::mailbox::{Token, run_on_each};
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
-use crate::sync::HeldLocks;
+use crate::sync::{AtomicU64, HeldLocks, Ordering::Relaxed};
 use crate::types::{CpuId, NodeId, Pfn, PfnRange};
 use core::cell::Cell;
 use core::fmt;
@@ -33,22 +33,34 @@ const BORROWED: IrqState = IrqState(2);
 
 /// What a thread knows of itself.
 struct Notes {
-    /// The platform whose CPU this thread is, by address; 0: none.
-    platform: Cell<usize>,
+    /// The number of the platform whose CPU this thread is; 0: none.
+    platform: Cell<u64>,
     cpu: Cell<CpuId>,
     /// Inside the manager.
     inside: Cell<bool>,
+    /// That CPU's token, which lives as long as its platform.
+    token: Cell<*const Token>,
 }
 
 std::thread_local! {
     static NOTES: Notes = const {
-        Notes { platform: Cell::new(0), cpu: Cell::new(CpuId(0)), inside: Cell::new(false) }
+        Notes {
+            platform: Cell::new(0),
+            cpu: Cell::new(CpuId(0)),
+            inside: Cell::new(false),
+            token: Cell::new(core::ptr::null()),
+        }
     };
 }
+
+/// The number of the last platform made. None is used again, so that what a
+/// thread notes of one is never mistaken for another.
+static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// A [`Machine`] whose CPUs threads can keep.
 #[derive(Debug)]
 pub struct Lean {
+    number: u64,
     machine: Machine,
     tokens: Vec<Token>,
 }
@@ -57,7 +69,7 @@ impl Lean {
     /// That machine, with as many CPUs as it has.
     pub fn new(machine: Machine) -> Self {
         let tokens = (0..machine.cpus()).map(|id| Token::new(CpuId(id))).collect();
-        Self { machine, tokens }
+        Self { number: LAST.fetch_add(1, Relaxed) + 1, machine, tokens }
     }
 
     /// The machine below: its clock, its log.
@@ -65,8 +77,7 @@ impl Lean {
         &self.machine
     }
 
-    /// Makes this thread that CPU; waits until it is idle. The platform stays
-    /// where it is meanwhile.
+    /// Makes this thread that CPU; waits until it is idle.
     ///
     /// # Panics
     /// If there is no such CPU, or this thread is one already.
@@ -77,7 +88,7 @@ impl Lean {
         while !token.try_take() {
             std::thread::yield_now();
         }
-        NOTES.with(|notes| notes.become_cpu(self.id(), cpu, false));
+        NOTES.with(|notes| self.become_cpu(notes, cpu, false));
         Claim { platform: self, cpu, _not_send: PhantomData }
     }
 
@@ -88,12 +99,15 @@ impl Lean {
     pub fn claim_idle(&self) -> Option<Claim<'_>> {
         assert!(NOTES.with(|notes| notes.platform.get()) == 0, "a thread is one CPU at a time");
         let cpu = self.take_idle()?;
-        NOTES.with(|notes| notes.become_cpu(self.id(), cpu, false));
+        NOTES.with(|notes| self.become_cpu(notes, cpu, false));
         Some(Claim { platform: self, cpu, _not_send: PhantomData })
     }
 
-    fn id(&self) -> usize {
-        core::ptr::from_ref(self).addr()
+    fn become_cpu(&self, notes: &Notes, cpu: CpuId, inside: bool) {
+        notes.platform.set(self.number);
+        notes.cpu.set(cpu);
+        notes.inside.set(inside);
+        notes.token.set(&raw const self.tokens[usize::from(cpu.0)]);
     }
 
     fn take_idle(&self) -> Option<CpuId> {
@@ -112,7 +126,7 @@ impl Lean {
                 None => std::thread::yield_now(),
             }
         };
-        notes.become_cpu(self.id(), cpu, true);
+        self.become_cpu(notes, cpu, true);
         (cpu, BORROWED)
     }
 
@@ -132,14 +146,6 @@ impl Lean {
         // SAFETY: the CPU is claimed by this thread, which is not inside the
         // manager: it is leaving, or has just come from `Claim::serve`.
         unsafe { self.tokens[usize::from(cpu.0)].serve() };
-    }
-}
-
-impl Notes {
-    fn become_cpu(&self, platform: usize, cpu: CpuId, inside: bool) {
-        self.platform.set(platform);
-        self.cpu.set(cpu);
-        self.inside.set(inside);
     }
 }
 
@@ -219,7 +225,7 @@ unsafe impl Platform for Lean {
     #[inline]
     fn irq_save(&self) -> (CpuId, IrqState) {
         NOTES.with(|notes| {
-            if notes.platform.get() != self.id() {
+            if notes.platform.get() != self.number {
                 return self.borrow_cpu(notes);
             }
             let nested = notes.inside.replace(true);
@@ -229,33 +235,39 @@ unsafe impl Platform for Lean {
 
     #[inline]
     fn irq_restore(&self, cpu: CpuId, state: IrqState) {
-        if state.0 == NESTED.0 {
-            return;
-        }
-        NOTES.with(|notes| {
-            if state.0 == BORROWED.0 {
-                return self.give_back(cpu, notes);
-            }
-            notes.inside.set(false);
-            if self.tokens.get(usize::from(cpu.0)).is_some_and(Token::has_mail) {
+        if state.0 == CLAIMED.0 {
+            let mail = NOTES.with(|notes| {
+                notes.inside.set(false);
+                // SAFETY: this thread is a CPU of this platform, so the token
+                // is one of its.
+                unsafe { (*notes.token.get()).has_mail() }
+            });
+            if mail {
                 self.serve(cpu);
             }
-        });
+        } else if state.0 == BORROWED.0 {
+            NOTES.with(|notes| self.give_back(cpu, notes));
+        }
     }
 
     fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
         let own = NOTES.with(|notes| {
-            let mine = notes.platform.get() == self.id();
+            let mine = notes.platform.get() == self.number;
             assert!(!(mine && notes.inside.get()), "waits for other CPUs inside the manager");
             mine.then(|| notes.cpu.get())
         });
         let as_that_cpu = |cpu: CpuId| {
             NOTES.with(|notes| {
                 // Whoever runs this has the token already, to give it up itself.
-                let before = (notes.platform.get(), notes.cpu.get(), notes.inside.get());
-                notes.become_cpu(self.id(), cpu, true);
+                let before = notes.platform.get();
+                let was = notes.cpu.get();
+                self.become_cpu(notes, cpu, true);
                 f(cpu);
-                notes.become_cpu(before.0, before.1, before.2);
+                if before == self.number {
+                    self.become_cpu(notes, was, false);
+                } else {
+                    notes.platform.set(before);
+                }
             });
         };
         // SAFETY: this thread holds the token of `own` and no other, and is not
@@ -281,7 +293,7 @@ unsafe impl Platform for Lean {
 
     fn stall(&self) {
         let own = NOTES.with(|notes| {
-            let outside = notes.platform.get() == self.id() && !notes.inside.get();
+            let outside = notes.platform.get() == self.number && !notes.inside.get();
             outside.then(|| notes.cpu.get())
         });
         // Whoever waits serves.
