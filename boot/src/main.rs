@@ -92,6 +92,9 @@ fn boot(options: &RunOptions) -> Result<u8> {
     if let Some(time) = ran.seen.first_ktap {
         eprintln!("quarry: first KTAP line after {:.1} s", time.as_secs_f32());
     }
+    if ran.memory_kib > 0 {
+        eprintln!("quarry: QEMU had {} MiB of this host's memory at most", ran.memory_kib >> 10);
+    }
     if outcome.status() != 0 && !ran.seen.last_line.is_empty() {
         eprintln!("quarry: the last line was: {}", ran.seen.last_line);
     }

@@ -43,9 +43,9 @@ pub fn arguments(options: &RunOptions, disk: &Path, ovmf: Option<&Ovmf>) -> Vec<
     let mut args = Vec::new();
     let mut arg = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
 
-    arg(&["-accel", options.accel.name(), "-cpu", "max"]);
+    arg(&["-accel", options.accel.name(), "-cpu", cpu(options)]);
     arg(&["-m", &options.memory.0, "-smp", &options.cpus.to_string()]);
-    args.extend(numa(options));
+    args.extend(memory(options));
     let mut arg = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
     if let Some(Ovmf { code, vars }) = ovmf {
         let chip = |unit, mode, path| {
@@ -64,13 +64,40 @@ pub fn arguments(options: &RunOptions, disk: &Path, ovmf: Option<&Ovmf>) -> Vec<
     args
 }
 
-/// The arguments that divide memory and processors among nodes; none for one.
+/// Above this many KiB the host is not asked to set aside what the machine may
+/// use: it backs what is touched. A host that is smaller than the machine would
+/// refuse.
+const UNRESERVED_KIB: u64 = 8 << 20;
+/// Above this many KiB the emulated processor needs more than its 40 bits of
+/// physical address: RAM goes on beyond 1 TiB, past a hole below that.
+const WIDE_KIB: u64 = 512 << 20;
+
+fn cpu(options: &RunOptions) -> &'static str {
+    let wide = options.memory.kib().is_some_and(|kib| kib > WIDE_KIB);
+    if wide { "max,phys-bits=46" } else { "max" }
+}
+
+/// The arguments that say where memory comes from, if there is anything to say:
+/// it is large, or divided among nodes.
+fn memory(options: &RunOptions) -> Vec<String> {
+    let Some(kib) = options.memory.kib() else { return Vec::new() };
+    let reserve = if kib > UNRESERVED_KIB { ",reserve=off" } else { "" };
+    if options.nodes > 1 {
+        return numa(options, kib, reserve);
+    }
+    if reserve.is_empty() {
+        return Vec::new();
+    }
+    let object = format!("memory-backend-ram,id=ram,size={kib}K{reserve}");
+    ["-machine", "memory-backend=ram", "-object", &object].map(str::to_owned).into()
+}
+
+/// The arguments that divide memory and processors among nodes.
 /// The nodes stand in a row: each is 10 further from the first than the one
 /// before it.
-fn numa(options: &RunOptions) -> Vec<String> {
+fn numa(options: &RunOptions, kib: u64, reserve: &str) -> Vec<String> {
     let (nodes, cpus) = (u64::from(options.nodes), u64::from(options.cpus));
     let mut args = Vec::new();
-    let Some(kib) = options.memory.kib().filter(|_| nodes > 1) else { return args };
     // In whole MiB, what is left over on the last.
     let each = (kib / nodes) >> 10 << 10;
     for node in 0..nodes {
@@ -80,7 +107,8 @@ fn numa(options: &RunOptions) -> Vec<String> {
         if first < end {
             place += &format!(",cpus={first}-{}", end - 1);
         }
-        args.extend(["-object".into(), format!("memory-backend-ram,id=node{node},size={size}K")]);
+        let object = format!("memory-backend-ram,id=node{node},size={size}K{reserve}");
+        args.extend(["-object".into(), object]);
         args.extend(["-numa".into(), place]);
     }
     for (a, b) in (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b))) {
@@ -131,6 +159,19 @@ mod tests {
         assert!(args.contains(&"-no-reboot".into()));
         assert!(has(&args, "-drive", "format=raw,snapshot=on,file=/x/a,,b.img"));
         assert!(!args.iter().any(|arg| arg.contains("pflash") || arg == "-fw_cfg"));
+    }
+
+    #[test]
+    fn large_machines_are_not_reserved() {
+        let small = args(&["--memory", "8G"], None);
+        assert!(has(&small, "-cpu", "max") && !small.iter().any(|arg| arg.contains("backend")));
+        let large = args(&["--memory", "64G"], None);
+        assert!(has(&large, "-cpu", "max") && has(&large, "-machine", "memory-backend=ram"));
+        assert!(has(&large, "-object", "memory-backend-ram,id=ram,size=67108864K,reserve=off"));
+        let huge = args(&["--memory", "2T", "--nodes", "2"], None);
+        assert!(has(&huge, "-cpu", "max,phys-bits=46"));
+        let object = "memory-backend-ram,id=node1,size=1073741824K,reserve=off";
+        assert!(has(&huge, "-object", object) && !has(&huge, "-machine", "memory-backend=ram"));
     }
 
     #[test]

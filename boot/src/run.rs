@@ -36,6 +36,9 @@ pub struct Ran {
     pub end: End,
     /// What the kernel said meanwhile.
     pub seen: Seen,
+    /// The most memory of the host that QEMU has had, in KiB; 0 if the host does
+    /// not tell.
+    pub memory_kib: u64,
 }
 
 /// Runs `program` with `args` until it ends or `limit` is over, its output to
@@ -69,17 +72,22 @@ pub fn run(
     let output = child.stdout.take().context("no output to read")?;
     let reader = thread::spawn(move || tee(output, terminal, log, started));
 
-    let end = wait(&mut child, limit.map(|limit| started + limit))?;
+    let mut memory_kib = 0;
+    let end = wait(&mut child, limit.map(|limit| started + limit), &mut memory_kib)?;
     let seen = match reader.join() {
         Ok(seen) => seen.context("cannot read the serial line")?,
         Err(_) => Seen::default(),
     };
-    Ok(Ran { end, seen })
+    Ok(Ran { end, seen, memory_kib })
 }
 
-/// Waits for the end of `child`, and brings it about at `deadline`.
-fn wait(child: &mut Child, deadline: Option<Instant>) -> io::Result<End> {
+/// Waits for the end of `child`, and brings it about at `deadline`. Meanwhile
+/// notes the most memory that it has had.
+fn wait(child: &mut Child, deadline: Option<Instant>, memory_kib: &mut u64) -> io::Result<End> {
     loop {
+        if let Some(kib) = most_memory_kib(child.id()) {
+            *memory_kib = kib.max(*memory_kib);
+        }
         if let Some(status) = child.try_wait()? {
             return Ok(end(status));
         }
@@ -89,6 +97,14 @@ fn wait(child: &mut Child, deadline: Option<Instant>) -> io::Result<End> {
         }
         thread::sleep(POLL);
     }
+}
+
+/// The most memory of the host that a process has had at a time so far, as
+/// Linux tells.
+fn most_memory_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 fn end(status: ExitStatus) -> End {
