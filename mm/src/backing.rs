@@ -54,15 +54,21 @@ pub(crate) fn make_map<P: Platform>(
     for ram in early.ram() {
         let movable = config.movable_start.get(usize::from(ram.node.0));
         let movable = movable.copied().unwrap_or(Pfn(u64::MAX));
-        let mut block = ram.range.start.pageblock();
-        while block < ram.range.end {
-            // One that two nodes share is the first one's.
-            if map.info(block).is_none() {
-                let kind = kind_of(block, movable);
-                // SAFETY: both arrays were backed for all RAM.
-                unsafe { map.add_block(block, ram.node, kind, MigrateType::Movable) };
-            }
-            block = block.add(PAGEBLOCK_PAGES);
+        let mut at = ram.range.start.pageblock();
+        // A block that two ranges share is the first one's.
+        if map.info(at).is_some() {
+            at = at.add(PAGEBLOCK_PAGES);
+        }
+        let end = ram.range.end.align_up(PAGEBLOCK_ORDER);
+        while at < end {
+            let kind = kind_of(at, movable);
+            let next = [DMA_END, DMA32_END, movable].into_iter().filter(|&border| border > at);
+            // A zone begins with a whole block.
+            let next = next.min().map_or(end, |border| Pfn(border.0.min(end.0)));
+            let blocks = PfnRange::new(at, next.align_up(PAGEBLOCK_ORDER));
+            // SAFETY: both arrays were backed for all RAM.
+            unsafe { map.add_blocks(blocks, ram.node, kind, MigrateType::Movable) };
+            at = blocks.end;
         }
     }
     Ok(map)

@@ -203,7 +203,7 @@ impl MemMap {
     /// [`pages_bytes`](Self::pages_bytes) and
     /// [`blocks_bytes`](Self::blocks_bytes), used by nobody else, which live as
     /// long as the map; each part is backed before
-    /// [`add_block`](Self::add_block) tells of it.
+    /// [`add_blocks`](Self::add_blocks) tells of it.
     pub unsafe fn new(pages: *mut u8, blocks: *mut u8, end: Pfn) -> Self {
         Self {
             pages: pages.cast(),
@@ -239,16 +239,28 @@ impl MemMap {
         ]
     }
 
-    /// Makes the pageblock of `block` known, not populated.
+    /// Makes the pageblocks of `range`, whole ones, known, not populated.
     ///
     /// # Safety
-    /// What [`backing`](Self::backing) names for it is backed, and the part of
+    /// What [`backing`](Self::backing) names for them is backed, and the part of
     /// the block words was zeroed when it was.
-    pub unsafe fn add_block(&self, block: Pfn, node: NodeId, zone: ZoneKind, ty: MigrateType) {
-        self.regions.set(block);
-        // SAFETY: the caller says that this part of the array is backed.
-        unsafe { &*self.blocks.wrapping_add((block.0 / PAGEBLOCK_PAGES) as usize) }
-            .init(node, zone, ty);
+    pub unsafe fn add_blocks(
+        &self,
+        range: PfnRange,
+        node: NodeId,
+        zone: ZoneKind,
+        ty: MigrateType,
+    ) {
+        let mut region = range.start;
+        while region < range.end {
+            self.regions.set(region);
+            region = Pfn((region.0 / REGION_PAGES + 1) * REGION_PAGES);
+        }
+        let first = self.blocks.wrapping_add((range.start.0 / PAGEBLOCK_PAGES) as usize);
+        for block in 0..(range.pages() / PAGEBLOCK_PAGES) as usize {
+            // SAFETY: the caller says that this part of the array is backed.
+            unsafe { &*first.wrapping_add(block) }.init(node, zone, ty);
+        }
     }
 
     /// Gives the pageblocks of `range`, whole ones, known and not populated,

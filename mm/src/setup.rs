@@ -22,7 +22,9 @@ use crate::platform::{LogLevel, Platform};
 use crate::slab::SlabState;
 use crate::stats::Stats;
 use crate::sync::{AtomicU8, CpuCell, Ordering::Relaxed};
-use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind};
+use crate::types::{
+    CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind,
+};
 use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::{self, FallbackOrder, NodeSet, fallback_orders};
@@ -345,7 +347,7 @@ impl<P: Platform> Mm<P> {
         &self.zones[self.map.block(pfn).zone_index()]
     }
 
-    /// `range` (all RAM) cut at zone borders.
+    /// `range`, a part of one range of RAM, cut at zone borders.
     fn by_zone(&self, range: PfnRange) -> impl Iterator<Item = PfnRange> + '_ {
         let mut at = range.start;
         core::iter::from_fn(move || {
@@ -353,10 +355,19 @@ impl<P: Platform> Mm<P> {
                 return None;
             }
             let start = at;
-            let zone = self.zone_index_of(at);
-            while at < range.end && self.zone_index_of(at) == zone {
-                at = at.pageblock().add(PAGEBLOCK_PAGES).min(range.end);
+            let zone = self.zone_index_of(start);
+            // The first block may be another node's. From there on zones only
+            // rise, so that a border can be searched for.
+            let mut low = at.pageblock().add(PAGEBLOCK_PAGES).min(range.end);
+            if low < range.end && self.zone_index_of(low) == zone {
+                let mut high = range.end.align_up(PAGEBLOCK_ORDER);
+                while high.0 - low.0 > PAGEBLOCK_PAGES {
+                    let middle = Pfn(low.0 + (high.0 - low.0) / 2).pageblock();
+                    if self.zone_index_of(middle) == zone { low = middle } else { high = middle }
+                }
+                low = high.min(range.end);
             }
+            at = low;
             Some(PfnRange::new(start, at))
         })
     }
