@@ -11,7 +11,9 @@ use crate::platform::{LogLevel, Platform, Worker};
 use crate::pressure::Attempt;
 use crate::stats::Event;
 use crate::sync::{Ordering::Relaxed, may_wait};
-use crate::types::{MAX_ORDER, MigrateType, NodeId, Order, Pfn, ZoneKind};
+use crate::types::{
+    COSTLY_ORDER, MAX_ORDER, MigrateType, NodeId, Order, PAGEBLOCK_ORDER, Pfn, ZoneKind,
+};
 use crate::zone::{Mark, Zone};
 use core::panic::Location;
 
@@ -45,19 +47,26 @@ impl<P: Platform> Mm<P> {
         if req.gfp.can_block() {
             may_wait(&self.platform, "memory");
         }
-        if let Some(page) = self.alloc_hit(&req) {
+        if req.order <= COSTLY_ORDER
+            && let Some(page) = self.alloc_hit(&req)
+        {
             return Ok(page);
         }
         self.alloc_missed(req, Location::caller())
     }
 
-    /// Allocates what this CPU's lists do not have.
+    /// Allocates what this CPU's lists of small blocks do not have.
     #[inline(never)]
     fn alloc_missed(
         &self,
         req: Request,
         at: &'static Location<'static>,
     ) -> Result<Page, AllocError> {
+        if req.order == PAGEBLOCK_ORDER
+            && let Some(page) = self.alloc_hit(&req)
+        {
+            return Ok(page);
+        }
         if let Some(page) = self.alloc_plain(&req) {
             return Ok(page);
         }

@@ -10,10 +10,12 @@ use crate::buddy::{Buddy, Placement};
 use crate::gfp::{Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
-use crate::pcp::{Pcp, is_listed, list_at, list_index, list_order};
+use crate::pcp::{Pcp, is_listed, list_at, list_from, list_index, list_order};
 use crate::platform::Platform;
 use crate::sync::{AtomicPtr, AtomicU32, Cpu, CpuCell, Ordering::Relaxed};
-use crate::types::{CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, Pfn, ZoneKind};
+use crate::types::{
+    COSTLY_ORDER, CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, Pfn, ZoneKind,
+};
 use crate::zone::Zone;
 use core::ptr::null_mut;
 
@@ -66,12 +68,14 @@ struct Home {
     /// the flags contradict each other, or nothing is plain on this machine.
     lists: AtomicPtr<CpuCell<Pcp>>,
     class: AtomicU32,
-    /// The migratetype's index.
-    ty: AtomicU32,
+    /// The first list of the migratetype.
+    lists_from: AtomicU32,
 }
 
-/// What one CPU's plain requests come to, by the bits of [`PLACE`].
+/// What one CPU's plain requests come to, by the bits of [`PLACE`]. A power of
+/// two in size, so that a CPU's is found by a shift.
 #[derive(Debug)]
+#[repr(align(1024))]
 pub(crate) struct Homes {
     /// The CPU's lists of the first zone; null if nothing is plain.
     cells: AtomicPtr<CpuCell<Pcp>>,
@@ -86,7 +90,7 @@ impl Default for Homes {
                 Home {
                     lists: AtomicPtr::new(null_mut()),
                     class: AtomicU32::new(0),
-                    ty: AtomicU32::new(0),
+                    lists_from: AtomicU32::new(0),
                 }
             }; _],
         }
@@ -94,15 +98,15 @@ impl Default for Homes {
 }
 
 impl<P: Platform> Mm<P> {
-    /// A plain block of a common order from this CPU's list of the best zone,
-    /// if that is above its low mark. Its head word says Kernel.
+    /// A plain block of a listed order from this CPU's list of the best zone, if
+    /// that is above its low mark. Its head word says Kernel.
     // Always inlined: most callers know flags and order while they are compiled,
     // and much of this is gone then.
     #[inline(always)]
     pub(crate) fn alloc_hit(&self, req: &Request) -> Option<Page> {
         let order = req.order;
         let bits = req.gfp.bits() & (PLACE | NOT_PLAIN.bits());
-        if bits > PLACE || !is_listed(order) || req.node.is_some() {
+        if bits > PLACE || req.node.is_some() {
             return None;
         }
         let cpu = self.enter();
@@ -114,10 +118,12 @@ impl<P: Platform> Mm<P> {
                 let class = home.class.load(Relaxed) as usize;
                 // Pages of CMA are left out, whoever asks: below the mark
                 // without them, the general way has another look.
-                if !pcp.zone().plainly_above_low(class, order.pages()) {
+                // For small blocks as many pages as the largest of them has.
+                let pages = order.max(COSTLY_ORDER).pages();
+                if !pcp.zone().plainly_above_low(class, pages) {
                     return None;
                 }
-                let list = list_at(order, home.ty.load(Relaxed) as usize);
+                let list = list_from(order, home.lists_from.load(Relaxed) as usize);
                 pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
             })?
         };
@@ -205,7 +211,7 @@ impl<P: Platform> Mm<P> {
         Some(pfn)
     }
 
-    /// Puts an allocated block of a common order on this CPU's list, if nothing
+    /// Puts an allocated block of a listed order on this CPU's list, if nothing
     /// about it is special.
     ///
     /// A block freed twice, at another order or in its middle has another head
@@ -217,7 +223,7 @@ impl<P: Platform> Mm<P> {
     #[inline(always)]
     pub(crate) fn free_hit(&self, page: Page) -> Freed {
         let Page { pfn, order } = page;
-        if !is_listed(order) || !self.map.has_word(pfn) {
+        if !self.map.has_word(pfn) {
             return Freed::No;
         }
         let block = self.map.word(pfn);
@@ -312,7 +318,8 @@ impl<P: Platform> Mm<P> {
             }
             let (class, ty) = (place & 3, place >> 2);
             home.class.store(u32::from(class), Relaxed);
-            home.ty.store(u32::from(ty), Relaxed);
+            let from = list_at(Order(0), usize::from(ty));
+            home.lists_from.store(from as u32, Relaxed);
             let first = self.first_zones.get(node * NR_ZONES + usize::from(class));
             let zone = first.and_then(|first| self.zones.get(usize::from(first.load(Relaxed))));
             home.lists.store(zone.map_or(null_mut(), cell), Relaxed);

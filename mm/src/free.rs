@@ -10,7 +10,7 @@ use crate::pcp::list_index;
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
-use crate::types::{MigrateType, Order, Pfn};
+use crate::types::{COSTLY_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, Pfn};
 use crate::zone::Zone;
 
 impl<P: Platform> Mm<P> {
@@ -21,27 +21,34 @@ impl<P: Platform> Mm<P> {
     /// nothing has changed then but a counter and a line in the log.
     #[inline(always)]
     pub fn free_pages(&self, page: Page) -> Result<(), FreeError> {
+        if page.order > COSTLY_ORDER {
+            return self.free_missed(page);
+        }
         match self.free_hit(page) {
             Freed::Yes => Ok(()),
-            Freed::Full(zone) => {
-                self.shed_zone(zone);
-                Ok(())
-            }
+            Freed::Full(zone) => self.shed_zone(zone),
             Freed::No => self.free_missed(page),
         }
     }
 
-    /// Frees what this CPU's lists do not take.
+    /// Frees what this CPU's lists of small blocks do not take.
     #[inline(never)]
     fn free_missed(&self, page: Page) -> Result<(), FreeError> {
+        if page.order == PAGEBLOCK_ORDER {
+            match self.free_hit(page) {
+                Freed::Yes => return Ok(()),
+                Freed::Full(zone) => return self.shed_zone(zone),
+                Freed::No => {}
+            }
+        }
         if self.free_plain(page) { Ok(()) } else { self.free_as(page, PageType::Kernel) }
     }
 
     /// Gives what the per-CPU lists of a zone have too much back to the buddy;
-    /// nothing if that is another CPU's business by now.
+    /// nothing if that is another CPU's business by now. Always Ok.
     #[cold]
     #[inline(never)]
-    fn shed_zone(&self, zone: usize) {
+    fn shed_zone(&self, zone: usize) -> Result<(), FreeError> {
         let zone = &self.zones[zone];
         let cpu = self.enter();
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
@@ -49,6 +56,7 @@ impl<P: Platform> Mm<P> {
         if count >= zone.pcp_high() {
             self.shed(&cpu, zone);
         }
+        Ok(())
     }
 
     /// Frees a block whose owner marked it as of type `ty`.

@@ -150,9 +150,9 @@ pub struct MemMap {
     /// One bit for each 2 GiB in which some block is populated: scanners pass
     /// over the others at once.
     populated: Regions,
-    /// The longest run of regions whose bits in `regions` are all set, as its
-    /// first frame and how many it has: two words to look at for most frames.
-    dense: [AtomicU64; 2],
+    /// Frames below lie in regions whose bits in `regions` are all set: on most
+    /// machines those are all frames, and one look is enough.
+    dense: AtomicU64,
 }
 
 /// A bit for each region.
@@ -211,7 +211,7 @@ impl MemMap {
             end: end.align_up(PAGEBLOCK_ORDER),
             regions: Regions::new(),
             populated: Regions::new(),
-            dense: [const { AtomicU64::new(0) }; 2],
+            dense: AtomicU64::new(0),
         }
     }
 
@@ -325,26 +325,14 @@ impl MemMap {
     /// Whether the pageblock that holds `pfn` has a word.
     #[inline]
     pub(crate) fn has_word(&self, pfn: Pfn) -> bool {
-        let [start, pages] = &self.dense;
-        pfn.0.wrapping_sub(start.load(Relaxed)) < pages.load(Relaxed)
-            || pfn < self.end && self.regions.has(pfn)
+        pfn.0 < self.dense.load(Relaxed) || pfn < self.end && self.regions.has(pfn)
     }
 
-    /// Looks for the longest run of regions with words, after regions came.
-    /// Not while anybody else may ask for the word of a pageblock.
+    /// Notes how far from frame 0 on all regions have words, after some came.
     pub(crate) fn note_dense(&self) {
-        let mut longest = PfnRange::default();
-        let mut start = Pfn(0);
-        for at in (0..self.end.0).step_by(REGION_PAGES as usize) {
-            let next = Pfn((at + REGION_PAGES).min(self.end.0));
-            if !self.regions.has(Pfn(at)) {
-                start = next;
-            } else if next.0 - start.0 > longest.pages() {
-                longest = PfnRange::new(start, next);
-            }
-        }
-        self.dense[0].store(longest.start.0, Relaxed);
-        self.dense[1].store(longest.pages(), Relaxed);
+        let mut regions = (0..self.end.0).step_by(REGION_PAGES as usize);
+        let hole = regions.find(|&at| !self.regions.has(Pfn(at)));
+        self.dense.store(hole.unwrap_or(self.end.0), Relaxed);
     }
 
     /// The word of the pageblock that holds `pfn`, which is populated: a page

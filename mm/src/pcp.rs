@@ -136,6 +136,8 @@ pub(crate) struct Pcp {
     pub(crate) count: u32,
     /// Frees in a row double what the next drain takes.
     free_factor: u8,
+    /// What `allocated` was then: each page allocated since halves it again.
+    allocated_then: u64,
     /// Pages allocated and freed by this CPU in this zone, whatever the path.
     pub(crate) allocated: u64,
     pub(crate) freed: u64,
@@ -151,7 +153,14 @@ pub(crate) const fn is_listed(order: Order) -> bool {
 /// the three that have lists.
 #[inline]
 pub(crate) const fn list_at(order: Order, ty: usize) -> usize {
-    let index = if order.0 <= COSTLY_ORDER.0 { ty * SMALL + order.index() } else { LARGE + ty };
+    list_from(order, ty * SMALL)
+}
+
+/// The list for blocks of a listed order and the type whose first list is
+/// `from`.
+#[inline]
+pub(crate) const fn list_from(order: Order, from: usize) -> usize {
+    let index = if order.0 <= COSTLY_ORDER.0 { from + order.index() } else { LARGE + from / SMALL };
     index % NR_PCP_LISTS
 }
 
@@ -174,7 +183,7 @@ impl Pcp {
     /// Empty lists of a zone.
     pub(crate) fn new(zone: Handle<Zone>) -> Self {
         let lists = [PcpList::default(); NR_PCP_LISTS];
-        Self { zone, lists, count: 0, free_factor: 0, allocated: 0, freed: 0 }
+        Self { zone, lists, count: 0, free_factor: 0, allocated_then: 0, allocated: 0, freed: 0 }
     }
 
     /// Whose pages these are.
@@ -203,7 +212,6 @@ impl Pcp {
         page.set_head(word);
         list.head = page.next();
         self.count -= order.pages() as u32;
-        self.free_factor >>= 1;
         self.allocated += order.pages();
         Some(pfn)
     }
@@ -229,7 +237,6 @@ impl Pcp {
         }
         self.lists[index] = list;
         self.count -= got as u32;
-        self.free_factor >>= 1;
         self.allocated += got as u64;
         got
     }
@@ -353,6 +360,9 @@ impl Pcp {
     /// Pages to give back now that a free has raised the count to `high` or
     /// more: a batch, doubled by each such moment in a run of frees.
     pub(crate) fn surplus(&mut self, batch: u32, high: u32) -> u32 {
+        let allocated =
+            self.allocated - core::mem::replace(&mut self.allocated_then, self.allocated);
+        self.free_factor >>= allocated.min(u64::from(MAX_FREE_FACTOR));
         let most = high.saturating_sub(batch).max(batch);
         let pages = batch << self.free_factor;
         if pages < most {
