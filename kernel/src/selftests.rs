@@ -7,6 +7,7 @@ mod heap_suite;
 mod kernel_suites;
 mod provoke;
 mod smp_suite;
+mod storm_suite;
 mod task_suite;
 
 use crate::arch::irq::IrqMutex;
@@ -105,6 +106,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
         &kernel_suites::SUITES,
         &smp_suite::SUITES,
         &task_suite::SUITES,
+        &storm_suite::SUITES,
         &heap_suite::SUITES,
         Suites::<Machine>::ALL,
     ];
