@@ -22,6 +22,10 @@ use quarry_kernel::sched::Name;
 use quarry_kernel::sdt::{MAX_CPUS, Presence};
 use selftest::{Case, CaseResult, Suite, Test, check, check_eq, check_ok, skip};
 
+/// Milliseconds in which threads that can leave a CPU surely do, however slow the
+/// machine is.
+const LONG: u64 = 60_000;
+
 /// The suite.
 pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
     name: "smp",
@@ -37,6 +41,7 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
         Case::quick("all_cpus_are_held_in_turn", all_cpus_are_held_in_turn),
         Case::quick("unmapped_is_forgotten", unmapped_is_forgotten),
         Case::quick("goes_away_and_comes_back", goes_away_and_comes_back),
+        Case::quick("stays_while_it_is_needed", stays_while_it_is_needed),
         Case::quick("lines_stay_whole", lines_stay_whole),
     ],
 }];
@@ -334,7 +339,7 @@ fn goes_away_and_comes_back(test: &mut Test<'_, Subject>) -> CaseResult {
     let Some(last) = before.iter().last().filter(|&last| last != CpuId(0)) else {
         skip!("one CPU");
     };
-    check!(matches!(smp::cpu_down(mm, CpuId(0)), Err(NotChanged::BootCpu)));
+    check!(matches!(smp::cpu_down(mm, CpuId(0), LONG), Err(NotChanged::BootCpu)));
     check!(matches!(smp::cpu_up(mm, last), Err(NotChanged::NothingToDo)));
     for _ in 0..3 {
         STOP.store(false, Relaxed);
@@ -372,10 +377,10 @@ fn goes_away_and_comes_back(test: &mut Test<'_, Subject>) -> CaseResult {
         };
         go_on(&ROUNDS);
         go_on(&AT_HOME);
-        check_ok!(smp::cpu_down(mm, last));
+        check_ok!(smp::cpu_down(mm, last, LONG));
         let at_home = AT_HOME.load(Relaxed);
         check_eq!(smp::online(), before.without(last));
-        check!(matches!(smp::cpu_down(mm, last), Err(NotChanged::NothingToDo)));
+        check!(matches!(smp::cpu_down(mm, last, LONG), Err(NotChanged::NothingToDo)));
         check_eq!(smp::call(&CpuSet::one(last), &|_| {}), 0);
         let runs = AtomicU32::new(0);
         smp::on_each(&|_| {
@@ -396,6 +401,35 @@ fn goes_away_and_comes_back(test: &mut Test<'_, Subject>) -> CaseResult {
         handles.iter_mut().filter_map(Option::take).for_each(JoinHandle::join);
     }
     each_has_its_timer(test)
+}
+
+/// A thread that may run on one CPU only, and never stops, keeps that.
+fn stays_while_it_is_needed(test: &mut Test<'_, Subject>) -> CaseResult {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static ROUNDS: AtomicUsize = AtomicUsize::new(0);
+    STOP.store(false, Relaxed);
+    let before = smp::online();
+    let Some(last) = before.iter().last().filter(|&last| last != CpuId(0)) else {
+        skip!("one CPU");
+    };
+    let config = Config { cpus: CpuSet::one(last), ..Config::new(Name::new("stayer")) };
+    let stayer = check_ok!(task::spawn(&config, || {
+        while !STOP.load(Relaxed) {
+            ROUNDS.fetch_add(1, Relaxed);
+        }
+    }));
+    let outcome = smp::cpu_down(test.on.mm, last, 30);
+    let rounds = ROUNDS.load(Relaxed);
+    while ROUNDS.load(Relaxed) == rounds {
+        task::sleep(1);
+    }
+    STOP.store(true, Relaxed);
+    stayer.join();
+    check!(matches!(outcome, Err(NotChanged::Busy)), "{outcome:?}");
+    check_eq!(smp::online(), before);
+    // It takes threads again.
+    check_ok!(task::spawn(&config, || {})).join();
+    Ok(())
 }
 
 /// What CPUs say at the same time, from their interrupt handlers, comes out, and

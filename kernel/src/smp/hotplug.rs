@@ -16,9 +16,6 @@ use quarry_kernel::cpuset::CpuSet;
 /// One change at a time.
 static CHANGING: task::Mutex<()> = task::Mutex::new(());
 
-/// How long a CPU's last threads may take to let it go (ms).
-const PATIENCE: u64 = 10_000;
-
 /// Why a CPU stays as it is.
 #[derive(Debug)]
 pub(crate) enum NotChanged {
@@ -44,13 +41,14 @@ impl fmt::Display for NotChanged {
 }
 
 /// Takes `cpu` out of service: its threads go elsewhere, it stops, and what the
-/// memory manager keeps for it goes back. In a thread, interrupts on, no lock
-/// held.
+/// memory manager keeps for it goes back. Threads that may run there only and do
+/// run have `patience` milliseconds to let it go. In a thread, interrupts on, no
+/// lock held.
 ///
 /// # Errors
 ///
 /// [`NotChanged`]; it runs on as before then.
-pub(crate) fn cpu_down(mm: &Mm<Machine>, cpu: CpuId) -> Result<(), NotChanged> {
+pub(crate) fn cpu_down(mm: &Mm<Machine>, cpu: CpuId, patience: u64) -> Result<(), NotChanged> {
     if cpu == CpuId(0) {
         return Err(NotChanged::BootCpu);
     }
@@ -61,7 +59,7 @@ pub(crate) fn cpu_down(mm: &Mm<Machine>, cpu: CpuId) -> Result<(), NotChanged> {
     call(&it, &|_| task::retire());
     let start = time::now_ms();
     while !area.gone.load(Ordering::Acquire) {
-        let late = time::now_ms().saturating_sub(start) > PATIENCE;
+        let late = time::now_ms().saturating_sub(start) > patience;
         // If it cannot be called any more, it is going after all.
         if late && call(&it, &|_| task::come_online()) > 0 {
             return Err(NotChanged::Busy);

@@ -388,6 +388,8 @@ pub(super) fn exit() -> ! {
 
 /// Lets this CPU take threads. Interrupts off.
 pub(crate) fn come_online() {
+    // What it ticked before it went away does not count.
+    cpu::this().ticked.store(0, Relaxed);
     cpu::this().set_online();
 }
 
