@@ -244,3 +244,27 @@ fn interleaved_nodes_span_each_other() {
         give_back(&mm, pages);
     }
 }
+
+/// An object of another node that was freed last lies in an array on its way
+/// home: whoever finds nothing else gets it.
+#[test]
+fn what_is_on_its_way_home_is_not_out_of_reach() {
+    let mm = manager(&row(2), &[0, 1], 2, Distances::default());
+    let config = CacheConfig { dma: true, merge: false, ..CacheConfig::new(512) };
+    let cache = mm.cache_create("far", config).unwrap();
+    mm.platform().run_on(CpuId(1));
+    // What the CPU and its node need to work with the cache.
+    mm.cache_free(cache, mm.cache_alloc(cache, KERNEL).unwrap()).unwrap();
+    let (asked, pages) = exhaust(&mm, Request::new(Order(0), KERNEL | Gfp::DMA));
+    assert_eq!(asked, [0]);
+    let objects: Vec<_> = std::iter::from_fn(|| mm.cache_alloc(cache, KERNEL).ok()).collect();
+    assert!(objects.len() >= 8);
+    for object in objects {
+        assert_eq!(node_of(&mm, frame_of(&mm, object)), 0);
+        mm.cache_free(cache, object).unwrap();
+        assert_eq!(mm.cache_alloc(cache, KERNEL), Ok(object));
+        mm.cache_free(cache, object).unwrap();
+        mm.cache_alloc(cache, KERNEL).unwrap();
+    }
+    give_back(&mm, pages);
+}

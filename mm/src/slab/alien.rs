@@ -7,9 +7,11 @@
 //! the hands of a CPU that keeps its token. Whoever wants to have seen all of a
 //! cache's objects visits all CPUs first and the arrays afterwards.
 
+use super::alloc::Target;
 use super::array::ArrayCache;
 use super::cache::Cache;
 use super::node::ALIEN_LIMIT;
+use crate::gfp::AllocError;
 use crate::list::PageList;
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -90,5 +92,17 @@ impl<P: Platform> Mm<P> {
             };
             self.arrive(cpu, cache, of, &out[..n], surplus);
         }
+    }
+
+    /// Sends home what all nodes have gathered of each other.
+    pub(crate) fn send_all_home(&self, target: Target) -> Result<(), AllocError> {
+        for node in self.all_nodes() {
+            let cpu = self.enter();
+            let cache = self.resolve(&cpu, target)?;
+            let mut surplus = PageList::new();
+            self.drain_aliens(&cpu, cache, node, &mut surplus);
+            self.release_slabs(cache, surplus);
+        }
+        Ok(())
     }
 }

@@ -277,16 +277,22 @@ impl<P: Platform> Mm<P> {
         Ok(taken)
     }
 
-    /// Takes one object from any node but `home`, the nearest first.
+    /// Takes one object from any node but `home`, the nearest first; then from
+    /// what nodes have gathered for each other, which is sent home for that.
     fn take_elsewhere(
         &self,
         target: Target,
         home: NodeId,
         gfp: Gfp,
     ) -> Result<Option<Taken>, AllocError> {
-        for node in self.nearest_nodes(home).filter(|&node| node != home) {
-            if let Some(taken) = self.take_at(target, node, gfp)? {
-                return Ok(Some(taken));
+        for sent_home in [false, true] {
+            if sent_home {
+                self.send_all_home(target)?;
+            }
+            for node in self.nearest_nodes(home).filter(|&node| node != home) {
+                if let Some(taken) = self.take_at(target, node, gfp)? {
+                    return Ok(Some(taken));
+                }
             }
         }
         Ok(None)
