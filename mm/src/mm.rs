@@ -162,7 +162,7 @@ impl<P: Platform> Mm<P> {
         Cpu::enter(&self.platform)
     }
 
-    /// Free pages of all zones, on the buddy's lists only.
+    /// Free pages of all zones, on the buddy's lists or deferred only.
     pub fn free_pages_total(&self) -> u64 {
         self.zones.iter().map(Zone::free_pages).sum()
     }

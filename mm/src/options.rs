@@ -67,6 +67,9 @@ pub struct Options<'a> {
     pub page_poison: bool,
     /// `page_owner=`: record who allocates what.
     pub page_owner: bool,
+    /// `deferred=`: give free memory descriptors when it is first wanted (the
+    /// default), and not all at boot.
+    pub deferred: bool,
     /// `slab_debug=`, also `slub_debug=`.
     pub slab_debug: Option<SlabDebug<'a>>,
     /// `slab_nomerge`, also `slub_nomerge`: every cache for itself.
@@ -92,6 +95,7 @@ impl Default for Options<'_> {
             init_on_free: false,
             page_poison: false,
             page_owner: false,
+            deferred: true,
             slab_debug: None,
             slab_nomerge: false,
             min_free_kbytes: None,
@@ -143,6 +147,7 @@ impl<'a> Options<'a> {
             () if token.is("init_on_free") => self.init_on_free = token.switch()?,
             () if token.is("page_poison") => self.page_poison = token.switch()?,
             () if token.is("page_owner") => self.page_owner = token.switch()?,
+            () if token.is("deferred") => self.deferred = token.switch()?,
             () if token.is("slab_debug") || token.is("slub_debug") => {
                 self.slab_debug = slab_debug(token)?;
             }
@@ -219,6 +224,7 @@ impl<'a> Options<'a> {
             init_on_free: self.init_on_free,
             page_poison: self.page_poison,
             page_owner: self.page_owner,
+            defer: self.deferred,
             ..Config::default()
         }
     }

@@ -206,7 +206,8 @@ impl Zone {
         self.cma_pages.load(Relaxed)
     }
 
-    /// Free pages on the lists, isolated blocks and per-CPU lists excluded.
+    /// Free pages on the lists or deferred, isolated blocks and per-CPU lists
+    /// excluded.
     pub fn free_pages(&self) -> u64 {
         self.free.total().max(0) as u64
     }

@@ -34,7 +34,7 @@ fn refusal(word: &str) -> Malformed<'_> {
 fn every_option() {
     let o = options(
         "mem=512M cma=64M@0x10000000 movablecore=25% kernelcore=1G init_on_alloc=1 init-on-free=on \
-         page_poison=y page_owner=on slub_debug=FZ,kmalloc-64,dentry* slab_nomerge memtest=4 \
+         page_poison=y page_owner=on deferred=off slub_debug=FZ,kmalloc-64,dentry* slab_nomerge memtest=4 \
          sysctl.vm.min_free_kbytes=4096 watermark_scale_factor=100 numa=off",
     );
     assert_eq!(o.map_edits(), [MapEdit::Limit(512 * M)]);
@@ -45,6 +45,7 @@ fn every_option() {
     assert_eq!(o.movable.kernelcore, Some(CoreSize::Bytes(1 << 30)));
     assert!(o.init_on_alloc && o.init_on_free && o.page_poison && o.page_owner && o.slab_nomerge);
     assert!(o.numa_off && !Options::default().numa_off);
+    assert!(!o.deferred && Options::default().deferred);
     assert_eq!((o.memtest, o.min_free_kbytes), (4, Some(4096)));
     assert_eq!(o.watermark_scale_factor, Some(100));
     let debug = o.slab_debug.unwrap();
@@ -55,7 +56,7 @@ fn every_option() {
     let ram = [RamRange { range: PfnRange::new(Pfn(1), Pfn(1 << 21)), node: NodeId(0) }];
     let config = o.config(&ZoneLayout::new(&ram, o.movable), (1 << 21) - 1);
     assert!(config.init_on_alloc && config.init_on_free && config.page_poison && config.page_owner);
-    assert_eq!(config.min_free_kb, Some(4096));
+    assert_eq!((config.min_free_kb, config.defer), (Some(4096), false));
     assert_eq!((config.cma[0], config.cma[1]), (Some(area), None));
     // A quarter movable leaves more to the kernel than 1 GiB; it is below 8 GiB.
     assert_eq!(config.movable_start[0], Pfn(3 << 19));
