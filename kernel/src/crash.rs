@@ -31,10 +31,27 @@ pub(crate) fn exception(frame: &TrapFrame) -> ! {
     report(&Exception(frame), Some(frame), Backtrace { rip: frame.rip, rbp: frame.rbp })
 }
 
-/// Reports that the test that runs, or the code that `frame` interrupted,
-/// takes too long, and ends.
-pub(crate) fn hang(frame: &TrapFrame, what: fmt::Arguments<'_>) -> ! {
+/// Reports that the test that runs takes too long, and ends. The code that
+/// `frame` interrupted may be that test, or what runs while it waits elsewhere.
+pub(crate) fn hang(frame: &TrapFrame, elsewhere: Option<Backtrace>, what: fmt::Arguments<'_>) -> ! {
+    let what = Hang { what, elsewhere };
     report(&what, Some(frame), Backtrace { rip: frame.rip, rbp: frame.rbp })
+}
+
+/// What hangs, and where it waits.
+struct Hang<'a> {
+    what: fmt::Arguments<'a>,
+    elsewhere: Option<Backtrace>,
+}
+
+impl fmt::Display for Hang<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.what)?;
+        match &self.elsewhere {
+            Some(trace) => write!(f, "\nit waits at:\n{trace}and this runs meanwhile:"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Ends the boot for a reason that is the machine's, not a bug: one clear line,

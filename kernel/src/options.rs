@@ -20,6 +20,8 @@ pub enum Crash {
     Panic,
     /// `hang`: a test that never ends, with interrupts on.
     Hang,
+    /// `wait`: a test that waits for what never comes.
+    Wait,
     /// `lockup`: a test that never ends, with interrupts off.
     Lockup,
     /// `cpu`: panic on all CPUs but this one, at the same time.
@@ -41,13 +43,14 @@ pub enum Crash {
 }
 
 impl Crash {
-    const NAMES: [(&'static str, Self); 14] = [
+    const NAMES: [(&'static str, Self); 15] = [
         ("pf", Self::PageFault),
         ("df", Self::DoubleFault),
         ("ud", Self::UndefinedInstruction),
         ("stack", Self::StackOverflow),
         ("panic", Self::Panic),
         ("hang", Self::Hang),
+        ("wait", Self::Wait),
         ("lockup", Self::Lockup),
         ("cpu", Self::OtherCpus),
         ("wx", Self::WriteCode),

@@ -15,6 +15,7 @@ use crate::arch::time;
 use crate::arch::trap::TrapFrame;
 use crate::platform::Machine;
 use crate::take::Take;
+use crate::task::{self, Thread};
 use crate::workers::{self, Quiet};
 use crate::{console, crash};
 use core::fmt;
@@ -32,6 +33,8 @@ struct Running {
     suite: &'static str,
     case: &'static str,
     since_ms: u64,
+    /// Whose it is; that thread outlives all tests.
+    thread: &'static Thread,
 }
 
 impl fmt::Display for Running {
@@ -76,7 +79,8 @@ pub(crate) fn watchdog(frame: &TrapFrame) {
     let Some(running) = RUNNING.try_lock().and_then(|running| *running) else { return };
     let ran_ms = time::now_ms().saturating_sub(running.since_ms);
     if limit_ms != 0 && ran_ms > limit_ms && !crash::in_progress() {
-        crash::hang(frame, format_args!("test {running} hangs: no end after {} s", ran_ms / 1000));
+        let what = format_args!("test {running} hangs: no end after {} s", ran_ms / 1000);
+        crash::hang(frame, running.thread.waits_at(), what);
     }
 }
 
@@ -155,7 +159,8 @@ impl Harness for ToConsole {
 
     fn case_begins(&mut self, suite: &'static str, case: &'static str) {
         self.quiet = Some(workers::quiet());
-        *RUNNING.lock() = Some(Running { suite, case, since_ms: time::now_ms() });
+        *RUNNING.lock() =
+            Some(Running { suite, case, since_ms: time::now_ms(), thread: task::current() });
     }
 
     fn case_ended(&mut self) {

@@ -44,6 +44,7 @@ fn on_purpose(_: &mut Test<'_, Subject>) -> CaseResult {
         }
         Crash::Panic => panic_on_purpose(),
         Crash::Hang => hang(),
+        Crash::Wait => task::WaitQueue::new().wait_until(|| black_box(false)),
         Crash::Lockup => {
             irq::save();
             hang();

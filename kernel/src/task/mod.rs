@@ -24,6 +24,6 @@ pub(crate) use sched::{
     come_online, enter_idle, may_sleep, preempt_from_irq, retire, sleep, tick, yield_now,
 };
 pub(crate) use spawn::{Config, JoinHandle, SpawnError, init, move_to, spawn, undertake};
-pub(crate) use thread::{Rights, current};
+pub(crate) use thread::{Rights, Thread, current};
 pub(crate) use wait::WaitQueue;
 pub(crate) use watchdog::{answer, is_named, set_limit};

@@ -1,6 +1,8 @@
 //! From one stack to another: the registers that a function keeps for its
-//! caller go onto the old stack and come from the new one. Calls nothing.
+//! caller go onto the old stack and come from the new one. Calls nothing
+//! but for the shape of a backtrace.
 
+use crate::backtrace::Backtrace;
 use core::arch::global_asm;
 
 // Interrupts are off on both sides. There are no others to keep: the kernel is
@@ -49,6 +51,18 @@ unsafe extern "C" {
 pub(super) unsafe fn switch(old: *mut u64, new: u64) {
     // SAFETY: passed on to the caller.
     unsafe { task_switch(old, new) }
+}
+
+/// Where the thread whose stack pointer is `rsp` left off.
+///
+/// # Safety
+///
+/// It must have switched away, or been prepared, and its stack still be there.
+pub(super) unsafe fn left_at(rsp: u64) -> Backtrace {
+    let frame: *const [u64; WORDS] = core::ptr::with_exposed_provenance(rsp as usize);
+    // SAFETY: the caller vouches for it.
+    let [.., rbp, rip] = unsafe { frame.read() };
+    Backtrace { rip, rbp }
 }
 
 /// Words of a prepared stack that the first switch takes.

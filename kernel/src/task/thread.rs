@@ -2,6 +2,8 @@
 //! that making a thread takes nothing but the stack. Calls `arch::percpu`.
 
 use crate::arch::percpu::PerCpu;
+use crate::backtrace::Backtrace;
+use crate::task::switch;
 use crate::vm::kstack::KernelStack;
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -133,6 +135,17 @@ impl Thread {
 
     pub(super) fn set_state(&self, state: State) {
         self.state.store(state as u8, Relaxed);
+    }
+
+    /// Where it left its CPU, unless it runs: for a crash report, which stops
+    /// everything else. The thread has not exited.
+    pub(crate) fn waits_at(&self) -> Option<Backtrace> {
+        if self.state() == State::Running {
+            return None;
+        }
+        // SAFETY: a thread that does not run has its registers on its stack,
+        // which is there as long as it has not exited.
+        unsafe { Some(switch::left_at(*self.rsp.get())) }
     }
 
     /// What it may claim.

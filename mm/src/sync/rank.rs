@@ -207,7 +207,33 @@ impl HeldLocks {
 
 #[cfg(all(test, debug_assertions))]
 mod tests {
-    use super::LockRank;
+    use super::{HeldLocks, LockRank};
+
+    #[test]
+    fn what_was_free_is_noted_once_and_counts() {
+        let held = HeldLocks::new();
+        held.enter();
+        held.acquire(LockRank::RunQueue);
+        // Allowed, though it stands further out; the second one is not noted.
+        assert!(held.acquired(LockRank::WaitQueue));
+        assert!(!held.acquired(LockRank::WaitQueue) && !held.acquired(LockRank::RunQueue));
+        held.release(LockRank::RunQueue);
+        assert_eq!(held.innermost(), Some(LockRank::WaitQueue));
+        held.release(LockRank::WaitQueue);
+        held.leave();
+        held.enter();
+        held.may_wait("nobody");
+        held.leave();
+    }
+
+    #[test]
+    #[should_panic(expected = "lock order: WaitQueue taken with Leaf held")]
+    fn what_was_free_forbids_what_stands_outside() {
+        let held = HeldLocks::new();
+        held.enter();
+        assert!(held.acquired(LockRank::Leaf));
+        held.acquire(LockRank::WaitQueue);
+    }
 
     #[test]
     fn ranks_are_listed_in_order() {
