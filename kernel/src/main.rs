@@ -2,7 +2,7 @@
 //! hands its memory to `mm`, and proves on the serial line that `mm` works.
 //! This file is the boot itself: its stages in order, each announced before it
 //! begins. May call everything.
-#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(target_os = "none", no_std, no_main, feature(asm_goto_with_outputs))]
 
 #[cfg(target_os = "none")]
 extern crate alloc;

@@ -1,13 +1,15 @@
 //! `mm`'s view of this machine: the direct map, this CPU, interrupt masking,
 //! the clock, the thread, the log. Calls `arch`, `vm`, `task`.
 
-use crate::arch::{irq, percpu, time};
+use crate::arch::{irq, percpu, restart, time};
 use crate::task::{self, Rights};
 use crate::vm::{self, layout};
 use crate::{numa, smp, workers};
 use core::fmt;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
+use mm::slab::local::{Pop, Push};
 use mm::sync::HeldLocks;
 use mm::types::{CpuId, NodeId, Pfn, PfnRange};
 use quarry_kernel::sched::Priority;
@@ -77,6 +79,20 @@ unsafe impl Platform for Machine {
     #[inline]
     fn irq_restore(&self, _cpu: CpuId, state: IrqState) {
         irq::restore(irq::Flags(state.0));
+    }
+
+    const LOCAL_STEPS: bool = true;
+
+    #[inline(always)]
+    unsafe fn local_pop(&self, pop: Pop) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's word.
+        unsafe { restart::pop(pop) }
+    }
+
+    #[inline(always)]
+    unsafe fn local_push(&self, push: Push) -> bool {
+        // SAFETY: the caller's word.
+        unsafe { restart::push(push) }
     }
 
     fn cpus(&self) -> u16 {

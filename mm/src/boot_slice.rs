@@ -48,6 +48,12 @@ impl<T> BootSlice<T> {
         Some(Self { ptr, len })
     }
 
+    /// The first element.
+    #[inline]
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
     /// How many elements there are.
     #[inline]
     pub(crate) fn len(&self) -> usize {

@@ -328,6 +328,12 @@ impl MemMap {
         pfn.0 < self.dense.load(Relaxed) || pfn < self.end && self.regions.has(pfn)
     }
 
+    /// Whether `pfn` has a descriptor.
+    #[inline]
+    pub(crate) fn has_page(&self, pfn: Pfn) -> bool {
+        self.has_word(pfn) && self.word(pfn).is_populated()
+    }
+
     /// Notes how far from frame 0 on all regions have words, after some came.
     pub(crate) fn note_dense(&self) {
         let mut regions = (0..self.end.0).step_by(REGION_PAGES as usize);

@@ -4,9 +4,11 @@
 //! machine. Calls nothing; names types of
 //! `sync` and `types`.
 
+use crate::slab::local::{Pop, Push};
 use crate::sync::HeldLocks;
 use crate::types::{CpuId, NodeId, Pfn, PfnRange};
 use core::fmt;
+use core::ptr::NonNull;
 
 /// What the calling task may claim (Linux `current->flags`, `in_interrupt()`).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -60,6 +62,8 @@ pub struct IrqState(pub u64);
 ///   no other code of the same CPU enters the manager, and the CPU returned,
 ///   one below [`cpus`](Self::cpus), is held by this caller alone;
 /// - [`on_cpus`](Self::on_cpus) runs its closure holding that CPU in this sense;
+/// - [`local_pop`](Self::local_pop) and [`local_push`](Self::local_push) do what
+///   they say and nothing else, or nothing;
 /// - [`memmap_base`](Self::memmap_base) hands out addresses that nobody else
 ///   uses, and what [`memmap_back`](Self::memmap_back) has put behind them is
 ///   readable and writable for as long as the manager lives.
@@ -104,6 +108,32 @@ pub unsafe trait Platform: Sized + Sync + 'static {
 
     /// Serves the CPU's mailbox, gives up its token and restores interrupts.
     fn irq_restore(&self, cpu: CpuId, state: IrqState);
+
+    /// Whether [`local_pop`](Self::local_pop) and
+    /// [`local_push`](Self::local_push) are to be used. Without them the slab
+    /// layer takes the CPU's token for each object.
+    const LOCAL_STEPS: bool = false;
+
+    /// Makes the step that `pop` describes as a whole, as far as this CPU is
+    /// concerned: nothing that takes the CPU's token comes in between. None if
+    /// it cannot be made; nothing has changed then.
+    ///
+    /// # Safety
+    /// `pop` comes from the manager.
+    #[inline]
+    unsafe fn local_pop(&self, _pop: Pop) -> Option<NonNull<u8>> {
+        None
+    }
+
+    /// As [`local_pop`](Self::local_pop), for `push`. False if the step cannot
+    /// be made.
+    ///
+    /// # Safety
+    /// `push` comes from the manager.
+    #[inline]
+    unsafe fn local_push(&self, _push: Push) -> bool {
+        false
+    }
 
     /// Runs `f` for every CPU in turn, each time holding that CPU's token, and
     /// returns when all are done. Called with interrupts on and no lock held.

@@ -10,5 +10,6 @@ pub(crate) mod irq;
 pub(crate) mod percpu;
 pub(crate) mod pic;
 pub(crate) mod pit;
+pub(crate) mod restart;
 pub(crate) mod time;
 pub(crate) mod trap;

@@ -67,6 +67,9 @@ impl PerCpu {
 
 static BOOT_CPU: PerCpu = PerCpu::new(CpuId(0));
 
+/// Where in an area the CPU's number is, 16 bits, to be read through GS.
+pub(crate) const ID_OFFSET: usize = offset_of!(PerCpu, id);
+
 /// All areas by CPU, for others to reach; null for a CPU that never ran.
 static AREAS: [AtomicPtr<PerCpu>; MAX_CPUS] = [const { AtomicPtr::new(null_mut()) }; MAX_CPUS];
 

@@ -1,8 +1,8 @@
 //! From the processor's exceptions and interrupts to Rust: stubs that save all
 //! registers, and what is done about each vector. Calls `crash`, `apic`, `pic`,
-//! `smp`, `selftests` for its watchdog, `task` for the next thread.
+//! `restart`, `smp`, `selftests` for its watchdog, `task` for the next thread.
 
-use crate::arch::{apic, percpu, pic};
+use crate::arch::{apic, percpu, pic, restart};
 use crate::{crash, selftests, smp, task};
 use core::arch::global_asm;
 use core::fmt;
@@ -155,6 +155,7 @@ extern "C" fn trap_entry(frame: &mut TrapFrame) {
         3 => log::warn!("breakpoint at {:#x}", frame.rip),
         0..32 => crash::exception(frame),
         vector => {
+            restart::rewind(frame);
             percpu::enter_irq();
             interrupt(vector as u8, frame);
             percpu::leave_irq();

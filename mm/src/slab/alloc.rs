@@ -5,6 +5,7 @@
 use super::array::{ArrayCache, Taken};
 use super::cache::{Cache, CacheId};
 use super::grow::with_rest;
+use super::local::Pop;
 use super::node::NodeLists;
 use super::reserve::Right;
 use super::slabs::{Fill, Slab};
@@ -97,6 +98,16 @@ impl<P: Platform> Mm<P> {
         generation: NonZeroU32,
         otherwise: impl FnOnce() -> Result<NonNull<u8>, AllocError>,
     ) -> Result<NonNull<u8>, AllocError> {
+        if P::LOCAL_STEPS {
+            let entry = self.slab.entry(index);
+            let reserves = self.slab.reserve_slabs.as_ptr().cast_const();
+            let pop = Pop { entry, generation: generation.get(), reserves };
+            // SAFETY: it is an entry, and there is one for each CPU.
+            return match unsafe { self.platform.local_pop(pop) } {
+                Some(object) => Ok(object),
+                None => otherwise(),
+            };
+        }
         let cpu = self.enter();
         // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
         // table again.

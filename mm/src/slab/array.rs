@@ -214,13 +214,14 @@ impl ArrayCache {
 
 /// An array of a CPU, and whether it may be used just like that.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    array: Option<NonNull<ArrayCache>>,
+#[repr(C)]
+pub(crate) struct Entry {
+    pub(super) array: Option<NonNull<ArrayCache>>,
     /// 0: not without a look at the cache. Else there is an array whose objects
     /// need no [`extra`](ArrayCache::extra), and this is the generation of the
     /// number when that was last looked at: a valid handle's, or the even one
     /// after it. Making a handle invalid includes telling all CPUs.
-    ready: u32,
+    pub(super) ready: u32,
 }
 
 /// One CPU's arrays, by the number of a cache or of a second name for it.

@@ -8,6 +8,7 @@ use super::alloc::Target;
 use super::array::ArrayCache;
 use super::cache::{Cache, CacheId};
 use super::geometry::free_limit;
+use super::local::Push;
 use super::node::NodeLists;
 use super::slabs::Key;
 use crate::list::PageList;
@@ -59,7 +60,11 @@ impl<P: Platform> Mm<P> {
     /// slab's first.
     #[inline]
     pub(crate) fn key_at(&self, ptr: NonNull<u8>) -> Option<Key> {
-        let desc = self.map.try_page(self.platform.pfn_of(ptr.as_ptr())?)?;
+        let pfn = self.platform.pfn_of(ptr.as_ptr())?;
+        if !self.map.has_page(pfn) {
+            return None;
+        }
+        let desc = self.map.page(pfn);
         (desc.head().ty() == PageType::Slab).then(|| Key::of(desc))
     }
 
@@ -101,6 +106,13 @@ impl<P: Platform> Mm<P> {
         ptr: NonNull<u8>,
         otherwise: impl FnOnce() -> Result<(), SlabError>,
     ) -> Result<(), SlabError> {
+        if P::LOCAL_STEPS {
+            let entry = self.slab.entry(index);
+            let (generation, object) = (handle.map(NonZeroU32::get), ptr.as_ptr());
+            let push = Push { entry, generation, key: key.bits(), object };
+            // SAFETY: it is an entry, and there is one for each CPU.
+            return if unsafe { self.platform.local_push(push) } { Ok(()) } else { otherwise() };
+        }
         let cpu = self.enter();
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
         let array = unsafe {

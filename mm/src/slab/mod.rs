@@ -27,6 +27,7 @@ mod grow;
 mod info;
 mod init;
 mod kmalloc;
+pub mod local;
 mod node;
 mod reap;
 mod reserve;

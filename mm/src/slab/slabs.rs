@@ -41,6 +41,12 @@ impl Key {
         NodeId((self.0 >> NODE_SHIFT) as u8)
     }
 
+    /// As a number, as arrays hold it.
+    #[inline]
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
     /// The key that the head of a slab names.
     #[inline]
     pub(crate) fn of(desc: &PageDesc) -> Self {

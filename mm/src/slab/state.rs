@@ -1,7 +1,7 @@
 //! The slab layer's part of the manager: the table of caches, the CPUs' arrays,
 //! counters. May call: `cache`, `array`, `boot_slice`.
 
-use super::array::CpuArrays;
+use super::array::{CpuArrays, Entry};
 use super::cache::{Cache, CacheId};
 use super::defaults::SlabDefaults;
 use super::{MAX_CACHES, SlabError};
@@ -125,6 +125,13 @@ impl SlabState {
         // SAFETY: a platform names CPUs below its number of CPUs only, and there
         // is a table for each.
         unsafe { self.cpus.get_unchecked(usize::from(cpu.id().0)) }
+    }
+
+    /// The entry for `index` in the first CPU's table of arrays.
+    #[inline]
+    pub(crate) fn entry(&self, index: u16) -> *const u8 {
+        let table = self.cpus.as_ptr().cast::<Entry>();
+        table.wrapping_add(usize::from(index) % MAX_CACHES).cast()
     }
 
     /// The generation that a number has now; odd if a handle to it is valid.
