@@ -55,6 +55,13 @@ unsafe impl Platform for Machine {
         vm::pfn_of(ptr)
     }
 
+    #[inline]
+    fn frame_number(&self, ptr: *const u8) -> Pfn {
+        // The direct map ends far above 2^32 frames, and what lies before it
+        // counts as beyond it.
+        Pfn::containing((ptr.addr() as u64).wrapping_sub(layout::DIRECT_MAP))
+    }
+
     fn memmap_base(&self, slot: usize, bytes: usize) -> Option<*mut u8> {
         let fits = slot < layout::MEMMAP_SLOTS && bytes as u64 <= layout::MEMMAP_SLOT;
         let base = layout::MEMMAP + slot as u64 * layout::MEMMAP_SLOT;

@@ -167,7 +167,8 @@ impl Regions {
     #[inline]
     fn has(&self, pfn: Pfn) -> bool {
         let region = pfn.0 / REGION_PAGES;
-        self.0[(region / 64) as usize].load(Relaxed) >> (region % 64) & 1 != 0
+        let word = self.0.get((region / 64) as usize);
+        word.is_some_and(|word| word.load(Relaxed) >> (region % 64) & 1 != 0)
     }
 
     fn set(&self, pfn: Pfn) {

@@ -75,6 +75,13 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// The frame that `ptr` points into, if it is in the direct map.
     fn pfn_of(&self, ptr: *const u8) -> Option<Pfn>;
 
+    /// As [`pfn_of`](Self::pfn_of); for a pointer that is not in the direct map,
+    /// any number from 2^32 on.
+    #[inline]
+    fn frame_number(&self, ptr: *const u8) -> Pfn {
+        self.pfn_of(ptr).unwrap_or(Pfn(u64::MAX))
+    }
+
     /// Base of a virtual array large enough for `bytes` bytes, page-aligned
     /// (and aligned to large pages where the platform can map such), not yet
     /// backed. Called a fixed few times, while the manager is built, with

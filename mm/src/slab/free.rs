@@ -60,7 +60,7 @@ impl<P: Platform> Mm<P> {
     /// slab's first.
     #[inline]
     pub(crate) fn key_at(&self, ptr: NonNull<u8>) -> Option<Key> {
-        let pfn = self.platform.pfn_of(ptr.as_ptr())?;
+        let pfn = self.platform.frame_number(ptr.as_ptr());
         if !self.map.has_page(pfn) {
             return None;
         }
