@@ -16,7 +16,7 @@ use std::sync::{Barrier, Mutex};
 
 const CPUS: u16 = if cfg!(miri) { 2 } else { 4 };
 const NODES: u64 = 2;
-const ROUNDS: u64 = if cfg!(miri) { 2 } else { 5 };
+const ROUNDS: u64 = if cfg!(miri) { 1 } else { 5 };
 /// Of each node.
 const MIB: u64 = if cfg!(miri) { 2 } else { 48 };
 
