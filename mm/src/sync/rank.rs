@@ -41,8 +41,6 @@ pub enum LockRank {
     Lru,
     /// The slabs of a cache on one node.
     SlabNode,
-    /// A part of the memory map that is being filled in.
-    MemMap,
     /// The kernel's page tables.
     PageTables,
     /// The free lists of a zone.
@@ -62,7 +60,7 @@ pub enum LockRank {
 
 impl LockRank {
     #[cfg(debug_assertions)]
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 21] = [
         Self::Audit,
         Self::Hotplug,
         Self::CmaArea,
@@ -77,7 +75,6 @@ impl LockRank {
         Self::Swap,
         Self::Lru,
         Self::SlabNode,
-        Self::MemMap,
         Self::PageTables,
         Self::Zone,
         Self::Mailbox,
