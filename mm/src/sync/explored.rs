@@ -194,6 +194,12 @@ macro_rules! common {
                 self.0.get_mut()
             }
 
+            /// As core's. What is done through the pointer is not interrupted.
+            pub fn as_ptr(&self) -> *mut $value {
+                point(Grain::Fine);
+                self.0.as_ptr()
+            }
+
             /// As core's.
             pub fn load(&self, ordering: Ordering) -> $value {
                 point_at(ordering);
