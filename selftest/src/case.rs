@@ -98,23 +98,15 @@ macro_rules! check_ok {
     };
 }
 
-/// A failure, here and for this reason, as a value.
-#[macro_export]
-macro_rules! failure {
-    ($($message:tt)+) => {
-        $crate::Stop::Fail {
-            file: file!(),
-            line: line!(),
-            message: $crate::Text::format(format_args!($($message)+)),
-        }
-    };
-}
-
 /// Ends the case as failed.
 #[macro_export]
 macro_rules! fail {
     ($($message:tt)+) => {
-        return Err($crate::failure!($($message)+))
+        return Err($crate::Stop::Fail {
+            file: file!(),
+            line: line!(),
+            message: $crate::Text::format(format_args!($($message)+)),
+        })
     };
 }
 

@@ -124,11 +124,6 @@ impl<'c> Team<'c> {
 }
 
 impl Worker<'_> {
-    /// How many workers there are.
-    pub(crate) fn size(&self) -> u16 {
-        self.team.size
-    }
-
     /// Whether another worker has failed, so that there is no point in going on.
     pub(crate) fn is_over(&self) -> bool {
         self.team.broken.load(Ordering::Acquire)

@@ -16,21 +16,15 @@ mod zones;
 
 use crate::case::{Stop, Subject, Suite};
 use crate::crew::{Alone, Crew, Team};
-use crate::failure;
 use core::fmt;
 use core::marker::PhantomData;
-use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{
-    AtomicPtr,
-    Ordering::{AcqRel, Release},
-};
 use mm::Gfp;
 use mm::Mm;
 use mm::arena::MovableArena;
 use mm::migrate::TooManyOwners;
 use mm::platform::Platform;
 use mm::slab::CacheConfig;
-use mm::types::{MAX_ORDER, NR_ORDERS, PAGEBLOCK_PAGES, Pfn};
+use mm::types::{MAX_ORDER, NR_ORDERS, NodeId, PAGEBLOCK_PAGES, Pfn};
 
 /// Most pages that the quick cases touch together: 256 MiB.
 const QUICK_PAGES: u64 = 1 << 16;
@@ -122,31 +116,15 @@ impl<P: Platform> Ground<P> {
         Ok(ground)
     }
 
-    /// The same with CPUs to run on at once. Those that will be used are
-    /// [warmed](Self::warm), and free objects of each other: what nodes set up
-    /// for that stays too.
+    /// The same with CPUs to run on at once; those that will be used are
+    /// [warmed](Self::warm).
     ///
     /// # Errors
-    /// When the crew cannot run, or objects are refused.
+    /// When the crew cannot run.
     pub fn with_crew(self, crew: &'static dyn Crew) -> Result<Self, Stop> {
         let size = crew.cpus().clamp(1, MAX_WORKERS);
-        let mm = self.mm;
-        let objects = [const { AtomicPtr::new(null_mut()) }; MAX_WORKERS as usize];
-        let free = |slot: &AtomicPtr<u8>| match NonNull::new(slot.swap(null_mut(), AcqRel)) {
-            Some(object) => mm.kfree(object).map_err(|why| failure!("{object:?}: {why}")),
-            None => Ok(()),
-        };
-        Team::run(crew, size, &|worker| {
+        Team::run(crew, size, &|_| {
             self.warm();
-            for (gfp, size) in general_sizes() {
-                for other in 1..worker.size() {
-                    let object = mm.kmalloc(size, gfp).map_or(null_mut(), NonNull::as_ptr);
-                    objects[usize::from(worker.number)].store(object, Release);
-                    worker.meet()?;
-                    free(&objects[usize::from((worker.number + other) % worker.size())])?;
-                    worker.meet()?;
-                }
-            }
             Ok(())
         })?;
         Ok(Self { crew, ..self })
@@ -157,14 +135,17 @@ impl<P: Platform> Ground<P> {
         self.crew
     }
 
-    /// Has this CPU use each cache once, if the slab layer is up: what a CPU
-    /// then sets up for itself stays, and is no leak of the test that happens
-    /// to be the first. Before the tests, on each CPU that they will run on.
+    /// Has this CPU use each cache once, with objects of each node, if the slab
+    /// layer is up: what a CPU and its node then set up for themselves stays,
+    /// and is no leak of the test that happens to be the first. Before the
+    /// tests, on each CPU that they will run on.
     pub fn warm(&self) {
         let mm = self.mm;
         for (gfp, size) in general_sizes() {
-            if let Ok(ptr) = mm.kmalloc(size, gfp) {
-                let _ = mm.kfree(ptr);
+            for node in (0..mm.nodes() as u8).map(NodeId) {
+                if let Ok(ptr) = mm.kmalloc_node(size, gfp, node) {
+                    let _ = mm.kfree(ptr);
+                }
             }
         }
         let config = CacheConfig { merge: false, ..CacheConfig::new(8) };
