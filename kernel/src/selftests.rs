@@ -6,6 +6,7 @@ mod crew;
 mod heap_suite;
 mod kernel_suites;
 mod provoke;
+mod restart_suite;
 mod smp_suite;
 mod storm_suite;
 mod task_suite;
@@ -108,6 +109,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
     let groups = [
         crash,
         &kernel_suites::SUITES,
+        &restart_suite::SUITES,
         &smp_suite::SUITES,
         &task_suite::SUITES,
         &storm_suite::SUITES,

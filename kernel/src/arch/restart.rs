@@ -14,6 +14,7 @@ use core::ptr::NonNull;
 use mm::slab::local::{
     AVAIL, ENTRY_ARRAY, ENTRY_READY, KEY, LIMIT, OBJECTS, Pop, Push, TABLE_SHIFT, TOUCHED,
 };
+use spin::Mutex;
 
 /// Where a step begins, and the address after its last instruction, each as
 /// the distance from where it is noted. The linker gathers them.
@@ -162,4 +163,58 @@ pub(crate) unsafe fn push(step: Push) -> bool {
         }
     }
     true
+}
+
+/// A self-test's wish: something to be done inside a step, as an interrupt would
+/// do it.
+struct Probe {
+    /// Instructions inside of steps that are still let pass.
+    at: u32,
+    act: fn(),
+}
+
+static PROBE: Mutex<Option<Probe>> = Mutex::new(None);
+
+/// The flag that has the processor stop after each instruction.
+const TRAP_FLAG: u64 = 1 << 8;
+
+/// Runs `f`, one instruction after the other, and `act` as soon as `at`
+/// instructions have been made inside of steps and the next one would be inside
+/// of one too. False if it never came to that. For one thread at a time.
+pub(crate) fn probe(at: u32, act: fn(), f: impl FnOnce()) -> bool {
+    *PROBE.lock() = Some(Probe { at, act });
+    // SAFETY: each instruction from here on ends in `stepped`, which changes
+    // nothing but what `act` does.
+    unsafe { asm!("pushfq", "or qword ptr [rsp], {}", "popfq", const TRAP_FLAG) };
+    f();
+    // SAFETY: as before.
+    unsafe { asm!("pushfq", "and qword ptr [rsp], {}", "popfq", const !(TRAP_FLAG as i64)) };
+    PROBE.lock().take().is_none()
+}
+
+/// Whether instructions are made one after the other by wish.
+pub(crate) fn is_probing() -> bool {
+    PROBE.lock().is_some()
+}
+
+/// Takes note of one instruction.
+pub(crate) fn stepped(frame: &mut TrapFrame) {
+    let mut wish = PROBE.lock();
+    let Some(probe) = &mut *wish else { return };
+    let rip = frame.rip;
+    rewind(frame);
+    let start = core::mem::replace(&mut frame.rip, rip);
+    if start == rip {
+        return;
+    }
+    if probe.at > 0 {
+        probe.at -= 1;
+        return;
+    }
+    let act = probe.act;
+    *wish = None;
+    drop(wish);
+    frame.rip = start;
+    frame.rflags &= !TRAP_FLAG;
+    act();
 }

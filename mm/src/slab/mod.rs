@@ -9,6 +9,29 @@
 //! token only; each node has lists of slabs per cache under a lock. Objects in
 //! an array are in use by their slab's count.
 //!
+//! Who has what, when CPUs free what others allocated while caches are reaped,
+//! shrunk and destroyed:
+//! - An object is at each moment its user's, in one array, or free in its slab.
+//!   It changes hands under what protects both places: the CPU's token for its
+//!   own array, the lock for a node's lists or an array of aliens. On its way
+//!   from such an array home it is in the hands of a CPU that keeps its token,
+//!   and still in use by its slab's count.
+//! - So a slab whose count is zero under its node's lock has no object anywhere
+//!   else, and whoever takes it off the lists there (reaping, shrinking, a flush
+//!   beyond the limit) may free it: nobody can come by one of its objects again
+//!   but by freeing twice, which is noticed by the page's type, the key, or the
+//!   bit, and refused.
+//! - A cache goes in this order: its handle is made invalid, all CPUs are told
+//!   (the fast path asks only its own table), all CPUs' arrays are emptied, then
+//!   those of aliens, then the shared ones. Messages are served between two
+//!   operations, so whatever held an object in its hands before has put it down
+//!   by then. If all slabs are free after that, nobody has an object with which
+//!   to come back, and no handle to get one. If not, somebody was faster: the
+//!   handle is valid again. `kfree` of the last object may run beside it: it has
+//!   either been counted as free by then or keeps the cache.
+//! - Descriptor and arrays are freed when they are out of all tables and each
+//!   CPU has been seen outside since.
+//!
 //! May call: `alloc`, `free` and everything below; nothing above.
 
 mod alien;
