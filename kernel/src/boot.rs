@@ -179,6 +179,9 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     drop(handover);
 
     stage::begin("secondary CPUs");
+    if let Err(error) = kstack::prepare(mm) {
+        crash::give_up(format_args!("{error}"));
+    }
     smp::bring_up(mm);
     numa::log_nodes(mm);
 

@@ -10,15 +10,18 @@ use core::ops::Range;
 use mm::sync::LockRank;
 use mm::types::{Order, PAGE_SIZE, Pfn};
 use mm::{Gfp, Mm, Page, Request};
+use quarry_kernel::sdt::MAX_CPUS;
 use quarry_kernel::slots::Slots;
 
 /// Bytes from one stack's top to the next; what is not mapped is guard. Each
 /// slot has a last-level table of its own: when the stack goes, the table can go
 /// without another CPU mapping a neighbour in it meanwhile.
 const SLOT: u64 = 2 << 20;
-/// Stacks that there may be at a time. One table of the second level holds them
-/// all, which stays once it is there.
-pub(crate) const SLOTS: usize = 512;
+/// Stacks that there may be at a time: four for each CPU but the first, and as
+/// many again for threads.
+pub(crate) const SLOTS: usize = 8 * MAX_CPUS;
+/// Slots that one table of the second level holds.
+const TABLE: usize = 512;
 /// Bytes of an ordinary thread's stack, as in Linux.
 pub(crate) const THREAD: usize = 16 * 1024;
 /// Bytes of the largest stack.
@@ -141,6 +144,19 @@ impl Drop for KernelStack {
         }
         IN_USE.lock().give_back(self.slot);
     }
+}
+
+/// Makes the upper tables, which then stay: what is free later does not depend on
+/// how many stacks there were. Once, before there is any stack.
+///
+/// # Errors
+///
+/// [`NoStack::NoMemory`].
+pub(crate) fn prepare(mm: &'static Mm<Machine>) -> Result<(), NoStack> {
+    for slot in (0..SLOTS).step_by(TABLE) {
+        KernelStack { slot, bytes: 0, mm }.grow()?;
+    }
+    Ok(())
 }
 
 fn take_frame(mm: &Mm<Machine>) -> Result<Pfn, NoStack> {
