@@ -4,11 +4,11 @@
 #![cfg(feature = "host")]
 
 use core::ptr::NonNull;
-use mm::host::{Machine, pc};
-use mm::platform::Context;
+use mm::host::{Machine, build, pc};
+use mm::platform::{Context, Platform};
 use mm::slab::geometry::Debug;
 use mm::slab::{CacheConfig, CacheId, SlabError};
-use mm::types::{CpuId, Order};
+use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange};
 use mm::{AllocError, Config, Gfp, Mm, Page, Request};
 use std::collections::BTreeMap;
 
@@ -83,9 +83,31 @@ fn kind(i: usize) -> (&'static str, CacheConfig) {
 
 const KINDS: usize = 11;
 
+fn many_nodes(mib: u64, nodes: u8) -> Mm<Machine> {
+    let end = Pfn(mib << 8);
+    let mut machine = Machine::new(Pfn(0), end, 2 * u16::from(nodes)).expect("room");
+    for cpu in 0..2 * u16::from(nodes) {
+        machine.set_node_of_cpu(CpuId(cpu), NodeId((cpu % u16::from(nodes)) as u8));
+    }
+    // Whole pageblocks each.
+    let border = |i: u64| Pfn((end.0 * i / u64::from(nodes)).next_multiple_of(512));
+    let ram: Vec<_> = (0..u64::from(nodes))
+        .map(|i| {
+            let start = border(i).max(Pfn(1));
+            (PfnRange::new(start, border(i + 1).min(end)), NodeId(i as u8))
+        })
+        .collect();
+    build(machine, &ram, &Config::default()).expect("a machine")
+}
+
 impl Model {
-    fn new(mib: u64, seed: u64) -> Self {
-        let mm = pc(mib, 2, &Config::default()).expect("a machine");
+    /// A machine of `mib` MiB on one node with two CPUs, or on several with two
+    /// on each.
+    fn new(mib: u64, nodes: u8, seed: u64) -> Self {
+        let mm = match nodes {
+            1 => pc(mib, 2, &Config::default()).expect("a machine"),
+            _ => many_nodes(mib, nodes),
+        };
         mm.slab_init().expect("the slab layer");
         Self {
             mm,
@@ -145,6 +167,11 @@ impl Model {
         let (gfp, entitled) = self.gfp();
         let i = self.random.below(KINDS * 2);
         let (result, size, owner) = match self.caches.get(i).copied().flatten() {
+            Some(cache) if self.random.one_in(8) => {
+                let node = NodeId(self.random.below(self.mm.nodes()) as u8);
+                let result = self.mm.cache_alloc_node(cache, gfp, node);
+                (result, kind(i).1.size, Owner::Cache(i))
+            }
             Some(cache) => (self.mm.cache_alloc(cache, gfp), kind(i).1.size, Owner::Cache(i)),
             None => {
                 let bits = self.random.below(15);
@@ -270,7 +297,8 @@ impl Model {
             37..=66 => self.bulk(),
             67..=96 => self.realloc(),
             97..=146 => {
-                let cpu = self.random.below(2) as u16;
+                let cpus = self.mm.platform().cpus();
+                let cpu = self.random.below(usize::from(cpus)) as u16;
                 self.mm.platform().run_on(CpuId(cpu));
             }
             // Grows for a while, shrinks for a while.
@@ -304,9 +332,9 @@ impl Model {
     }
 }
 
-fn run(mib: u64, seed: u64, steps: usize, audit_every: usize) {
+fn run(mib: u64, nodes: u8, seed: u64, steps: usize, audit_every: usize) {
     println!("seed {seed:#x}, {steps} steps");
-    let mut model = Model::new(mib, seed);
+    let mut model = Model::new(mib, nodes, seed);
     for step in 0..steps {
         model.step();
         if step % audit_every == 0
@@ -325,17 +353,24 @@ fn run(mib: u64, seed: u64, steps: usize, audit_every: usize) {
 #[cfg_attr(miri, ignore = "takes hours")]
 fn long_runs_audited_now_and_then() {
     for seed in 1..=4 {
-        run(8, seed, 100_000, 64);
+        run(8, 1, seed, 100_000, 64);
     }
 }
 
 #[test]
 #[cfg_attr(miri, ignore = "takes hours")]
 fn runs_audited_after_each_step() {
-    run(4, 0x51ab, 10_000, 1);
+    run(4, 1, 0x51ab, 10_000, 1);
 }
 
 #[test]
 fn a_short_run() {
-    run(2, 7, if cfg!(miri) { 150 } else { 5000 }, 50);
+    run(2, 1, 7, if cfg!(miri) { 150 } else { 5000 }, 50);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "takes hours")]
+fn several_nodes() {
+    run(8, 2, 0xa11e, 60_000, 64);
+    run(16, 3, 0xa11f, 30_000, 64);
 }
