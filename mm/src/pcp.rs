@@ -61,60 +61,90 @@ impl PcpList {
         self.head = link(pfn);
     }
 
-    /// Puts a block at the end.
-    #[inline]
-    fn append(&mut self, map: &MemMap, pfn: Pfn) {
-        let page = map.page(pfn);
-        page.set_next(NIL);
+    /// Puts the blocks of `order` that a range consists of at the end, the
+    /// first first, with `word` for their heads.
+    fn append(&mut self, map: &MemMap, range: PfnRange, order: Order, word: HeadWord) {
         match self.last() {
-            Some(old) => {
-                page.set_prev(link(old));
-                map.page(old).set_next(link(pfn));
-            }
-            None => self.head = link(pfn),
+            Some(old) => map.page(old).set_next(link(range.start)),
+            None => self.head = link(range.start),
         }
-        self.tail = link(pfn);
+        // What the front's back link says does not matter.
+        let mut prev = self.tail;
+        let mut pfn = range.start;
+        while pfn < range.end {
+            let page = map.page(pfn);
+            page.set_head(word);
+            page.set_prev(prev);
+            prev = link(pfn);
+            pfn = pfn.add(order.pages());
+            page.set_next(link(pfn));
+        }
+        self.tail = prev;
+        map.page(Pfn(u64::from(prev))).set_next(NIL);
     }
 
     /// Takes the oldest block and as many of the next as lie behind each other
     /// in its pageblock, up or down, up to `most`: what was freed in a row comes
     /// back as a range. The descriptors of all its pages are a tail's then, so
     /// the zone lock is wanted.
-    #[inline]
+    #[inline(always)]
     fn pop_oldest(&mut self, map: &MemMap, order: Order, most: u64) -> Option<PfnRange> {
         let oldest = self.last()?;
-        let (mut last, mut left) = (oldest, most);
-        let mut step = 0;
-        loop {
-            let page = map.page(last);
-            let prev = page.prev();
-            page.set_head(HeadWord::TAIL);
-            page.set_next(0);
-            page.set_prev(0);
-            if link(last) == self.head {
-                self.head = NIL;
-                break;
-            }
-            let next = Pfn(u64::from(prev));
-            if step == 0 {
-                // The first neighbour says which way it goes, and how far at
-                // most.
-                let up = next > last;
-                step = if up { order.pages() } else { order.pages().wrapping_neg() };
-                let below = last.0 - last.pageblock().0;
-                let room = if up { PAGEBLOCK_PAGES - below } else { below + order.pages() };
-                left = left.min(room >> order.0);
-            }
-            left -= 1;
-            if left == 0 || next.0 != last.0.wrapping_add(step) {
-                self.tail = prev;
-                map.page(next).set_next(NIL);
-                break;
-            }
-            last = next;
+        let mut next = None;
+        if most > 1 && link(oldest) != self.head {
+            let prev = Pfn(u64::from(map.page(oldest).prev()));
+            next = Some(prev).filter(|prev| prev.0.abs_diff(oldest.0) == order.pages());
         }
-        let span = oldest.0.abs_diff(last.0) + order.pages();
-        Some(PfnRange::sized(oldest.min(last), span))
+        if let Some(next) = next {
+            return Some(self.pop_oldest_run(map, order, oldest, next, most));
+        }
+        self.pop_last(map, oldest);
+        Some(PfnRange::sized(oldest, order.pages()))
+    }
+
+    /// [`pop_oldest`](Self::pop_oldest) where `next` lies beside `oldest`, on
+    /// the side where the rest is looked for.
+    #[inline(never)]
+    fn pop_oldest_run(
+        &mut self,
+        map: &MemMap,
+        order: Order,
+        oldest: Pfn,
+        next: Pfn,
+        most: u64,
+    ) -> PfnRange {
+        let step = next.0.wrapping_sub(oldest.0);
+        let below = oldest.0 - oldest.pageblock().0;
+        let room = if next > oldest { PAGEBLOCK_PAGES - below } else { below + order.pages() };
+        let mut left = most.min(room >> order.0);
+        let mut last = oldest;
+        while let Some(prev) = self.pop_last(map, last) {
+            left -= 1;
+            if left == 0 || prev.0 != last.0.wrapping_add(step) {
+                break;
+            }
+            last = prev;
+        }
+        PfnRange::sized(oldest.min(last), oldest.0.abs_diff(last.0) + order.pages())
+    }
+
+    /// Takes `last`, the oldest block, off the list; returns the one that is
+    /// the oldest then.
+    #[inline(always)]
+    fn pop_last(&mut self, map: &MemMap, last: Pfn) -> Option<Pfn> {
+        let page = map.page(last);
+        let prev = page.prev();
+        page.set_head(HeadWord::TAIL);
+        page.set_next(0);
+        page.set_prev(0);
+        if link(last) == self.head {
+            self.head = NIL;
+            return None;
+        }
+        let prev = Pfn(u64::from(prev));
+        map.page(prev).set_next(NIL);
+        self.tail = link(prev);
+        Some(prev)
     }
 
     /// The blocks, newest first; the list must not change meanwhile.
@@ -312,14 +342,9 @@ impl Pcp {
         let mut got = 0;
         while got < want {
             let Some(run) = buddy.take_run(order, ty, u64::from(want - got)) else { break };
-            let mut pfn = run.start;
-            while pfn < run.end {
-                buddy.map.page(pfn).set_head(word);
-                // In the order they come: callers like rising addresses.
-                self.lists[index].append(buddy.map, pfn);
-                pfn = pfn.add(order.pages());
-                got += 1;
-            }
+            // In the order they come: callers like rising addresses.
+            self.lists[index].append(buddy.map, run, order, word);
+            got += (run.pages() >> order.0) as u32;
         }
         self.count += got * order.pages() as u32;
         got
@@ -349,8 +374,9 @@ impl Pcp {
             let Some(pfn) = buddy.rmqueue(order, ty, flags, boost_factor, &mut source) else {
                 break;
             };
-            buddy.map.page(pfn).set_head(HeadWord::new(PageType::Pcp, order));
-            self.lists[index].append(buddy.map, pfn);
+            let block = PfnRange::sized(pfn, order.pages());
+            let word = HeadWord::new(PageType::Pcp, order);
+            self.lists[index].append(buddy.map, block, order, word);
             self.count += order.pages() as u32;
             got += 1;
         }
