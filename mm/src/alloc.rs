@@ -223,7 +223,7 @@ impl<P: Platform> Mm<P> {
         let from_pcp = ty != MigrateType::Movable || flags.contains(AllocFlags::CMA);
         let cell = self.pcp(cpu.id(), zone);
         let mut found = None;
-        if let Some(index) = list_index(order, ty).filter(|_| from_pcp) {
+        if let Some(index) = list_index(order, ty).filter(|_| from_pcp && zone.keeps(order)) {
             // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
             // cell again.
             found = unsafe {

@@ -159,7 +159,7 @@ impl<P: Platform> Mm<P> {
                 if !zone.plainly_above_low(class, order.pages()) {
                     return None;
                 }
-                match list_index(order, ty) {
+                match list_index(order, ty).filter(|_| zone.keeps(order)) {
                     Some(list) => self.pop_or_refill(&cpu, pcp, zone, list, ty),
                     None => self.take_plain(&cpu, pcp, zone, order, ty),
                 }
@@ -240,7 +240,7 @@ impl<P: Platform> Mm<P> {
             return Freed::No;
         }
         let cells = self.homes(&cpu).cells.load(Relaxed);
-        if cells.is_null() {
+        if cells.is_null() || !(order <= COSTLY_ORDER || self.zones[zone].keeps(order)) {
             return Freed::No;
         }
         page.forget_owner();
@@ -261,16 +261,16 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn free_plain(&self, page: Page) -> bool {
         let Page { pfn, order } = page;
         let Some(block) = self.map.try_block_word(pfn) else { return false };
-        if is_listed(order) || order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
+        if order <= COSTLY_ORDER || order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
             return false;
         }
         let cpu = self.enter();
         let Some((zone, _)) = block.plain() else { return false };
+        let zone = &self.zones[zone];
         let page = self.map.page(pfn);
-        if !may_free(page.head(), order) {
+        if is_listed(order) && zone.keeps(order) || !may_free(page.head(), order) {
             return false;
         }
-        let zone = &self.zones[zone];
         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
         page.forget_owner();
         page.set_next(0);

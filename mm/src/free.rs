@@ -126,7 +126,7 @@ impl<P: Platform> Mm<P> {
             _ => list_index(order, ty),
         };
         let cell = self.pcp(cpu.id(), zone);
-        let Some(index) = index else {
+        let Some(index) = index.filter(|_| zone.keeps(order)) else {
             Buddy::lock(&self.map, zone, &cpu).free(pfn, order, Placement::Auto);
             self.count_freed(zone, order.pages(), &cpu);
             return;

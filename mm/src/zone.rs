@@ -11,7 +11,8 @@ use crate::sync::{
     AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Lock, LockRank, Ordering::Relaxed,
 };
 use crate::types::{
-    MigrateType, NR_MIGRATETYPES, NR_ORDERS, NR_ZONES, NodeId, Order, Pfn, PfnRange, ZoneKind,
+    COSTLY_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, NR_ZONES, NodeId, Order, Pfn, PfnRange,
+    ZoneKind,
 };
 use crate::watermark::{Check, Marks};
 
@@ -283,6 +284,14 @@ impl Zone {
     /// Pages that one CPU's lists may hold.
     pub fn pcp_high(&self) -> u32 {
         self.pcp_high.load(Relaxed)
+    }
+
+    /// Whether CPUs' lists of this zone may hold a block of `order` at all: a
+    /// large one that brings a list to its limit would be given back at once,
+    /// and fetched again for the next request.
+    #[inline]
+    pub(crate) fn keeps(&self, order: Order) -> bool {
+        order <= COSTLY_ORDER || order.pages() < u64::from(self.pcp_high())
     }
 
     /// What a check of the zone's free pages looks at, as of now.

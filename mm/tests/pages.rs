@@ -4,7 +4,7 @@
 use mm::host::{Machine, pc};
 use mm::page::PageType;
 use mm::platform::{Context, Worker};
-use mm::types::{MigrateType, NodeId, Order, Pfn, ZoneKind};
+use mm::types::{MigrateType, NodeId, Order, PAGEBLOCK_ORDER, Pfn, ZoneKind};
 use mm::zone::Mark;
 use mm::{AllocError, Config, FreeError, Gfp, Mm, Page, Request};
 
@@ -265,4 +265,25 @@ fn a_failure_says_why() {
     let log = mm.platform().take_log();
     assert!(log[0].1.starts_with("page allocation failure: order:3, mode:0x400"), "{}", log[0].1);
     assert!(log.iter().any(|l| l.1.contains("lowmem_reserve[]:")));
+}
+
+/// A list that one large block would fill gives it back at once: such blocks go
+/// past it, and the way there and back changes nothing.
+#[test]
+#[cfg_attr(miri, ignore = "a machine of 2 GiB")]
+fn a_short_list_keeps_no_large_block() {
+    let request = Request::new(PAGEBLOCK_ORDER, Gfp::KERNEL);
+    for (mib, kept) in [(64, 0), (2048, PAGEBLOCK_ORDER.pages())] {
+        let mm = pc(mib, 1, &Config::default()).expect("a machine");
+        let listed = || mm.zones().iter().map(|zone| mm.pcp_pages(zone)).sum::<u64>();
+        let page = mm.alloc_pages(request).expect("a block");
+        mm.drain_all(None);
+        mm.free_pages(page).expect("ours");
+        assert_eq!(listed(), kept, "{mib} MiB");
+        let free = mm.free_pages_total();
+        let again = mm.alloc_pages(request).expect("a block");
+        assert_eq!(mm.free_pages_total() + PAGEBLOCK_ORDER.pages() - kept, free, "{mib} MiB");
+        mm.free_pages(again).expect("ours");
+        mm.audit().expect("a sound manager");
+    }
 }
