@@ -387,7 +387,8 @@ proptest! {
     })]
 
     /// Every frame of RAM is in exactly one zone, the one that the layout says;
-    /// zone Movable takes from the highest zone only, and leaves the core.
+    /// zone Movable takes from the highest zone only, and leaves the core, but
+    /// for what is too little to be spread over the nodes once more.
     #[test]
     fn zones_part_the_ram(ram in ram(), kernelcore in core_size(), movablecore in core_size()) {
         let split = MovableSplit { kernelcore, movablecore };
@@ -418,7 +419,8 @@ proptest! {
             }
         }
         let core = kernelcore.map_or(0, |size| size.pages(total));
-        prop_assert!(movable == 0 || total - movable >= core);
+        let rest = 2; // less than a page for each of the three nodes
+        prop_assert!(movable == 0 || total - movable + rest >= core);
         if kernelcore.is_none() && movablecore.is_none() {
             prop_assert_eq!(movable, 0);
         }

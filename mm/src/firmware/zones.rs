@@ -32,7 +32,8 @@ impl CoreSize {
 /// Movable. With neither, there is no zone Movable.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct MovableSplit {
-    /// At least this much outside zone Movable.
+    /// At least this much outside zone Movable, to within a page for each node
+    /// (as in Linux, which does not spread such a rest).
     pub kernelcore: Option<CoreSize>,
     /// At least this much inside it, unless `kernelcore` says otherwise.
     pub movablecore: Option<CoreSize>,
