@@ -300,7 +300,7 @@ impl World<'_> {
             return;
         }
         // Tables of the arena look like anybody's pages, and are its to free.
-        let word = self.mm.map().try_page(pfn).map(mm::page::PageDesc::head);
+        let word = self.mm.map().try_page(pfn).map(PageDesc::head);
         if held.is_none() && word.is_some_and(|word| word.is(PageType::Kernel, page.order)) {
             return;
         }
