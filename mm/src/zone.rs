@@ -286,12 +286,12 @@ impl Zone {
         self.pcp_high.load(Relaxed)
     }
 
-    /// Whether CPUs' lists of this zone may hold a block of `order` at all: a
-    /// large one that brings a list to its limit would be given back at once,
-    /// and fetched again for the next request.
+    /// Whether CPUs' lists of this zone may hold blocks of `order`: a large one
+    /// that brings them near their limit would be given back with the next few
+    /// frees, and fetched again for the next request.
     #[inline]
     pub(crate) fn keeps(&self, order: Order) -> bool {
-        order <= COSTLY_ORDER || order.pages() < u64::from(self.pcp_high())
+        order <= COSTLY_ORDER || 2 * order.pages() <= u64::from(self.pcp_high())
     }
 
     /// What a check of the zone's free pages looks at, as of now.
