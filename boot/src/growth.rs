@@ -49,18 +49,13 @@ const SERIES: [(&str, &[&str]); 6] = [
 ];
 
 impl Machine {
-    /// How it is run. Its memory takes no more of the host's than it touches.
+    /// How it is run.
     pub fn run_options(&self) -> RunOptions {
         let rows: Vec<&str> = SERIES.iter().flat_map(|series| series.1).copied().collect();
         let mut options = run_options(&rows.join(","));
         options.memory = Memory(self.memory.to_owned());
         options.cpus = self.cpus;
         options.nodes = self.nodes;
-        if self.nodes == 1 {
-            let object = format!("memory-backend-ram,id=ram,size={},reserve=off", self.memory);
-            let words = ["-machine", "memory-backend=ram", "-object", &object];
-            options.qemu.0.extend(words.map(str::to_owned));
-        }
         options
     }
 }
