@@ -33,7 +33,7 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
         Case::quick("goes_round_all_cpus", goes_round_all_cpus),
         Case::quick("work_is_spread", work_is_spread),
         Case::quick("stack_is_guarded", stack_is_guarded),
-        Case::quick("no_memory_is_an_error", no_memory_is_an_error),
+        Case::quick("no_memory_is_a_value", no_memory_is_a_value),
         Case::quick("deaf_cpu_is_named", deaf_cpu_is_named),
         Case::full("as_many_as_fit", as_many_as_fit),
     ],
@@ -478,7 +478,7 @@ impl Drop for Taken<'_> {
 
 /// Without memory no thread is made, whatever it was that was missing, and what
 /// had been taken for it is given back.
-fn no_memory_is_an_error(test: &mut Test<'_, Subject>) -> CaseResult {
+fn no_memory_is_a_value(test: &mut Test<'_, Subject>) -> CaseResult {
     static RAN: AtomicU32 = AtomicU32::new(0);
     RAN.store(0, Relaxed);
     let mm = test.on.mm;
