@@ -274,6 +274,16 @@ impl PageDesc {
         private
     );
 
+    /// Sets bit `i`, below 64, of the words `index` and `private` taken as one;
+    /// false if it is set. The caller owns the page or holds its list's lock.
+    #[inline]
+    pub(crate) fn set_object_bit(&self, i: u16) -> bool {
+        let word = if i < 32 { &self.index } else { &self.private };
+        let (bits, bit) = (word.load(Relaxed), 1 << (i % 32));
+        word.store(bits | bit, Relaxed);
+        bits & bit == 0
+    }
+
     /// The count itself, for those who need an ordering of their own.
     pub(crate) fn count_word(&self) -> &AtomicU32 {
         &self.count

@@ -10,7 +10,7 @@ use super::cache::{Cache, CacheId};
 use super::geometry::free_limit;
 use super::local::Push;
 use super::node::NodeLists;
-use super::slabs::Key;
+use super::slabs::{Key, Slab};
 use crate::list::PageList;
 use crate::mm::Mm;
 use crate::page::{PageDesc, PageType};
@@ -85,7 +85,7 @@ impl<P: Platform> Mm<P> {
     /// frees twice), not whether it has a descriptor.
     #[inline]
     fn slab_of_known(&self, ptr: NonNull<u8>) -> Option<(Pfn, &PageDesc)> {
-        let pfn = self.platform.pfn_of(ptr.as_ptr())?;
+        let pfn = self.platform.frame_number(ptr.as_ptr());
         let desc = self.map.page(pfn);
         if desc.head().ty() == PageType::Slab {
             return Some((pfn, desc));
@@ -266,7 +266,11 @@ impl<P: Platform> Mm<P> {
         let ours = Key::new(cache.index, node);
         let mut refused = 0;
         let mut rest = objects;
-        while let Some(&ptr) = rest.first() {
+        loop {
+            let strays = self.put_strays(cache, ours, rest);
+            lists.free_objects += strays as u64;
+            rest = &rest[strays..];
+            let Some(&ptr) = rest.first() else { break };
             let n = match self.slab_of_known(ptr) {
                 Some((pfn, desc)) if Key::of(desc) == ours => {
                     lists.put(&self.map, &self.slab_at(cache, pfn), rest)
@@ -287,6 +291,43 @@ impl<P: Platform> Mm<P> {
             }
         }
         refused
+    }
+
+    /// The quick part of [`put_objects`](Self::put_objects): the leading ones of
+    /// `objects`, as long as each has no neighbour beside it, lies in a slab's
+    /// first page and leaves the slab on the list it is on; the very last one is
+    /// not looked at. Returns how many; counting them among the free ones is the
+    /// caller's. On its own, so that all it needs is in registers: objects freed
+    /// in no order come this way.
+    #[inline(never)]
+    fn put_strays(&self, cache: &Cache, ours: Key, objects: &[NonNull<u8>]) -> usize {
+        let geometry = &cache.geometry;
+        if !geometry.in_descriptor() {
+            return 0;
+        }
+        let size = geometry.size as usize;
+        // Neither the first free object nor the last one in use.
+        let stays = 2..u32::from(geometry.objects);
+        for (i, pair) in objects.windows(2).enumerate() {
+            let (ptr, next) = (pair[0], pair[1]);
+            let step = next.addr().get().wrapping_sub(ptr.addr().get());
+            if step == size || step == size.wrapping_neg() {
+                return i;
+            }
+            let pfn = self.platform.frame_number(ptr.as_ptr());
+            let desc = self.map.page(pfn);
+            if desc.head().ty() != PageType::Slab || Key::of(desc) != ours {
+                return i;
+            }
+            let slab = Slab::new(pfn, desc, geometry, self.platform.frame(pfn));
+            let inuse = desc.inuse();
+            let Some(number) = slab.number(ptr) else { return i };
+            if !stays.contains(&inuse) || !desc.set_object_bit(number) {
+                return i;
+            }
+            desc.set_inuse(inuse - 1);
+        }
+        objects.len().saturating_sub(1)
     }
 
     /// Says why an object cannot be put into a slab.

@@ -109,7 +109,17 @@ pub struct Geometry {
 /// not enough to change the quotient's integer part.
 const RECIPROCAL_SHIFT: u32 = 44;
 
+/// Objects that two words of a slab's descriptor number.
+const IN_DESCRIPTOR: u16 = 64;
+
 impl Geometry {
+    /// Whether the descriptor of a slab says which objects are free, and not
+    /// words at the slab's end.
+    #[inline]
+    pub(crate) fn in_descriptor(&self) -> bool {
+        self.objects <= IN_DESCRIPTOR
+    }
+
     /// The number of the object that begins `at` bytes after the first one of
     /// its slab. None if none begins there.
     #[inline]

@@ -8,8 +8,6 @@ use crate::page::{PageDesc, PageFlags};
 use crate::types::{MAX_NODES, NodeId, PAGE_SIZE, Pfn};
 use core::ptr::NonNull;
 
-/// Objects that the descriptor's own two words number.
-const IN_DESCRIPTOR: u16 = 64;
 /// Words that number more.
 const WORDS: usize = 4;
 
@@ -179,7 +177,7 @@ impl<'a> Slab<'a> {
 
     #[inline]
     fn word(&self, i: usize) -> u64 {
-        if self.geometry.objects <= IN_DESCRIPTOR {
+        if self.geometry.in_descriptor() {
             return u64::from(self.desc.index()) | u64::from(self.desc.private()) << 32;
         }
         // SAFETY: `i` is below four, and with more than 64 objects the geometry
@@ -189,7 +187,7 @@ impl<'a> Slab<'a> {
 
     #[inline]
     fn set_word(&self, i: usize, bits: u64) {
-        if self.geometry.objects <= IN_DESCRIPTOR {
+        if self.geometry.in_descriptor() {
             self.desc.set_index(bits as u32);
             self.desc.set_private((bits >> 32) as u32);
             return;
