@@ -134,7 +134,7 @@ impl Figures {
     }
 
     /// A table for people, as Markdown: rows in the order of
-    /// [`ROWS`](bench::table::ROWS); with `goals`, those that have a goal.
+    /// [`bench::table::ROWS`]; with `goals`, those that have a goal.
     pub fn table(&self, goals: bool) -> String {
         let mut lines = vec![
             ["operation", "Linux 6.12", "6.1", "must", "aim", "Quarry", "verdict"]
