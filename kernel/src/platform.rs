@@ -9,7 +9,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
-use mm::slab::local::{Pop, Push};
+use mm::steps::{Pop, Push};
 use mm::sync::HeldLocks;
 use mm::types::{CpuId, NodeId, Pfn, PfnRange};
 use quarry_kernel::sched::Priority;

@@ -43,6 +43,7 @@ pub mod setup;
 pub mod slab;
 mod slow;
 pub mod stats;
+pub mod steps;
 pub mod sync;
 mod table;
 pub mod types;

@@ -1,10 +1,9 @@
 //! What the manager asks of the system it runs in: frame contents, CPUs and
 //! their interrupt masking, time, the caller's context, workers and a log.
 //! The kernel implements it over real hardware, `mm::host` over a simulated
-//! machine. Calls nothing; names types of
-//! `sync` and `types`.
+//! machine. Calls nothing; names types of `steps`, `sync` and `types`.
 
-use crate::slab::local::{Pop, Push};
+use crate::steps::{Pop, Push};
 use crate::sync::HeldLocks;
 use crate::types::{CpuId, NodeId, Pfn, PfnRange};
 use core::fmt;

@@ -11,9 +11,8 @@ use crate::arch::percpu;
 use crate::arch::trap::TrapFrame;
 use core::arch::asm;
 use core::ptr::NonNull;
-use mm::slab::local::{
-    AVAIL, ENTRY_ARRAY, ENTRY_READY, KEY, LIMIT, OBJECTS, Pop, Push, TABLE_SHIFT, TOUCHED,
-};
+use mm::slab::local::{AVAIL, ENTRY_ARRAY, ENTRY_READY, KEY, LIMIT, OBJECTS, TABLE_SHIFT, TOUCHED};
+use mm::steps::{Pop, Push};
 use spin::Mutex;
 
 /// Where a step begins, and the address after its last instruction, each as

@@ -5,7 +5,6 @@
 use super::array::{ArrayCache, Taken};
 use super::cache::{Cache, CacheId};
 use super::grow::with_rest;
-use super::local::Pop;
 use super::node::NodeLists;
 use super::reserve::Right;
 use super::slabs::{Fill, Slab};
@@ -13,6 +12,7 @@ use crate::gfp::{AllocError, Gfp};
 use crate::list::PageList;
 use crate::mm::Mm;
 use crate::platform::Platform;
+use crate::steps::Pop;
 use crate::sync::{Cpu, Ordering::Relaxed};
 use crate::types::{NodeId, Pfn};
 use core::num::NonZeroU32;

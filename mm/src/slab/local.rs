@@ -1,9 +1,6 @@
-//! The two steps of the fast path for a platform that can make them in one
-//! piece without masking interrupts: an interrupt that comes in between has
-//! them begun again from the start. Here is what they are and where in memory
-//! they find what they need; how, is the platform's
-//! ([`Platform::local_pop`](crate::platform::Platform::local_pop)). Calls
-//! nothing.
+//! Where in memory a platform finds what it needs for the two steps of the fast
+//! path, if it can make them in one piece without masking interrupts
+//! ([`steps`](crate::steps)). Calls nothing.
 //!
 //! Both look at what this CPU owns and change it by one store, their last: until
 //! that, nothing has happened, and after it everything. Whatever else the CPU
@@ -33,38 +30,3 @@ pub const TOUCHED: usize = offset_of!(ArrayCache, touched);
 pub const OBJECTS: usize = size_of::<ArrayCache>();
 
 const _: () = assert!(size_of::<CpuCell<CpuArrays>>().is_power_of_two());
-
-/// Taking an object: for [`Platform::local_pop`](crate::platform::Platform::local_pop).
-///
-/// In the table of the CPU this runs on, at the place of `entry` in the first
-/// one's: if its generation is
-/// `generation` and the word at `reserves` is 0 and the array is not empty, mark
-/// the array touched, read the last object and store the count less one.
-#[derive(Clone, Copy, Debug)]
-pub struct Pop {
-    /// The entry in the first CPU's table.
-    pub entry: *const u8,
-    /// The generation it has to have.
-    pub generation: u32,
-    /// A word of 64 bits.
-    pub reserves: *const u64,
-}
-
-/// Giving an object back: for
-/// [`Platform::local_push`](crate::platform::Platform::local_push).
-///
-/// In the table of the CPU this runs on, at the place of `entry` in the first
-/// one's: if its generation is
-/// `generation` (or any but 0, without one) and the array's key is `key` and it
-/// has room, store the object after the last and then the count and one.
-#[derive(Clone, Copy, Debug)]
-pub struct Push {
-    /// The entry in the first CPU's table.
-    pub entry: *const u8,
-    /// The generation it has to have, if that matters.
-    pub generation: Option<u32>,
-    /// The object's key.
-    pub key: u16,
-    /// The object.
-    pub object: *mut u8,
-}
