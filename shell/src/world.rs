@@ -1,0 +1,90 @@
+//! What the interpreter asks of the place it runs in: the machine under study,
+//! where text goes, CPUs, time, files that `mm` does not know. The kernel
+//! implements it over the real machine, the host over a simulated one.
+//! Calls nothing.
+
+use crate::errno::{Errno, Error};
+use core::fmt;
+use mm::Mm;
+use mm::arena::MovableArena;
+use mm::platform::Platform;
+use mm::types::CpuId;
+
+/// The place a lab runs in.
+pub trait World {
+    /// The machine's platform.
+    type Machine: Platform;
+
+    /// The machine under study; None on the host while one is being described.
+    fn mm(&self) -> Option<&'static Mm<Self::Machine>>;
+
+    /// The arena that movable groups live in, registered with the machine.
+    fn arena(&self) -> Option<&'static MovableArena<Self::Machine>>;
+
+    /// Prints, without a time stamp. Never fails: what cannot be shown is lost.
+    fn print(&mut self, text: fmt::Arguments<'_>);
+
+    /// Whether the user wants the command that is running to stop (^C). Asked
+    /// between steps of long commands and lines of long output.
+    fn interrupted(&self) -> bool {
+        false
+    }
+
+    /// Runs `work` as `cpu`, with interrupts on.
+    ///
+    /// # Errors
+    /// EINVAL where there is no such CPU, or it is not running.
+    fn on_cpu(&mut self, cpu: CpuId, work: &mut dyn FnMut()) -> Result<(), Error>;
+
+    /// Gives the lab's task `PF_MEMALLOC`, or takes it away.
+    fn set_memalloc(&mut self, on: bool);
+
+    /// Time moves on by `ms` milliseconds, and workers that are due run.
+    ///
+    /// # Errors
+    /// EINTR when it was interrupted.
+    fn tick(&mut self, ms: u64) -> Result<(), Error>;
+
+    /// A line of a machine's description, between `machine` and `end`, these
+    /// two among them. While a description is open, all lines come here.
+    /// Before the machine goes, the interpreter has dropped all it holds of it.
+    ///
+    /// # Errors
+    /// EPERM where the machine is real; EINVAL for a description that is wrong,
+    /// and the machine that was there before is still there.
+    fn describe(&mut self, _line: &str) -> Result<(), Error> {
+        Err(Error::new(Errno::EPERM, "the machine is real"))
+    }
+
+    /// Whether a machine's description is open.
+    fn is_describing(&self) -> bool {
+        false
+    }
+
+    /// Writes the content of a file that `mm` does not know, such as
+    /// `/proc/iomem`, to `out`.
+    ///
+    /// # Errors
+    /// ENOENT where there is no such file.
+    fn read_file(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), Error>;
+
+    /// Writes `text` to such a file.
+    ///
+    /// # Errors
+    /// ENOENT where there is no such file, EPERM where it is not to be written.
+    fn write_file(&mut self, path: &str, text: &str) -> Result<(), Error>;
+
+    /// Paths of such files, for completion.
+    fn files(&self) -> &'static [&'static str];
+
+    /// A command of this place only (`reboot`, `dmesg` ...), already split into
+    /// words. None where there is no such command.
+    fn command(&mut self, _words: &[&str]) -> Option<Result<(), Error>> {
+        None
+    }
+
+    /// Such commands: name, synopsis, one line of help, an example.
+    fn commands(&self) -> &'static [[&'static str; 4]] {
+        &[]
+    }
+}
