@@ -1,10 +1,10 @@
 //! The ramdisk: a plain-text archive of named sections. Pure.
 //!
 //! A section begins with a line `=== name` and reaches to the next such line or
-//! the end. The first is `cmdline` (one line, the kernel's command line where
-//! the firmware brings none), the last `symbols` (`hexaddr name` lines, see
-//! [`crate::symbols`]). A reader finds what it needs by its name and passes over
-//! the rest.
+//! the end. The first is `cmdline` (the kernel's command line where the firmware
+//! brings none), then come lab scripts as `lab/NAME`, the last is `symbols`
+//! (`hexaddr name` lines, see [`crate::symbols`]). A reader finds what it needs
+//! by its name and passes over the rest.
 
 /// Why a ramdisk could not be written.
 #[derive(Debug, PartialEq, Eq)]

@@ -34,7 +34,8 @@ pub fn make(
 
     let elf = fs::read(&kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
     let ramdisk = scratch.path().join("ramdisk");
-    fs::write(&ramdisk, self::ramdisk(&elf, cmdline)?)?;
+    let scripts = lab_scripts(&workspace.root().join("lab/stories"))?;
+    fs::write(&ramdisk, self::ramdisk(&elf, cmdline, &scripts)?)?;
 
     // The loader reads the file whole, sector by sector on a BIOS: leave out
     // what only a debugger wants.
@@ -65,10 +66,40 @@ pub fn image_path(dir: &Path, firmware: Firmware) -> PathBuf {
     dir.join(image_name(firmware))
 }
 
+/// What the command line's section says to who edits it.
+const CMDLINE_HINT: &str = "\
+# The next lines are the kernel's command line: words such as selftest=full.
+# The file may be edited and saved as it is, as UTF-8; leave the lines that begin
+# with ===.
+";
+
+/// A lab script to boot with: its name and text.
+type Script = (String, String);
+
+/// The scripts `*.lab` of `dir`, by name; none if there is no such directory.
+fn lab_scripts(dir: &Path) -> Result<Vec<Script>> {
+    let mut scripts = Vec::new();
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(scripts) };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "lab") {
+            let text = fs::read_to_string(&path);
+            let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            scripts.push((name.into_owned(), text));
+        }
+    }
+    scripts.sort();
+    Ok(scripts)
+}
+
 /// The ramdisk's bytes for the kernel in `elf`.
-fn ramdisk(elf: &[u8], cmdline: &str) -> Result<Vec<u8>> {
+fn ramdisk(elf: &[u8], cmdline: &str, scripts: &[Script]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
-    archive.section("cmdline", cmdline)?;
+    archive.section("cmdline", &format!("{CMDLINE_HINT}{cmdline}"))?;
+    for (name, text) in scripts {
+        archive.section(&format!("lab/{name}"), text)?;
+    }
     archive.section("symbols", &symbols::table(elf).context("the kernel is no ELF file")?)?;
     Ok(archive.into_bytes())
 }
@@ -117,9 +148,18 @@ mod tests {
     #[test]
     fn the_kernel_finds_in_the_ramdisk_what_was_put_there() {
         let elf = fs::read(std::env::current_exe().unwrap()).unwrap();
-        let ramdisk = ramdisk(&elf, "cma=16M exit").unwrap();
-        let cmdline = archive::section(&ramdisk, "cmdline").unwrap();
-        assert_eq!(archive::one_line(cmdline), "cma=16M exit");
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("holes.lab"), "alloc a 3\nfree a\n").unwrap();
+        fs::write(dir.path().join("areas.lab"), "cma a 16\n").unwrap();
+        fs::write(dir.path().join("notes.txt"), "no script\n").unwrap();
+        let scripts = lab_scripts(dir.path()).unwrap();
+        let ramdisk = ramdisk(&elf, "cma=16M exit", &scripts).unwrap();
+        let mut line = [0; 64];
+        let joined = archive::join_lines(archive::section(&ramdisk, "cmdline").unwrap(), &mut line);
+        assert_eq!(&line[..joined.len], b"cma=16M exit");
+        assert_eq!(archive::section(&ramdisk, "lab/holes"), Some(&b"alloc a 3\nfree a\n"[..]));
+        let names: Vec<_> = archive::sections(&ramdisk).map(|found| found.0).collect();
+        assert_eq!(names, [&b"cmdline"[..], b"lab/areas", b"lab/holes", b"symbols"]);
 
         let table = symbols::table(&elf).unwrap();
         let (line, next) = table.lines().zip(table.lines().skip(1)).last().unwrap();

@@ -40,7 +40,7 @@ fn from_fw_cfg(buffer: &mut Buffer) -> bool {
     let mut text = [0; MAX];
     device.read(file, &mut text[..len]);
     log::info!("cmdline: from fw_cfg");
-    store(buffer, &text[..len], file.size as usize);
+    store(buffer, &text[..len], file.size as usize > MAX);
     true
 }
 
@@ -48,26 +48,23 @@ fn from_ramdisk(buffer: &mut Buffer) {
     ramdisk::with(|bytes| match archive::section(bytes, "cmdline") {
         Some(body) => {
             log::info!("cmdline: from the boot image");
-            store(buffer, body, body.len());
+            store(buffer, body, false);
+        }
+        None if archive::is_utf16(bytes) => {
+            log::warn!("the file `ramdisk` was saved as UTF-16 and cannot be read; want UTF-8");
         }
         None => log::warn!("the boot image has no command line"),
     });
 }
 
-/// Keeps the first line of `text`, which is cut off already if `len` says so.
-fn store(buffer: &mut Buffer, text: &[u8], len: usize) {
-    let line = archive::one_line(text);
-    let mut cut = line.len().min(MAX);
-    while !line.is_char_boundary(cut) {
-        cut -= 1;
-    }
-    if len > MAX {
+/// Keeps `text` as one line; says what of it is lost, more than is known already.
+fn store(buffer: &mut Buffer, text: &[u8], was_cut: bool) {
+    let joined = archive::join_lines(text, &mut buffer.text);
+    buffer.len = joined.len;
+    if joined.too_long || was_cut {
         log::warn!("the command line is longer than {MAX} bytes; the rest is ignored");
     }
-    let kept = &mut buffer.text[..cut];
-    kept.copy_from_slice(&line.as_bytes()[..cut]);
-    for byte in kept.iter_mut().filter(|byte| byte.is_ascii_control()) {
-        *byte = b' ';
+    if joined.not_utf8 {
+        log::warn!("the command line is not all UTF-8; the rest is used");
     }
-    buffer.len = cut;
 }
