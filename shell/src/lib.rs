@@ -5,6 +5,7 @@
 //! of its own but what its commands ask for.
 #![no_std]
 
+pub mod edit;
 mod errno;
 mod world;
 
