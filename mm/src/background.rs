@@ -32,6 +32,7 @@ impl<P: Platform> Mm<P> {
     /// marks, and to have the cause compacted (Linux mm/vmscan.c). True if the
     /// node's zones are all above their high marks.
     pub fn kswapd_round(&self, node: NodeId) -> bool {
+        self.stats.count(Event::PageOutRun);
         let zones = || self.zones().iter().filter(|z| z.node == node && z.managed() > 0);
         let mut boosted = false;
         for zone in zones() {

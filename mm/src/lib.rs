@@ -38,6 +38,7 @@ pub mod page;
 mod pcp;
 pub mod platform;
 pub mod pressure;
+pub mod proc;
 mod room;
 pub mod setup;
 pub mod slab;

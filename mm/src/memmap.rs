@@ -397,6 +397,28 @@ impl MemMap {
         }
     }
 
+    /// The pageblocks that `range` touches and that have RAM, populated or not,
+    /// lowest first: first frame and word.
+    pub(crate) fn known_blocks(&self, range: PfnRange) -> impl Iterator<Item = (Pfn, &BlockInfo)> {
+        let end = range.end.min(self.end);
+        let mut at = range.start.pageblock();
+        core::iter::from_fn(move || {
+            while at < end {
+                let block = at;
+                if !self.regions.has(block) {
+                    at = Pfn((block.0 / REGION_PAGES + 1) * REGION_PAGES);
+                    continue;
+                }
+                at = block.add(PAGEBLOCK_PAGES);
+                let word = self.word(block);
+                if word.is_known() {
+                    return Some((block, word));
+                }
+            }
+            None
+        })
+    }
+
     /// The first frame, a multiple of the largest order, of the first deferred
     /// block at or after `pfn` and before `end`, with its word.
     pub(crate) fn next_deferred(&self, pfn: Pfn, end: Pfn) -> Option<(Pfn, &BlockInfo)> {

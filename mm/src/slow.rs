@@ -10,7 +10,6 @@ use crate::mm::Mm;
 use crate::platform::{Context, LogLevel, Platform, Worker};
 use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
 use crate::stats::Event;
-use crate::sync::Ordering::Relaxed;
 use crate::types::{COSTLY_ORDER, MigrateType, Pfn, ZoneKind};
 use crate::zone::{Mark, Zone};
 
@@ -70,10 +69,7 @@ impl<P: Platform> Mm<P> {
         let can_block = gfp.can_block();
         let costly = order > COSTLY_ORDER;
         if can_block {
-            self.stats.count(Event::AllocStall);
-            if let Some(zone) = self.zones_for(first).next() {
-                zone.events.allocstall.fetch_add(1, Relaxed);
-            }
+            self.stats.count(Event::alloc_stall(first.class));
         }
         let attempt = Attempt { flags: self.slow_flags(first, context), ..*first };
         let reserves = Self::reserves(gfp, context);

@@ -1,8 +1,9 @@
-//! Counters of what happened, machine-wide, and the text of Linux's report
-//! files. Counting needs no lock; reading is never exact on a running machine.
-//! May call: `sync`.
+//! Counters of what happened, machine-wide. Counting needs no lock; reading is
+//! never exact on a running machine. The text of Linux's report files is in
+//! `proc`. May call: `sync`, `types`.
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::types::{NR_ZONES, ZoneKind};
 
 macro_rules! events {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -23,7 +24,18 @@ macro_rules! events {
     };
 }
 
+// In Linux's order; those that Linux does not count come last.
 events! {
+    /// Requests of class DMA that entered the slow path able to wait.
+    AllocStallDma = "allocstall_dma",
+    /// As `AllocStallDma`, of class DMA32.
+    AllocStallDma32 = "allocstall_dma32",
+    /// As `AllocStallDma`, of class Normal.
+    AllocStallNormal = "allocstall_normal",
+    /// As `AllocStallDma`, of class Movable.
+    AllocStallMovable = "allocstall_movable",
+    /// Rounds of kswapd.
+    PageOutRun = "pageoutrun",
     /// Pages moved.
     MigrateSuccess = "pgmigrate_success",
     /// Pages that could not be moved.
@@ -42,12 +54,14 @@ events! {
     CompactSuccess = "compact_success",
     /// Times kcompactd was woken.
     CompactDaemonWake = "compact_daemon_wake",
+    /// Of the pages the migration scanner looked at, those in the background.
+    CompactDaemonMigrateScanned = "compact_daemon_migrate_scanned",
+    /// Of the pages the free scanner looked at, those in the background.
+    CompactDaemonFreeScanned = "compact_daemon_free_scanned",
     /// Contiguous allocations from CMA that succeeded.
     CmaAllocSuccess = "cma_alloc_success",
     /// Contiguous allocations from CMA that failed.
     CmaAllocFail = "cma_alloc_fail",
-    /// Requests that entered the slow path able to wait.
-    AllocStall = "allocstall",
     /// Requests that failed.
     AllocFailed = "alloc_failed",
     /// Pages that were handed out marked pfmemalloc.
@@ -58,6 +72,19 @@ events! {
     BadObject = "slab_refused",
     /// Free pages or objects whose poison was found overwritten.
     PoisonOverwritten = "poison_overwritten",
+}
+
+impl Event {
+    /// A request of `class` entered the slow path able to wait.
+    pub const fn alloc_stall(class: ZoneKind) -> Self {
+        const BY_CLASS: [Event; NR_ZONES] = [
+            Event::AllocStallDma,
+            Event::AllocStallDma32,
+            Event::AllocStallNormal,
+            Event::AllocStallMovable,
+        ];
+        BY_CLASS[class.index()]
+    }
 }
 
 /// Machine-wide event counters.

@@ -43,15 +43,13 @@ pub enum Mark {
     High,
 }
 
-/// Things counted per zone, as `/proc/vmstat` names them.
+/// Things counted per zone.
 #[derive(Debug, Default)]
 pub struct ZoneEvents {
     /// Blocks a fallback took from another type (`extfrag`).
     pub fallbacks: AtomicU64,
     /// Pageblocks whose type a fallback changed.
     pub claims: AtomicU64,
-    /// Direct allocations that had to enter the slow path (`allocstall_*`).
-    pub allocstall: AtomicU64,
 }
 
 /// Free pages on the lists by who may use them. Written under the zone lock,

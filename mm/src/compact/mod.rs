@@ -52,7 +52,7 @@ impl<P: Platform> Mm<P> {
         };
         let mut best = CompactResult::Skipped;
         for zone in self.zones_for(attempt) {
-            let (result, captured) = self.compact_in(zone, attempt, mode, priority);
+            let (result, captured) = self.compact_in(zone, attempt, mode, priority, false);
             best = best.max(result);
             if result == CompactResult::Success {
                 return (result, captured);
@@ -70,7 +70,7 @@ impl<P: Platform> Mm<P> {
         mode: MigrateMode,
         priority: CompactPriority,
     ) -> bool {
-        let (result, captured) = self.compact_in(zone, attempt, mode, priority);
+        let (result, captured) = self.compact_in(zone, attempt, mode, priority, true);
         if let Some(pfn) = captured {
             self.put_back(pfn, attempt.request.order, Placement::Auto);
         }
@@ -85,6 +85,7 @@ impl<P: Platform> Mm<P> {
         attempt: &Attempt,
         mode: MigrateMode,
         priority: CompactPriority,
+        background: bool,
     ) -> (CompactResult, Option<Pfn>) {
         let order = attempt.request.order;
         let hardest = priority == CompactPriority::SyncFull;
@@ -101,6 +102,7 @@ impl<P: Platform> Mm<P> {
             flags: attempt.flags,
         };
         let mut run = Run::new(zone, mode, Some(wanted), hardest);
+        run.background = background;
         let result = self.compact_zone(&mut run);
         if result == CompactResult::Success {
             zone.compact.succeeded(order, false);

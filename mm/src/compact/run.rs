@@ -36,6 +36,8 @@ pub(super) struct Run<'z> {
     pub(super) wanted: Option<Wanted>,
     /// Hints and the suitability of blocks are ignored, positions start afresh.
     pub(super) whole: bool,
+    /// kcompactd runs it, and no request waits for it.
+    pub(super) background: bool,
     /// Where the migration scanner goes on; everything below was scanned.
     pub(super) migrate_pfn: Pfn,
     /// The pageblock that the free scanner goes on in, downwards; it and
@@ -77,6 +79,7 @@ impl<'z> Run<'z> {
             mode,
             wanted,
             whole,
+            background: false,
             migrate_pfn,
             free_pfn,
             sources: PageList::new(),
@@ -274,8 +277,15 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Counts what the scanners looked at and took.
-    pub(super) fn count_scan(&self, event: Event, scanned: u64, isolated: u64) {
+    pub(super) fn count_scan(&self, run: &Run<'_>, event: Event, scanned: u64, isolated: u64) {
         self.stats.add(event, scanned);
+        if run.background {
+            let daemon = match event {
+                Event::CompactFreeScanned => Event::CompactDaemonFreeScanned,
+                _ => Event::CompactDaemonMigrateScanned,
+            };
+            self.stats.add(daemon, scanned);
+        }
         self.stats.add(Event::CompactIsolated, isolated);
     }
 }

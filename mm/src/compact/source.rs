@@ -57,7 +57,7 @@ impl<P: Platform> Mm<P> {
         }
         run.migrate_pfn = pfn.min(end);
         let isolated = u64::from(run.sources.len());
-        self.count_scan(Event::CompactMigrateScanned, scanned, isolated);
+        self.count_scan(run, Event::CompactMigrateScanned, scanned, isolated);
         let whole_block = began == block && run.migrate_pfn == end;
         if whole_block && isolated == 0 && !failed && !run.whole {
             self.map.block(block).set_skip(true);

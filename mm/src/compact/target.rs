@@ -126,7 +126,7 @@ impl<P: Platform> Mm<P> {
         if isolated == 0 && verdict == Some(false) && !run.whole {
             self.map.block(block).set_skip(true);
         }
-        self.count_scan(Event::CompactFreeScanned, scanned, isolated);
+        self.count_scan(run, Event::CompactFreeScanned, scanned, isolated);
         verdict
     }
 }

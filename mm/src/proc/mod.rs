@@ -1,0 +1,97 @@
+//! Linux's report files, byte for byte as Linux 6.12 writes them (`slabinfo` as
+//! 6.1 with SLAB), and its knobs, so that tools which know Linux read this
+//! machine too. Each kind of file has a module of its own; here is which path is
+//! which. May call: everything.
+//!
+//! A key stands in Linux's place in Linux's order where it says something that
+//! is true of this manager: what is counted, and the zeros of what cannot have
+//! happened yet (nothing reclaims, so nothing was stolen). Keys of subjects that
+//! do not exist here at all (page cache, swap, huge pages, NUMA hits) are left
+//! out, as kernels built without them do, except where common tools want them;
+//! `meminfo` says which those are.
+
+mod buddyinfo;
+mod vmstat;
+
+use crate::mm::Mm;
+use crate::platform::Platform;
+use core::fmt;
+
+/// Why a file could not be read or written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileError {
+    /// There is no such file (`ENOENT`).
+    NotFound,
+    /// It is not to be read, or not to be written (`EPERM`).
+    NotPermitted,
+    /// What was written to it makes no sense; nothing has changed (`EINVAL`).
+    Invalid,
+    /// Whoever took the text wanted no more of it.
+    Stopped,
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "no such file",
+            Self::NotPermitted => "not permitted",
+            Self::Invalid => "invalid value",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+impl core::error::Error for FileError {}
+
+impl From<fmt::Error> for FileError {
+    fn from(_: fmt::Error) -> Self {
+        Self::Stopped
+    }
+}
+
+/// The paths of all files that [`Mm::proc_read`] or [`Mm::proc_write`] knows.
+pub const FILES: &[&str] = &[
+    "/proc/buddyinfo",
+    "/proc/pagetypeinfo",
+    "/proc/slabinfo",
+    "/proc/vmstat",
+    "/sys/kernel/debug/extfrag/extfrag_index",
+    "/sys/kernel/debug/extfrag/unusable_index",
+];
+
+impl<P: Platform> Mm<P> {
+    /// Writes the content of the file at `path` to `out`. Interrupts on, no lock
+    /// held: it may wait for other CPUs. On a machine at rest the numbers of all
+    /// files agree with each other.
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`]; [`FileError::NotPermitted`] for a file that can
+    /// only be written; [`FileError::Stopped`] when `out` fails.
+    pub fn proc_read(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), FileError> {
+        match path {
+            "/proc/buddyinfo" => self.buddyinfo(out)?,
+            "/proc/pagetypeinfo" => self.pagetypeinfo(out)?,
+            "/proc/slabinfo" => self.slabinfo(out)?,
+            "/proc/vmstat" => self.vmstat(out)?,
+            "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,
+            "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
+            _ => return Err(FileError::NotFound),
+        }
+        Ok(())
+    }
+
+    /// Writes `text` to the file at `path`, as `echo text > path` does. Context
+    /// as [`proc_read`](Self::proc_read).
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`]; [`FileError::NotPermitted`] for a file that is
+    /// only to be read; [`FileError::Invalid`] for what Linux answers with
+    /// `EINVAL`.
+    pub fn proc_write(&self, path: &str, text: &str) -> Result<(), FileError> {
+        match path {
+            "/proc/slabinfo" => self.slabinfo_write(text).map_err(|_| FileError::Invalid),
+            _ if FILES.contains(&path) => Err(FileError::NotPermitted),
+            _ => Err(FileError::NotFound),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The machine's counters: `/proc/vmstat`. After Linux's keys, in its order,
+//! come those that Linux has no name for. May call: everything that counts.
+
+use crate::mm::Mm;
+use crate::platform::Platform;
+use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
+use crate::types::{NR_ZONES, NodeId};
+use crate::zone::Zone;
+use core::fmt;
+
+impl<P: Platform> Mm<P> {
+    /// Every counter of `/proc/vmstat` with its key, in the order of the file,
+    /// until `each` fails. Context as [`proc_read`](Self::proc_read).
+    ///
+    /// # Errors
+    /// What `each` fails with.
+    pub fn vmstat_each<E>(
+        &self,
+        mut each: impl FnMut(&'static str, u64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        each("nr_free_pages", self.free_pages_total())?;
+        each("nr_free_cma", self.zones().iter().map(Zone::free_cma_pages).sum())?;
+        let nodes = (0..self.nodes() as u8).map(|node| self.slab_pages(NodeId(node)));
+        let (reclaimable, unreclaimable) =
+            nodes.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1));
+        each("nr_slab_reclaimable", reclaimable)?;
+        each("nr_slab_unreclaimable", unreclaimable)?;
+
+        let (mut allocated, mut freed) = ([0; NR_ZONES], 0);
+        for zone in self.zones() {
+            let events = self.page_events(zone);
+            allocated[zone.kind.index()] += events.0;
+            freed += events.1;
+        }
+        let event = |event: Event| (event.name(), self.stats.get(event));
+        let mut count = |counted: (&'static str, u64)| each(counted.0, counted.1);
+        for (key, pages) in ["pgalloc_dma", "pgalloc_dma32", "pgalloc_normal", "pgalloc_movable"]
+            .into_iter()
+            .zip(allocated)
+        {
+            count((key, pages))?;
+        }
+        count(event(Event::AllocStallDma))?;
+        count(event(Event::AllocStallDma32))?;
+        count(event(Event::AllocStallNormal))?;
+        count(event(Event::AllocStallMovable))?;
+        count(("pgfree", freed))?;
+        // Nothing reclaims, and nobody is killed.
+        for key in ["pgsteal_kswapd", "pgsteal_direct", "pgscan_kswapd", "pgscan_direct"] {
+            count((key, 0))?;
+        }
+        count(event(Event::PageOutRun))?;
+        count(("oom_kill", 0))?;
+        let rest = Event::ALL.iter().skip_while(|&&e| e != Event::MigrateSuccess);
+        for &e in rest {
+            count(event(e))?;
+        }
+        let of_zones = |counter: fn(&Zone) -> u64| self.zones().iter().map(counter).sum();
+        count(("extfrag_fallbacks", of_zones(|z| z.events.fallbacks.load(Relaxed))))?;
+        count(("extfrag_claims", of_zones(|z| z.events.claims.load(Relaxed))))
+    }
+
+    /// One counter of `/proc/vmstat`, if there is such a key. Context as
+    /// [`proc_read`](Self::proc_read).
+    pub fn vmstat_value(&self, key: &str) -> Option<u64> {
+        let found = self.vmstat_each(|k, value| if k == key { Err(value) } else { Ok(()) });
+        found.err()
+    }
+
+    /// Writes `/proc/vmstat`.
+    pub(super) fn vmstat(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        self.vmstat_each(|key, value| writeln!(out, "{key} {value}"))
+    }
+}
