@@ -1,7 +1,10 @@
 //! Why a command failed: an error number's name, as scripts compare it, and a
-//! reason for the reader. Calls nothing.
+//! reason for the reader. Names `mm`'s errors, calls nothing.
 
 use core::fmt;
+use mm::contig::ContigError;
+use mm::slab::SlabError;
+use mm::{AllocError, FreeError};
 
 /// An error number, by Linux's names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,19 +97,134 @@ pub struct Error {
     pub errno: Errno,
     /// What the reader is told.
     pub why: &'static str,
+    about: About,
+}
+
+/// Bytes of a culprit that are shown.
+const SHOWN: usize = 48;
+
+/// The word that an error is about, shortened and made printable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct About {
+    len: u8,
+    bytes: [u8; SHOWN],
+}
+
+impl About {
+    const NOTHING: Self = Self { len: 0, bytes: [0; SHOWN] };
+
+    fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?")
+    }
+}
+
+impl fmt::Debug for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl fmt::Write for About {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            let c = if c.is_control() { '?' } else { c };
+            let from = usize::from(self.len);
+            let Some(place) = self.bytes.get_mut(from..from + c.len_utf8()) else {
+                return Err(fmt::Error);
+            };
+            c.encode_utf8(place);
+            self.len += c.len_utf8() as u8;
+        }
+        Ok(())
+    }
 }
 
 impl Error {
     /// An error with its reason.
     pub const fn new(errno: Errno, why: &'static str) -> Self {
-        Self { errno, why }
+        Self { errno, why, about: About::NOTHING }
+    }
+
+    /// The same, with what it is about, such as the word that is not
+    /// understood. As much of it is shown as fits.
+    #[must_use]
+    pub fn about(mut self, what: impl fmt::Display) -> Self {
+        self.about = About::NOTHING;
+        // What does not fit is left out.
+        let _ = fmt::Write::write_fmt(&mut self.about, format_args!("{what}"));
+        self
+    }
+
+    /// `ERRNO: why`, as a line about an expected error shows it.
+    pub(crate) fn reason(&self) -> Reason<'_> {
+        Reason(self)
+    }
+}
+
+/// An error without the word `error`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reason<'a>(&'a Error);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Error { errno, why, about } = self.0;
+        write!(f, "{errno}: {why}")?;
+        if about.len > 0 {
+            write!(f, ": {}", about.as_str())?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}: {}", self.errno, self.why)
+        write!(f, "error: {}", self.reason())
     }
 }
 
 impl core::error::Error for Error {}
+
+impl From<AllocError> for Error {
+    fn from(error: AllocError) -> Self {
+        match error {
+            AllocError::Invalid(why) => Self::new(Errno::EINVAL, why),
+            AllocError::NoMemory => Self::new(Errno::ENOMEM, "out of memory"),
+            AllocError::Injected => Self::new(Errno::ENOMEM, "failure injected"),
+        }
+    }
+}
+
+impl From<FreeError> for Error {
+    fn from(error: FreeError) -> Self {
+        Self::new(Errno::EIO, "the manager refused the free").about(error)
+    }
+}
+
+impl From<ContigError> for Error {
+    fn from(error: ContigError) -> Self {
+        match error {
+            ContigError::Invalid(why) => Self::new(Errno::EINVAL, why),
+            ContigError::Busy(_) => Self::new(Errno::EBUSY, "something stays").about(error),
+            ContigError::NoMemory => Self::new(Errno::ENOMEM, "out of memory"),
+        }
+    }
+}
+
+impl From<SlabError> for Error {
+    fn from(error: SlabError) -> Self {
+        match error {
+            SlabError::NotUp => Self::new(Errno::EAGAIN, "the slab layer is not up"),
+            SlabError::NoSuchCache => Self::new(Errno::ENOENT, "no such cache"),
+            SlabError::Invalid(why) => Self::new(Errno::EINVAL, why),
+            SlabError::NoMemory => Self::new(Errno::ENOMEM, "out of memory"),
+            SlabError::Busy { .. } => Self::new(Errno::EBUSY, "in use").about(error),
+            SlabError::Overrun => Self::new(Errno::EIO, "written to outside of its bounds"),
+            SlabError::NotSlab
+            | SlabError::WrongCache
+            | SlabError::NotObject
+            | SlabError::DoubleFree => {
+                Self::new(Errno::EIO, "the manager refused the free").about(error)
+            }
+        }
+    }
+}

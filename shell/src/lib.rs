@@ -4,10 +4,27 @@
 //! in `mm`; what it runs in is behind the trait [`World`]. It allocates nothing
 //! of its own but what its commands ask for.
 #![no_std]
+#![allow(dead_code, reason = "the commands that use it follow")]
+#[cfg(test)]
+extern crate std;
 
+mod commands;
 pub mod edit;
 mod errno;
+mod gfp;
+mod groups;
+mod help;
+mod lab;
+mod ledger;
+mod name;
+mod parse;
 mod world;
 
 pub use errno::{Errno, Error};
+pub use gfp::gfp_words;
+pub use groups::GROUPS_MAX;
+pub use help::{COMMANDS, Command};
+pub use lab::{Lab, Outcome, Verdict};
+pub use name::NAME_MAX;
+pub use parse::{LINE_MAX, WORDS_MAX};
 pub use world::World;

@@ -21,7 +21,8 @@ pub trait World {
     /// The arena that movable groups live in, registered with the machine.
     fn arena(&self) -> Option<&'static MovableArena<Self::Machine>>;
 
-    /// Prints, without a time stamp. Never fails: what cannot be shown is lost.
+    /// Prints text as it is, without a time stamp; lines come with their `\n`,
+    /// perhaps in pieces. Never fails: what cannot be shown is lost.
     fn print(&mut self, text: fmt::Arguments<'_>);
 
     /// Whether the user wants the command that is running to stop (^C). Asked
@@ -47,7 +48,8 @@ pub trait World {
 
     /// A line of a machine's description, between `machine` and `end`, these
     /// two among them. While a description is open, all lines come here.
-    /// Before the machine goes, the interpreter has dropped all it holds of it.
+    /// When `machine` has been accepted, the interpreter gives back all it holds
+    /// of the old machine, which therefore is to stay usable until `end`.
     ///
     /// # Errors
     /// EPERM where the machine is real; EINVAL for a description that is wrong,

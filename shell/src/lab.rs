@@ -1,0 +1,238 @@
+//! The interpreter: a line in, its output and an outcome out; a script in, a
+//! verdict out. May call: everything in this crate.
+
+use crate::commands::caches::Caches;
+use crate::errno::{Errno, Error};
+use crate::groups::Groups;
+use crate::ledger::Ledger;
+use crate::parse::{Words, text};
+use crate::world::World;
+use core::fmt;
+use mm::Mm;
+use mm::arena::MovableArena;
+
+/// What became of a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The command did what it says; or there was none.
+    Ok,
+    /// It failed and has changed nothing. The error is printed.
+    Failed(Error),
+    /// An `expect` was not met. What was found is printed.
+    Unexpected,
+}
+
+impl Outcome {
+    /// Whether a script goes on after it.
+    pub fn is_ok(self) -> bool {
+        self == Self::Ok
+    }
+}
+
+/// What became of a script; printed as its last line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// All commands did what they say; their number.
+    Ok(u64),
+    /// The line at which the script ended, from 1 on.
+    Failed(u64),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok(commands) => write!(f, "lab: ok, {commands} commands"),
+            Self::Failed(line) => write!(f, "lab: FAILED at line {line}"),
+        }
+    }
+}
+
+/// Why a command stopped: nothing else has been printed of it than its output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    Failed(Error),
+    /// Printed already.
+    Unexpected,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Of a command without an answer.
+pub(crate) type Done = Result<(), Stop>;
+
+/// The interpreter and what its commands hold. It is large (a pool of 64 KiB):
+/// where stacks are small it is to be in a static. All that it holds is given
+/// back when it is dropped.
+pub struct Lab<W: World> {
+    pub(crate) world: W,
+    pub(crate) ledger: Ledger,
+    pub(crate) groups: Groups,
+    pub(crate) caches: Caches,
+    trace: bool,
+    /// Whether commands ran with the rights of `memalloc on`.
+    pub(crate) memalloc: bool,
+}
+
+/// The machine that a command works on.
+pub(crate) struct Subject<W: World> {
+    pub(crate) mm: &'static Mm<W::Machine>,
+    pub(crate) arena: &'static MovableArena<W::Machine>,
+}
+
+impl<W: World> Clone for Subject<W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W: World> Copy for Subject<W> {}
+
+impl<W: World> Lab<W> {
+    /// A lab that holds nothing.
+    pub const fn new(world: W) -> Self {
+        Self {
+            world,
+            ledger: Ledger::new(),
+            groups: Groups::new(),
+            caches: Caches::new(),
+            trace: false,
+            memalloc: false,
+        }
+    }
+
+    /// The place it runs in.
+    pub fn world(&self) -> &W {
+        &self.world
+    }
+
+    /// The place it runs in.
+    pub fn world_mut(&mut self) -> &mut W {
+        &mut self.world
+    }
+
+    /// Names of groups and caches, for completion.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let groups = self.groups.iter().map(|group| group.name.as_str());
+        groups.chain(self.caches.names())
+    }
+
+    /// Paths that `cat` can show, for completion.
+    pub fn files(&self) -> impl Iterator<Item = &'static str> + use<W> {
+        crate::commands::files::FILES.iter().chain(self.world.files()).copied()
+    }
+
+    /// Has each command of a script shown before it runs, or not.
+    pub fn set_trace(&mut self, on: bool) {
+        self.trace = on;
+    }
+
+    /// Runs a line: at most one command. What it has to say, its error too, has
+    /// been printed when this returns. With interrupts on, no lock held.
+    pub fn line(&mut self, line: &[u8]) -> Outcome {
+        match text(line).map_err(Stop::from).and_then(|text| self.run(text)) {
+            Ok(()) => Outcome::Ok,
+            Err(Stop::Unexpected) => Outcome::Unexpected,
+            Err(Stop::Failed(error)) => {
+                self.print(format_args!("{error}\n"));
+                Outcome::Failed(error)
+            }
+        }
+    }
+
+    /// Runs a script up to its end or the first command that fails. Its last
+    /// line, the verdict, has been printed when this returns. What the script
+    /// holds at its end stays held.
+    pub fn script(&mut self, script: &[u8]) -> Verdict {
+        let (mut commands, mut number) = (0, 0);
+        let mut verdict = None;
+        for line in script.split(|&b| b == b'\n') {
+            number += 1;
+            let said = text(line).unwrap_or("?");
+            if said.is_empty() {
+                continue;
+            }
+            if self.trace {
+                self.print(format_args!("+ {said}\n"));
+            }
+            // The description of a machine is one command.
+            commands += u64::from(!self.world.is_describing());
+            if !self.line(line).is_ok() {
+                verdict = Some(Verdict::Failed(number));
+                break;
+            }
+        }
+        if verdict.is_none() && self.world.is_describing() {
+            let error = Error::new(Errno::EINVAL, "a machine without its end");
+            self.print(format_args!("{error}\n"));
+            verdict = Some(Verdict::Failed(number));
+        }
+        let verdict = verdict.unwrap_or(Verdict::Ok(commands));
+        self.print(format_args!("{verdict}\n"));
+        verdict
+    }
+
+    /// Gives back all that the lab holds and all that it has switched on.
+    pub fn reset(&mut self) {
+        if let Ok(on) = self.subject() {
+            self.release_all(on);
+        }
+        if core::mem::take(&mut self.memalloc) {
+            self.world.set_memalloc(false);
+        }
+    }
+
+    pub(crate) fn print(&mut self, text: fmt::Arguments<'_>) {
+        self.world.print(text);
+    }
+
+    /// The machine to work on.
+    ///
+    /// # Errors
+    /// EAGAIN where there is none yet.
+    pub(crate) fn subject(&self) -> Result<Subject<W>, Error> {
+        match (self.world.mm(), self.world.arena()) {
+            (Some(mm), Some(arena)) => Ok(Subject { mm, arena }),
+            _ => Err(Error::new(Errno::EAGAIN, "there is no machine yet")),
+        }
+    }
+
+    /// # Errors
+    /// EINTR when the user wants it to stop.
+    pub(crate) fn go_on(&self) -> Result<(), Error> {
+        if self.world.interrupted() {
+            return Err(Error::new(Errno::EINTR, "interrupted"));
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, text: &str) -> Done {
+        if self.world.is_describing() {
+            return Ok(self.world.describe(text)?);
+        }
+        let words = Words::split(text)?;
+        match words.as_slice() {
+            [] => Ok(()),
+            ["machine", ..] => self.begin_machine(text),
+            words => self.command(words, text),
+        }
+    }
+
+    fn begin_machine(&mut self, text: &str) -> Done {
+        let old = self.subject();
+        self.world.describe(text)?;
+        if let Ok(old) = old {
+            self.release_all(old);
+        }
+        Ok(())
+    }
+}
+
+impl<W: World> Drop for Lab<W> {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}

@@ -1,0 +1,64 @@
+//! Names that users give to groups and caches. Calls nothing.
+
+use crate::errno::{Errno, Error};
+use core::fmt;
+
+/// Most bytes of a name.
+pub const NAME_MAX: usize = 31;
+
+/// A name: letters, digits, `_` and `-`, beginning with a letter or `_`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Name {
+    len: u8,
+    bytes: [u8; NAME_MAX],
+}
+
+/// First words of facts, which a group of that name would hide.
+const RESERVED: [&str; 5] = ["zone", "buddy", "blocks", "vmstat", "cache"];
+
+impl Name {
+    pub(crate) const NONE: Self = Self { len: 0, bytes: [0; NAME_MAX] };
+
+    /// # Errors
+    /// EINVAL for what is no name, or one that a fact begins with.
+    pub(crate) fn new(word: &str) -> Result<Self, Error> {
+        let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
+        let bad = || Error::new(Errno::EINVAL, "not a name").about(word);
+        let bytes = word.as_bytes();
+        if !bytes.first().is_some_and(|&b| letter(b))
+            || !bytes.iter().all(|&b| letter(b) || b.is_ascii_digit() || b == b'-')
+        {
+            return Err(bad());
+        }
+        if bytes.len() > NAME_MAX {
+            return Err(Error::new(Errno::EINVAL, "a name has 31 letters at most").about(word));
+        }
+        let node = word.strip_prefix("node").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        if node || RESERVED.contains(&word) {
+            return Err(Error::new(Errno::EINVAL, "facts begin with that name").about(word));
+        }
+        let mut name = Self { len: bytes.len() as u8, ..Self::NONE };
+        name.bytes[..bytes.len()].copy_from_slice(bytes);
+        Ok(name)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?")
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
