@@ -60,7 +60,7 @@ fn parse_entry(text: &[u8]) -> Result<RawRegion, LineError> {
             (start, end, text, true)
         }
     };
-    let parsed = kind_from(kind.trim_ascii());
+    let parsed = parse_kind(kind.trim_ascii());
     let kind = parsed.unwrap_or(RegionKind::Reserved);
     let entry = if half_open {
         RawRegion::new(start, end, kind)
@@ -81,7 +81,9 @@ fn hex(text: &[u8]) -> Result<(u64, &[u8]), LineError> {
     Ok((number, &text[len..]))
 }
 
-fn kind_from(name: &[u8]) -> Option<RegionKind> {
+/// The kind that a log calls `name`: Linux's words of any age, `type N`. None
+/// for other words.
+pub fn parse_kind(name: &[u8]) -> Option<RegionKind> {
     let name = match name {
         [b'(', inner @ .., b')'] => inner,
         // Recent kernels print the size before the type: `639 KB System RAM`.

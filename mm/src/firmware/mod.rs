@@ -20,7 +20,7 @@ mod sanitize;
 mod warning;
 mod zones;
 
-pub use e820::{LineError, parse_e820_line};
+pub use e820::{LineError, parse_e820_line, parse_kind};
 pub use edit::{MapEdit, apply_edits};
 pub use kind::RegionKind;
 pub use populate::{MAX_PFN, MIN_RAM_BYTES, TooLittleRam, check_ram, populate, reserve_bootloader};

@@ -1,0 +1,242 @@
+//! From a machine's description to a manager, by the steps of the kernel's boot:
+//! the map cleaned, nodes from the firmware's tables, options from the command
+//! line, early memory with what a kernel has taken, the manager, its slab layer.
+//! May call: `mm`, the rest of `machine`.
+
+use super::affinity;
+use super::describe::Description;
+use super::host::Host;
+use super::lent::Lent;
+use super::ram::Ram;
+use crate::output::Output;
+use mm::arena::MovableArena;
+use mm::cmdline::tokens;
+use mm::early::{EarlyMem, RamRange, Reservation};
+use mm::firmware::numa::{CpuAffinity, MemoryAffinity, NumaNote, NumaTables, Topology};
+use mm::firmware::{
+    Map, RawMap, RawRegion, Region, ZoneLayout, apply_edits, check_ram, populate, sanitize,
+};
+use mm::host::Machine;
+use mm::options::{Accept, Options};
+use mm::platform::LogLevel;
+use mm::slab::SlabDefaults;
+use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
+use mm::{Mm, SetupError};
+use shell::{Errno, Error};
+use std::fmt;
+
+/// Entries of a firmware's map that are kept, and what else the kernel's tables
+/// have room for.
+const ENTRIES: usize = 512;
+
+/// Bits of a physical address, as QEMU's processors have by default; more where
+/// the machine has RAM further up.
+const PHYS_BITS: u32 = 40;
+
+/// What a kernel on such a machine has taken before there is a manager: the
+/// first MiB, which firmware does not keep its hands off, and where the boot
+/// loader puts kernel, page tables and ramdisk.
+const TAKEN: [(PfnRange, &str); 2] = [
+    (PfnRange::new(Pfn(0), Pfn(0x100)), "low memory"),
+    (PfnRange::new(Pfn(0x1000), Pfn(0x1200)), "kernel"),
+];
+
+/// A machine that runs.
+///
+/// What it lends must not be used any more when it is dropped: it is for
+/// [`HostWorld`](crate::HostWorld) alone, which sees to that.
+#[derive(Debug)]
+pub struct Simulated {
+    // In the order in which they go: each is used by those before it.
+    mm: Lent<Mm<Host>>,
+    arena: Lent<MovableArena<Host>>,
+    /// The command line, which the slab layer keeps words of.
+    cmdline: Lent<str>,
+}
+
+/// Room for what a boot writes down.
+struct Tables {
+    raw: Vec<RawRegion>,
+    clean: Vec<Region>,
+    ram: Vec<RamRange>,
+    reserved: Vec<Reservation>,
+    affinity: Vec<MemoryAffinity>,
+    processors: Vec<CpuAffinity>,
+}
+
+impl Tables {
+    fn new() -> Self {
+        Self {
+            raw: vec![RawRegion::EMPTY; ENTRIES],
+            clean: vec![Region::EMPTY; 2 * ENTRIES],
+            ram: vec![RamRange::EMPTY; ENTRIES],
+            reserved: vec![Reservation::EMPTY; ENTRIES],
+            affinity: vec![MemoryAffinity::EMPTY; ENTRIES],
+            processors: vec![CpuAffinity::EMPTY; ENTRIES],
+        }
+    }
+}
+
+impl Simulated {
+    /// Boots the machine that `description` describes. Its log goes to `output`,
+    /// at first only what is wrong.
+    ///
+    /// # Errors
+    /// EINVAL for a description that makes no sense, ENOMEM for a machine with
+    /// too little RAM, or too much for this host.
+    ///
+    /// # Safety
+    /// Nothing that the result lends may be used once it has been dropped.
+    pub(crate) unsafe fn boot(description: &Description, output: &Output) -> Result<Self, Error> {
+        description.check()?;
+        output.set_level(LogLevel::Warn);
+        // SAFETY: passed on to the caller.
+        let result = unsafe { boot(description, output) };
+        output.set_level(LogLevel::Info);
+        result
+    }
+
+    /// The manager.
+    pub(crate) fn mm(&self) -> &'static Mm<Host> {
+        self.mm.get()
+    }
+
+    /// The arena that is registered with it.
+    pub(crate) fn arena(&self) -> &'static MovableArena<Host> {
+        self.arena.get()
+    }
+
+    /// The command line.
+    pub(crate) fn cmdline(&self) -> &str {
+        self.cmdline.get()
+    }
+}
+
+const fn no_memory(why: &'static str) -> Error {
+    Error::new(Errno::ENOMEM, why)
+}
+
+/// Reads the command line as the kernel does; what makes no sense is told.
+fn options<'l>(line: &'l str, output: &Output) -> Options<'l> {
+    let warn = |text: fmt::Arguments<'_>| output.log(LogLevel::Warn, text);
+    let mut options = Options::default();
+    for token in tokens(line) {
+        match token.map(|token| (token.text, options.accept(&token))) {
+            Ok((_, Accept::Known)) => {}
+            Ok((text, Accept::Unknown)) => {
+                warn(format_args!("unknown option \"{}\"", text.escape_debug()));
+            }
+            Ok((_, Accept::Malformed(malformed))) | Err(malformed) => {
+                warn(format_args!("malformed option {malformed}"));
+            }
+        }
+    }
+    options
+}
+
+/// The firmware's map as the kernel makes it of what the firmware says.
+fn firmware_map<'t>(
+    description: &Description,
+    options: &Options<'_>,
+    raw: &'t mut [RawRegion],
+    clean: &'t mut [Region],
+    output: &Output,
+) -> Map<'t> {
+    let mut raw = RawMap::new(raw);
+    description.entries().iter().for_each(|&entry| raw.push(entry));
+    apply_edits(&mut raw, options.map_edits());
+    let warn = &mut |warning| output.log(LogLevel::Warn, format_args!("{warning}"));
+    let raw = raw.finish(warn);
+    let ram = raw.iter().filter(|e| e.kind.is_ram() && !e.wraps() && !e.is_empty());
+    let bits = ram.map(|e| u64::BITS - (e.end - 1).leading_zeros()).max().unwrap_or(0);
+    sanitize(raw, bits.clamp(PHYS_BITS, mm::firmware::MAX_PHYS_BITS), clean, warn)
+}
+
+/// # Safety
+/// As [`Simulated::boot`].
+unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, Error> {
+    let warn = |text: fmt::Arguments<'_>| output.log(LogLevel::Warn, text);
+    // SAFETY: passed on to the caller.
+    let cmdline = unsafe { Lent::new(Box::<str>::from(description.cmdline())) };
+    let options = options(cmdline.get(), output);
+    let mut tables = Tables::new();
+    let Tables { raw, clean, ram, reserved, affinity, processors } = &mut tables;
+
+    let map = firmware_map(description, &options, raw, clean, output);
+    let mut early = EarlyMem::new(ram, reserved);
+    let too_high = populate(&map, &mut early);
+    if too_high > 0 {
+        warn(format_args!("{too_high} pages of RAM lie too high to be managed"));
+    }
+    check_ram(map.ram_pages()).map_err(|_| no_memory("too little RAM to boot, 16M are needed"))?;
+    TAKEN.into_iter().for_each(|(range, name)| early.reserve(range, name));
+
+    let tell = &mut |note: NumaNote| {
+        let level = if note.is_warning() { LogLevel::Warn } else { LogLevel::Info };
+        output.log(level, format_args!("{note}"));
+    };
+    let (srat, slit) = (affinity::srat(description), affinity::slit(description));
+    let topology = if options.numa_off {
+        Topology::off(early.ram(), tell)
+    } else {
+        let tables = NumaTables { srat: srat.as_deref(), slit: slit.as_deref() };
+        Topology::read(tables, early.ram(), affinity, processors, tell)
+    };
+    topology.apply(&mut early);
+
+    let zones = ZoneLayout::new(early.ram(), options.movable);
+    let mut config = options.config(&zones, early.present_pages());
+    config.nodes = topology.nodes();
+    config.distances = *topology.distances();
+
+    let too_large = no_memory("this host has no addresses for so much RAM");
+    let frames = Ram::new(early.ram()).ok_or(too_large)?;
+    let mut machine =
+        Machine::new(Pfn(0), Pfn(1), description.cpus()).ok_or(no_memory("no memory"))?;
+    for cpu in 0..description.cpus() {
+        machine.set_node_of_cpu(CpuId(cpu), topology.node_of_apic(u32::from(cpu)));
+    }
+    let host = Host::new(machine, frames, output.clone());
+    let mm = Mm::new(host, early, &config).map_err(|error| match error {
+        SetupError::NoRam => no_memory("there is no RAM at all"),
+        SetupError::TooLittleRam => no_memory("too little RAM for the memory map"),
+        SetupError::NoSpace => too_large,
+    })?;
+    // SAFETY: passed on to the caller; the arena's manager goes before it does.
+    let arena = unsafe { Lent::new(Box::new(MovableArena::new())) };
+    // SAFETY: passed on to the caller.
+    let mm = unsafe { Lent::new(Box::new(mm)) };
+    let simulated = Simulated { mm, arena, cmdline };
+    start(&simulated, &options)?;
+    Ok(simulated)
+}
+
+/// What comes after the manager has been made.
+fn start(machine: &Simulated, options: &Options<'static>) -> Result<(), Error> {
+    let mm = machine.mm();
+    if let Some(factor) = options.watermark_scale_factor {
+        mm.set_watermark_scale_factor(factor);
+    }
+    let Options { slab_debug, slab_nomerge, .. } = *options;
+    mm.set_slab_defaults(SlabDefaults { debug: slab_debug, no_merge: slab_nomerge });
+    mm.slab_init().map_err(|_| no_memory("too little RAM for the slab layer"))?;
+    machine.arena().register(mm).map_err(|_| no_memory("no room for the lab's arena"))
+}
+
+/// What was made of a description, in a line.
+impl fmt::Display for Simulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mm = self.mm();
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
+        let (cpus, nodes) = (usize::from(mm::platform::Platform::cpus(mm.platform())), mm.nodes());
+        let present: u64 = mm.zones().iter().map(mm::zone::Zone::present).sum();
+        write!(
+            f,
+            "machine: {cpus} CPU{}, {nodes} node{}, {present} pages ({} MiB), {} managed",
+            plural(cpus),
+            plural(nodes),
+            (present * PAGE_SIZE as u64) >> 20,
+            mm.managed_pages()
+        )
+    }
+}

@@ -1,0 +1,103 @@
+//! A simulated machine as the manager sees it: CPUs, clock and rights are
+//! `mm::host`'s, the RAM has holes, and what the manager says is printed where
+//! it is said. May call: `mm::host`, `ram`, `output`.
+
+use super::ram::Ram;
+use crate::output::Output;
+use mm::host::Machine;
+use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
+use mm::sync::HeldLocks;
+use mm::types::{CpuId, NodeId, Pfn, PfnRange};
+use std::fmt;
+
+/// A machine of RAM ranges, nodes and CPUs, that one thread runs.
+#[derive(Debug)]
+pub struct Host {
+    /// Everything but RAM and log.
+    machine: Machine,
+    ram: Ram,
+    output: Output,
+}
+
+impl Host {
+    pub(super) fn new(machine: Machine, ram: Ram, output: Output) -> Self {
+        Self { machine, ram, output }
+    }
+
+    /// CPUs, clock, rights and who was woken.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+}
+
+// SAFETY: frames are parts of one mapping that lives as long as the platform,
+// zeroed at first, those of a range without holes contiguous and no two at the
+// same place. All else is the machine's below, whose own frames nobody asks for.
+unsafe impl Platform for Host {
+    fn frame(&self, pfn: Pfn) -> *mut u8 {
+        let frame = self.ram.frame(pfn);
+        debug_assert!(!frame.is_null(), "{pfn:?} is not RAM");
+        frame
+    }
+
+    fn pfn_of(&self, ptr: *const u8) -> Option<Pfn> {
+        self.ram.pfn_of(ptr)
+    }
+
+    fn memmap_base(&self, slot: usize, bytes: usize) -> Option<*mut u8> {
+        self.machine.memmap_base(slot, bytes)
+    }
+
+    fn memmap_back(
+        &self,
+        ptr: *mut u8,
+        frames: PfnRange,
+        tables: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool {
+        self.machine.memmap_back(ptr, frames, tables)
+    }
+
+    fn cpus(&self) -> u16 {
+        self.machine.cpus()
+    }
+
+    fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.machine.node_of_cpu(cpu)
+    }
+
+    fn irq_save(&self) -> (CpuId, IrqState) {
+        self.machine.irq_save()
+    }
+
+    fn irq_restore(&self, cpu: CpuId, state: IrqState) {
+        self.machine.irq_restore(cpu, state);
+    }
+
+    fn on_cpus(&self, f: &(dyn Fn(CpuId) + Sync)) {
+        self.machine.on_cpus(f);
+    }
+
+    fn held_locks(&self, cpu: CpuId) -> Option<&HeldLocks> {
+        self.machine.held_locks(cpu)
+    }
+
+    fn context(&self) -> Context {
+        self.machine.context()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.machine.now_ms()
+    }
+
+    fn wake(&self, worker: Worker) {
+        self.machine.wake(worker);
+    }
+
+    fn stall(&self) {
+        self.machine.stall();
+    }
+
+    fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
+        self.output.log(level, line);
+    }
+}

@@ -1,0 +1,40 @@
+//! A value that is lent out for as long as the program runs, and taken back all
+//! the same. Calls nothing.
+
+use std::fmt;
+use std::ptr::NonNull;
+
+/// A value at an address that does not change. It lives until this does.
+pub(super) struct Lent<T: ?Sized + 'static>(NonNull<T>);
+
+impl<T: ?Sized> Lent<T> {
+    /// Begins to lend `value`.
+    ///
+    /// # Safety
+    /// No reference from [`get`](Self::get) is used after this has been dropped.
+    pub(super) unsafe fn new(value: Box<T>) -> Self {
+        Self(NonNull::from(Box::leak(value)))
+    }
+
+    /// The value.
+    pub(super) fn get(&self) -> &'static T {
+        // SAFETY: the box is alive, and whoever made this has promised that the
+        // reference is not used when it no longer is. Nothing but shared
+        // references is ever made of it before that.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T: ?Sized> Drop for Lent<T> {
+    fn drop(&mut self) {
+        // SAFETY: leaked by `new` and taken back once, here; nobody uses a
+        // reference to it any more.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Lent<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lent")
+    }
+}

@@ -1,0 +1,217 @@
+//! The lab's place on the host: a simulated machine that scripts replace, its
+//! CPUs all run by this thread, time that moves when it is told to. May call:
+//! `machine`, `output`, `mm`, `shell`.
+
+use crate::machine::{Description, Host, Simulated};
+use crate::output::Output;
+use mm::Mm;
+use mm::arena::MovableArena;
+use mm::platform::{Context, Platform, Worker};
+use mm::types::CpuId;
+use shell::{Errno, Error, World};
+use std::fmt;
+
+/// Rounds that workers may cause each other to do in one moment.
+const ROUNDS: usize = 64;
+
+/// The lab's place on the host.
+#[derive(Debug)]
+pub struct HostWorld {
+    output: Output,
+    machine: Simulated,
+    /// A machine that is being described.
+    open: Option<Description>,
+    /// When each CPU's arrays are looked at next, in ms.
+    reaps: Vec<u64>,
+    memalloc: bool,
+}
+
+impl HostWorld {
+    /// A place with the machine that there is by default.
+    ///
+    /// # Errors
+    /// ENOMEM if this host has no addresses for it.
+    pub fn new(output: Output) -> Result<Self, Error> {
+        Self::on(&Description::default(), output)
+    }
+
+    /// A place with a machine of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`World::describe`] for its last line.
+    pub fn on(description: &Description, output: Output) -> Result<Self, Error> {
+        // SAFETY: what the machine lends goes to the interpreter through `World`
+        // alone, which drops it before it has this replaced (see
+        // `World::describe`) and cannot outlive this, for it owns it.
+        let machine = unsafe { Simulated::boot(description, &output)? };
+        let mut world = Self { output, machine, open: None, reaps: Vec::new(), memalloc: false };
+        world.begin();
+        Ok(world)
+    }
+
+    /// The machine's background begins.
+    fn begin(&mut self) {
+        self.set_memalloc(false);
+        self.reaps = vec![0; usize::from(self.machine.mm().platform().cpus())];
+        self.reap_due();
+    }
+
+    /// Runs `work` as that CPU, which there must be.
+    fn as_cpu<R>(&self, cpu: CpuId, work: impl FnOnce() -> R) -> R {
+        let machine = self.machine.mm().platform().machine();
+        machine.run_on(cpu);
+        let result = work();
+        machine.run_on(CpuId(0));
+        result
+    }
+
+    /// Runs `work` with other rights than the lab's.
+    fn with_rights<R>(&self, memalloc: bool, work: impl FnOnce() -> R) -> R {
+        let machine = self.machine.mm().platform().machine();
+        machine.set_context(Context { memalloc, ..Context::default() });
+        let result = work();
+        machine.set_context(Context { memalloc: self.memalloc, ..Context::default() });
+        result
+    }
+
+    /// Ages what the slab layer keeps, on each CPU where it is time to.
+    fn reap_due(&mut self) {
+        let mm = self.machine.mm();
+        let now = mm.platform().now_ms();
+        for cpu in 0..self.reaps.len() {
+            if self.reaps[cpu] <= now {
+                let ms =
+                    self.with_rights(false, || self.as_cpu(CpuId(cpu as u16), || mm.cache_reap()));
+                self.reaps[cpu] = now + ms.max(1);
+            }
+        }
+    }
+
+    /// Has every worker that was woken do its round: the nodes' kswapd first,
+    /// then their kcompactd, for the one asks for the other.
+    fn run_workers(&self) {
+        let mm = self.machine.mm();
+        for _ in 0..ROUNDS {
+            let mut woken = mm.platform().machine().take_woken();
+            if woken.is_empty() {
+                break;
+            }
+            woken.sort_by_key(|worker| match worker {
+                Worker::Kswapd(node) => (0, node.0),
+                Worker::Kcompactd(node) => (1, node.0),
+                Worker::Reporting => (2, 0),
+            });
+            for worker in woken {
+                // As in the kernel: what it takes to free memory may come from
+                // the reserves.
+                let memalloc = matches!(worker, Worker::Kswapd(_));
+                self.with_rights(memalloc, || mm.work(worker));
+            }
+        }
+    }
+}
+
+impl Drop for HostWorld {
+    /// Rights are the thread's, and another world may follow.
+    fn drop(&mut self) {
+        self.machine.mm().platform().machine().set_context(Context::default());
+    }
+}
+
+impl World for HostWorld {
+    type Machine = Host;
+
+    fn mm(&self) -> Option<&'static Mm<Host>> {
+        Some(self.machine.mm())
+    }
+
+    fn arena(&self) -> Option<&'static MovableArena<Host>> {
+        Some(self.machine.arena())
+    }
+
+    fn print(&mut self, text: fmt::Arguments<'_>) {
+        self.output.print(text);
+    }
+
+    fn on_cpu(&mut self, cpu: CpuId, work: &mut dyn FnMut()) -> Result<(), Error> {
+        if cpu.0 >= self.machine.mm().platform().cpus() {
+            return Err(Error::new(Errno::EINVAL, "there is no such CPU"));
+        }
+        self.as_cpu(cpu, work);
+        Ok(())
+    }
+
+    fn set_memalloc(&mut self, on: bool) {
+        self.memalloc = on;
+        self.with_rights(on, || ());
+    }
+
+    fn tick(&mut self, ms: u64) -> Result<(), Error> {
+        let machine = self.machine.mm().platform().machine();
+        let end = machine.now_ms().saturating_add(ms);
+        loop {
+            self.run_workers();
+            let next = self.reaps.iter().copied().min().unwrap_or(u64::MAX).min(end);
+            machine.advance_ms(next.saturating_sub(machine.now_ms()));
+            self.reap_due();
+            if next == end {
+                break;
+            }
+        }
+        self.run_workers();
+        Ok(())
+    }
+
+    fn describe(&mut self, line: &str) -> Result<(), Error> {
+        let text = line.split('#').next().unwrap_or("").trim();
+        let Some(mut open) = self.open.take() else {
+            return match text {
+                "machine" => {
+                    self.open = Some(Description::empty());
+                    Ok(())
+                }
+                "end" => Err(Error::new(Errno::EINVAL, "no machine is being described")),
+                _ => Err(Error::new(Errno::EINVAL, "want: machine")),
+            };
+        };
+        match text {
+            "end" => {
+                // SAFETY: as in `on`. Of the machine that goes the interpreter
+                // has dropped all it had.
+                self.machine = unsafe { Simulated::boot(&open, &self.output)? };
+                self.begin();
+                self.output.print(format_args!("{}\n", self.machine));
+                return Ok(());
+            }
+            "machine" => return Err(Error::new(Errno::EINVAL, "end is wanted first")),
+            _ => open.accept(line)?,
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    fn is_describing(&self) -> bool {
+        self.open.is_some()
+    }
+
+    fn read_file(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), Error> {
+        match path {
+            "/proc/cmdline" => {
+                let _ = writeln!(out, "{}", self.machine.cmdline());
+                Ok(())
+            }
+            _ => Err(Error::new(Errno::ENOENT, "no such file")),
+        }
+    }
+
+    fn write_file(&mut self, path: &str, _text: &str) -> Result<(), Error> {
+        if self.files().contains(&path) {
+            return Err(Error::new(Errno::EPERM, "the file is not to be written"));
+        }
+        Err(Error::new(Errno::ENOENT, "no such file"))
+    }
+
+    fn files(&self) -> &'static [&'static str] {
+        &["/proc/cmdline"]
+    }
+}
