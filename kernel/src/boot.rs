@@ -6,7 +6,7 @@ mod options;
 use crate::arch::cpu::Features;
 use crate::arch::exit::{Verdict, exit};
 use crate::arch::gdt::{self, Ist};
-use crate::arch::{apic, cpu, idt, irq, percpu, pic, time};
+use crate::arch::{apic, cpu, idt, ioapic, irq, percpu, pic, time};
 use crate::console::Framebuffer;
 use crate::crash::{self, BUILD_ID};
 use crate::memory::{self, FirmwareMap, InUse, memtest};
@@ -108,6 +108,7 @@ fn start(info: &'static mut BootInfo) -> ! {
         crash::give_up(format_args!("{error}"));
     }
     acpi::init(info.rsdp_addr.into_option(), &mut loader, &map, &mut early);
+    ioapic::discover();
     smp::discover(&features, &options.kernel, &map, &early);
     numa::discover(&mut early, options.memory.numa_off);
     let zones = ZoneLayout::new(early.ram(), options.memory.movable);
@@ -119,12 +120,17 @@ fn start(info: &'static mut BootInfo) -> ! {
     let x2apic = features.x2apic && !options.kernel.nox2apic;
     let (apic, local_apic) =
         if features.apic { apic::switch_on(x2apic) } else { (Mode::Off, None) };
+    let mut registers = ioapic::pages();
     let plan = Plan {
         kernel_file: in_use.kernel,
         ramdisk: in_use.ramdisk,
         firmware: map,
         largest: if features.gib_pages { PageSize::Huge } else { PageSize::Large },
-        devices: Devices { local_apic, framebuffer: in_use.framebuffer },
+        devices: Devices {
+            local_apic,
+            registers: core::array::from_fn(|_| registers.next()),
+            framebuffer: in_use.framebuffer,
+        },
     };
     log::info!("direct map in pages of {}K and less", plan.largest.order().bytes() / 1024);
     let root = match vm::build(&mut loader, &mut early, &plan) {
@@ -162,8 +168,11 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
         Some(khz) => log::info!("apic: {:?}, timer at {khz} kHz", handover.apic),
         None => log::warn!("no local APIC timer: hanging tests are not ended"),
     }
+    // SAFETY: mapped by these tables.
+    unsafe { ioapic::mask_all() };
     pic::start_watchdog_timer();
     irq::enable();
+    console::listen();
 
     let patterns = handover.options.memory.memtest;
     if patterns > 0 {

@@ -18,3 +18,4 @@ pub mod sdt;
 pub mod slots;
 pub mod symbols;
 pub mod tsc;
+pub mod tty;

@@ -3,9 +3,11 @@
 
 pub(crate) mod apic;
 pub(crate) mod cpu;
+pub(crate) mod devices;
 pub(crate) mod exit;
 pub(crate) mod gdt;
 pub(crate) mod idt;
+pub(crate) mod ioapic;
 pub(crate) mod irq;
 pub(crate) mod percpu;
 pub(crate) mod pic;

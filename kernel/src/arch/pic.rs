@@ -1,5 +1,6 @@
 //! The pair of 8259 interrupt controllers: out of the way of the exceptions
-//! and masked, but for the timer that drives the watchdog's NMI. Calls
+//! and masked, but for the timer that drives the watchdog's NMI, and for devices on
+//! machines without APICs. Calls
 //! nothing.
 
 use x86_64::instructions::port::Port;
@@ -11,6 +12,9 @@ pub(crate) const LAST: u8 = FIRST + 15;
 
 const COMMAND: [u16; 2] = [0x20, 0xa0];
 const DATA: [u16; 2] = [0x21, 0xa1];
+
+/// Line of the first controller that the second one hangs on.
+const CASCADE: u8 = 2;
 
 /// Begins initialisation, with a fourth word to come.
 const ICW1: u8 = 0x11;
@@ -35,8 +39,7 @@ pub(crate) fn init() {
     for chip in 0..2 {
         write(COMMAND[chip], ICW1);
         write(DATA[chip], FIRST + 8 * chip as u8);
-        // The second controller hangs on line 2 of the first.
-        write(DATA[chip], if chip == 0 { 1 << 2 } else { 2 });
+        write(DATA[chip], if chip == 0 { 1 << CASCADE } else { CASCADE });
         write(DATA[chip], ICW4);
         write(DATA[chip], 0xff);
     }
@@ -74,11 +77,36 @@ pub(crate) fn hardware_failure() -> bool {
     status & 0xc0 != 0 && status != 0xff
 }
 
-/// Handles a vector of the pair: with all lines masked only spurious ones
-/// (lines 7 and 15) come. Those are not to be acknowledged at the controller
-/// that sent them.
-pub(crate) fn unexpected(vector: u8) {
+/// Unmasks `line`, below 16.
+pub(crate) fn open(line: u8) {
+    let unmask = |chip: usize, line: u8| {
+        // SAFETY: reading the mask changes nothing.
+        let mask: u8 = unsafe { Port::new(DATA[chip]).read() };
+        write(DATA[chip], mask & !(1 << line));
+    };
+    if line < 8 {
+        unmask(0, line);
+    } else {
+        unmask(0, CASCADE);
+        unmask(1, line - 8);
+    }
+}
+
+/// Whether a device sent `vector` of the pair. Else it is spurious (lines 7 and
+/// 15, which nobody opens), and not to be acknowledged at the controller that
+/// sent it.
+pub(crate) fn is_real(vector: u8) -> bool {
     if vector == LAST {
         write(COMMAND[0], EOI);
     }
+    (vector - FIRST) % 8 != 7
+}
+
+/// Makes way for the next interrupt of the line with `vector`, and of those
+/// below it.
+pub(crate) fn acknowledge(vector: u8) {
+    if vector - FIRST >= 8 {
+        write(COMMAND[1], EOI);
+    }
+    write(COMMAND[0], EOI);
 }

@@ -1,8 +1,9 @@
 //! From the processor's exceptions and interrupts to Rust: stubs that save all
 //! registers, and what is done about each vector. Calls `crash`, `apic`, `pic`,
-//! `restart`, `smp`, `selftests` for its watchdog, `task` for the next thread.
+//! `devices`, `console` for its input, `restart`, `smp`, `selftests` for its watchdog, `task` for the next thread.
 
-use crate::arch::{apic, percpu, pic, restart};
+use crate::arch::{apic, devices, percpu, pic, restart};
+use crate::console::input;
 use crate::{crash, selftests, smp, task};
 use core::arch::global_asm;
 use core::fmt;
@@ -173,8 +174,9 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
         apic::TIMER_VECTOR => {
             apic::tick();
             task::tick();
-            // The tests run on the boot CPU.
+            // The tests run on the boot CPU, and devices interrupt it.
             if percpu::cpu_id() == CpuId(0) {
+                input::poll();
                 selftests::watchdog(frame);
             }
         }
@@ -184,7 +186,8 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
             smp::serve();
         }
         apic::SPURIOUS_VECTOR => {}
-        pic::FIRST..=pic::LAST => pic::unexpected(vector),
+        devices::FIRST..=devices::LAST => devices::interrupt(),
+        pic::FIRST..=pic::LAST => devices::pic_interrupt(vector),
         _ => log::warn!("interrupt {vector:#04x} that nobody asked for"),
     }
 }

@@ -2,6 +2,7 @@
 //! with its time stamps, and whole lines without stamps for the test report.
 //! Calls `arch` for time and interrupt masking.
 
+pub(crate) mod input;
 mod logger;
 mod screen;
 mod serial;
@@ -11,6 +12,7 @@ pub(crate) use screen::Framebuffer;
 use crate::arch::irq::{IrqGuard, IrqMutex};
 use core::fmt::{self, Write};
 use mm::sync::LockRank;
+use quarry_kernel::tty::Ring;
 use screen::Screen;
 use serial::Serial;
 
@@ -20,6 +22,9 @@ static CONSOLE: IrqMutex<Console> = IrqMutex::new(LockRank::Log, Console::new())
 /// the console from it.
 const SEIZE_SPINS: u32 = 1_000_000;
 
+/// Bytes of the log that are kept.
+const LOG: usize = 128 * 1024;
+
 /// Bytes collected before the UART is bothered: a few FIFOs full.
 const PENDING: usize = 64;
 
@@ -28,6 +33,9 @@ pub(crate) struct Console {
     serial: Serial,
     screen: Screen,
     column: usize,
+    log: Ring<LOG>,
+    /// What is written now belongs to the log.
+    keep: bool,
     pending: [u8; PENDING],
     pending_len: usize,
 }
@@ -38,6 +46,8 @@ impl Console {
             serial: Serial::new(),
             screen: Screen::new(),
             column: 0,
+            log: Ring::new(),
+            keep: true,
             pending: [0; PENDING],
             pending_len: 0,
         }
@@ -51,6 +61,9 @@ impl Console {
     }
 
     fn newline(&mut self) {
+        if self.keep {
+            self.log.push(b"\n");
+        }
         self.queue(b'\r');
         self.queue(b'\n');
         self.flush();
@@ -59,6 +72,9 @@ impl Console {
     }
 
     fn push(&mut self, byte: u8) {
+        if self.keep {
+            self.log.push(&[byte]);
+        }
         self.queue(byte);
         self.screen.put(byte);
         self.column += 1;
@@ -136,6 +152,66 @@ pub(crate) fn line(text: fmt::Arguments<'_>) {
     // Writing to the console cannot fail.
     let _ = console.write_fmt(text);
     console.newline();
+}
+
+/// Writes `text` as it is, without time stamps: what the prompt and its commands
+/// say. It is not part of the log. Escape sequences reach the terminal; a line
+/// feed begins a new line. From any context but an NMI.
+#[allow(dead_code, reason = "for the prompt")]
+pub(crate) fn print(text: fmt::Arguments<'_>) {
+    let mut console = CONSOLE.lock();
+    console.keep = false;
+    // Writing to the console cannot fail.
+    let _ = Raw(&mut console).write_fmt(text);
+    console.flush();
+    console.keep = true;
+}
+
+/// Text that may steer the terminal.
+#[allow(dead_code, reason = "for the prompt")]
+struct Raw<'a>(&'a mut Console);
+
+impl Write for Raw<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            match byte {
+                b'\n' => self.0.newline(),
+                b'\r' => {
+                    self.0.queue(byte);
+                    self.0.column = 0;
+                }
+                _ => self.0.push(byte),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands the log that is kept to `each`, oldest first, in pieces that end with a
+/// line where there is one; `each` returns false when it has enough. What is
+/// logged meanwhile comes too. In a thread, no lock held: `each` may print.
+#[allow(dead_code, reason = "for the prompt")]
+pub(crate) fn log_text(each: &mut dyn FnMut(&str) -> bool) {
+    let mut piece = [0; 512];
+    let mut from = {
+        let console = CONSOLE.lock();
+        console.log.line_start(0)
+    };
+    loop {
+        let console = CONSOLE.lock();
+        let (text, next) = console.log.text(from, &mut piece);
+        drop(console);
+        if next == from || !each(text) {
+            return;
+        }
+        from = next;
+    }
+}
+
+/// Begins to take input. Once, on the boot CPU, when interrupts can come.
+pub(crate) fn listen() {
+    let serial = CONSOLE.lock().serial.listen();
+    input::start(serial);
 }
 
 /// The console for a crash report, at the start of a line.

@@ -2,11 +2,13 @@
 //! stops answering, costs output but never the boot. Calls nothing.
 
 use uart_16550::backend::PioBackend;
-use uart_16550::spec::registers::LSR;
+use uart_16550::spec::registers::{IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 
 /// COM1's base port.
 const COM1: u16 = 0x3f8;
+/// Its interrupt.
+const COM1_IRQ: u8 = 4;
 
 /// Looks at a busy transmitter before it counts as stalled. Each takes a
 /// microsecond or so on real hardware, where a full FIFO drains in 1.4 ms.
@@ -45,6 +47,16 @@ impl Serial {
         true
     }
 
+    /// Begins to receive, by interrupt if that can come.
+    pub(crate) fn listen(&mut self) -> Option<Receiver> {
+        let uart = self.uart.as_mut()?;
+        // SAFETY: the same ports, but of the registers only those that the
+        // sender does not touch, or, like the line's status, only reads.
+        let receiver = unsafe { Uart16550::new_port(COM1) }.ok()?;
+        uart.enable_interrupts(IER::DATA_READY);
+        Some(Receiver { uart: receiver, irq: COM1_IRQ })
+    }
+
     /// Sends `bytes`, or drops what the transmitter does not take in time.
     pub(crate) fn send(&mut self, mut bytes: &[u8]) {
         let Some(uart) = &mut self.uart else { return };
@@ -55,5 +67,27 @@ impl Serial {
             let Some(sent) = sent else { return };
             bytes = &bytes[sent..];
         }
+    }
+}
+
+/// The receiving half of a serial line.
+pub(crate) struct Receiver {
+    uart: Uart16550<PioBackend>,
+    irq: u8,
+}
+
+impl Receiver {
+    /// Its interrupt on the ISA bus.
+    pub(crate) fn irq(&self) -> u8 {
+        self.irq
+    }
+
+    /// The next byte that has come, if one has.
+    pub(crate) fn receive(&mut self) -> Option<u8> {
+        // All ones: the device has gone.
+        if self.uart.lsr().bits() == u8::MAX {
+            return None;
+        }
+        self.uart.try_receive_byte().ok()
     }
 }

@@ -1,7 +1,8 @@
 //! The Multiple APIC Description Table (ACPI 6.5, 5.2.12): its entries about
-//! local APICs. Pure.
+//! APICs. Pure.
 
-use super::{ApicId, Flaw, HEADER, Header, Signature, Warning, u16_at, u32_at, u64_at};
+use super::{ApicId, Flaw, HEADER, Header, IoApic, Signal, Signature, Warning};
+use super::{u16_at, u32_at, u64_at};
 
 /// First byte of the entries.
 const ENTRIES: usize = HEADER + 8;
@@ -64,6 +65,18 @@ pub enum Entry {
         /// The pin.
         lint: Lint,
     },
+    /// An I/O APIC.
+    IoApic(IoApic),
+    /// An interrupt of the ISA bus that does not arrive under its own number, or
+    /// looks unusual.
+    Moved {
+        /// Its number on the bus.
+        irq: u8,
+        /// Its global number.
+        to: u32,
+        /// Its signal.
+        signal: Signal,
+    },
     /// Where the local APICs' registers are, in 64 bits.
     LocalApic(u64),
     /// Anything else.
@@ -118,6 +131,11 @@ fn parse(entry: &[u8], revision: u8) -> Option<Entry> {
     };
     Some(match byte(0)? {
         0 => cpu(byte(2)?.into(), byte(3)?.into(), u32_at(entry, 4)?, false),
+        1 => Entry::IoApic(IoApic { addr: u32_at(entry, 4)?, base: u32_at(entry, 8)? }),
+        2 => {
+            let (irq, to, flags) = (byte(3)?, u32_at(entry, 4)?, u16_at(entry, 8)?);
+            Entry::Moved { irq, to, signal: signal(flags) }
+        }
         4 => {
             let (uid, flags, pin) = (byte(2)?, u16_at(entry, 3)?, byte(5)?);
             Entry::Nmi { uid: (uid != 0xff).then_some(uid.into()), lint: lint(flags, pin) }
@@ -132,12 +150,17 @@ fn parse(entry: &[u8], revision: u8) -> Option<Entry> {
     })
 }
 
-/// A pin from its number (Linux, too, takes everything but 0 for 1) and the
-/// flags for polarity and trigger mode; by default as an ISA bus has it.
+/// A pin from its number (Linux, too, takes everything but 0 for 1) and its
+/// signal.
 fn lint(flags: u16, pin: u8) -> Lint {
     Lint {
         pin: if pin == 0 { LintPin::Lint0 } else { LintPin::Lint1 },
-        active_low: flags & 0b11 == 0b11,
-        level: flags >> 2 & 0b11 == 0b11,
+        active_low: signal(flags).active_low,
+        level: signal(flags).level,
     }
+}
+
+/// Polarity and trigger mode; by default as an ISA bus has it.
+fn signal(flags: u16) -> Signal {
+    Signal { active_low: flags & 0b11 == 0b11, level: flags >> 2 & 0b11 == 0b11 }
 }

@@ -1,14 +1,16 @@
 //! ACPI's System Description Tables as the firmware left them: plain bytes that
 //! may be anything. Finds all tables from the root pointer on, and reads the
-//! list of processors. Nothing here faults on what it reads; what is odd gives a
+//! list of processors and interrupt controllers. Nothing here faults on what it reads; what is odd gives a
 //! [`Warning`]. Pure.
 
 mod cpus;
+mod irqs;
 mod madt;
 mod root;
 mod warning;
 
 pub use cpus::{ApicId, Cpu, CpuList, Limits, MAX_CPUS, Presence};
+pub use irqs::{IoApic, Irqs, MAX_IO_APICS, Route, Signal};
 pub use madt::{Entry, Lint, LintPin, Madt};
 pub use root::{Located, MAX_TABLES, Memory, TableList, walk};
 pub use warning::{Flaw, Warning};

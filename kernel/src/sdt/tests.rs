@@ -75,6 +75,52 @@ fn a_usual_machine() {
 }
 
 #[test]
+fn interrupts_arrive_where_the_table_says() {
+    let io_apic = |addr: u32, base: u32| {
+        let mut entry = [0; 12];
+        entry[..2].copy_from_slice(&[1, 12]);
+        entry[4..8].copy_from_slice(&addr.to_le_bytes());
+        entry[8..].copy_from_slice(&base.to_le_bytes());
+        entry
+    };
+    let moved = |irq: u8, to: u32, flags: u8| {
+        let mut entry = [2, 10, 0, irq, 0, 0, 0, 0, flags, 0];
+        entry[4..8].copy_from_slice(&to.to_le_bytes());
+        entry
+    };
+    let irqs = |entries: &[&[u8]]| Irqs::new(&Madt::parse(&madt(4, entries)).unwrap());
+    let edge = Signal { active_low: false, level: false };
+    let to = |io_apic, pin, signal| Some(Route { io_apic, pin, signal });
+
+    let two = irqs(&[
+        &io_apic(0xfec0_0000, 0),
+        &io_apic(0xfec0_1000, 24),
+        &moved(0, 2, 0),
+        &moved(9, 9, 0xf),
+        &moved(5, 30, 0xd),
+        // No such bus interrupt, and one that is cut off.
+        &moved(200, 1, 0),
+        &[2, 5, 0, 3, 7],
+    ]);
+    let addrs: Vec<u32> = two.io_apics().iter().map(|it| it.addr).collect();
+    assert_eq!(addrs, [0xfec0_0000, 0xfec0_1000]);
+    assert_eq!(two.route(4), to(0, 4, edge));
+    assert_eq!(two.route(3), to(0, 3, edge));
+    assert_eq!(two.route(0), to(0, 2, edge));
+    assert_eq!(two.route(9), to(0, 9, Signal { active_low: true, level: true }));
+    assert_eq!(two.route(5), to(1, 6, Signal { active_low: false, level: true }));
+    assert_eq!(two.route(16), None);
+
+    // The only one begins above, or there is none at all.
+    assert_eq!(irqs(&[&io_apic(0xfec0_0000, 24)]).route(4), None);
+    assert_eq!(irqs(&[]).route(4), None);
+    assert_eq!(Irqs::NONE.route(4), None);
+    let many: Vec<[u8; 12]> = (1..20).map(|at| io_apic(at << 12, at)).collect();
+    let many: Vec<&[u8]> = many.iter().map(|entry| &entry[..]).collect();
+    assert_eq!(irqs(&many).io_apics().len(), MAX_IO_APICS);
+}
+
+#[test]
 fn the_boot_cpu_is_first_wherever_it_is_listed() {
     let table = madt(4, &[&narrow(0, 6, 1), &narrow(1, 4, 1), &narrow(2, 2, 1)]);
     let (found, warnings) = list(&table, 4, ALL);

@@ -62,12 +62,17 @@ pub(crate) struct Plan<'a> {
     pub(crate) devices: Devices,
 }
 
+/// Pages of other devices' registers at most.
+pub(crate) const REGISTER_PAGES: usize = 16;
+
 /// Device memory that every boot needs.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Devices {
     /// The local APIC's registers, if they are in memory; they appear at
     /// [`layout::LOCAL_APIC`].
     pub(crate) local_apic: Option<Pfn>,
+    /// Other registers: where a page of them appears, and its frame.
+    pub(crate) registers: [Option<(u64, Pfn)>; REGISTER_PAGES],
     /// The framebuffer, if there is one; it appears at [`layout::FRAMEBUFFER`].
     pub(crate) framebuffer: PfnRange,
 }
@@ -116,6 +121,9 @@ pub(crate) fn build(
     map_stacks(&mut new, early)?;
     if let Some(pfn) = plan.devices.local_apic {
         map::<Size4KiB>(&mut new, early, layout::LOCAL_APIC, pfn, DEVICE)?;
+    }
+    for (virt, pfn) in plan.devices.registers.into_iter().flatten() {
+        map::<Size4KiB>(&mut new, early, virt, pfn, DEVICE)?;
     }
     for (at, page) in (plan.devices.framebuffer.start.0..plan.devices.framebuffer.end.0).enumerate()
     {

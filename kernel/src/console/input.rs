@@ -1,0 +1,128 @@
+//! What is typed, on whatever device: one queue of bytes, filled by interrupts
+//! (and by the timer, for devices whose interrupts do not come) and read by
+//! threads. Special keys come as the sequences that a terminal sends. Calls
+//! `task` to wait, `arch` for interrupts.
+
+use crate::arch::devices::{self, Delivery};
+use crate::arch::irq::IrqMutex;
+use crate::console::serial::Receiver;
+use crate::task::WaitQueue;
+use core::sync::atomic::{AtomicBool, Ordering};
+use mm::sync::LockRank;
+use quarry_kernel::tty::Typed;
+
+/// Bytes that can be typed ahead.
+const AHEAD: usize = 4096;
+/// Bytes taken from a device at a time. What is more waits for the next
+/// interrupt or tick: a device that is broken may not keep the CPU.
+const AT_A_TIME: usize = 64;
+
+/// The devices, and what came from them.
+struct Input {
+    serial: Option<Receiver>,
+    typed: Typed<AHEAD>,
+}
+
+static INPUT: IrqMutex<Input> =
+    IrqMutex::new(LockRank::Leaf, Input { serial: None, typed: Typed::new() });
+
+/// Whether a ^C is waiting to be read.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Where readers wait.
+static READERS: WaitQueue = WaitQueue::new();
+
+/// Begins to listen. Once, on the boot CPU, when interrupts can come.
+pub(super) fn start(serial: Option<Receiver>) {
+    if let Some(serial) = &serial {
+        let delivery = devices::open(serial.irq());
+        log::info!("serial: input by {}", how(delivery));
+    }
+    INPUT.lock().serial = serial;
+    poll();
+}
+
+fn how(delivery: Delivery) -> &'static str {
+    match delivery {
+        Delivery::IoApic => "interrupt (I/O APIC)",
+        Delivery::Pic => "interrupt (8259)",
+        Delivery::Polled => "timer",
+    }
+}
+
+/// Takes what the devices have. On the boot CPU, in an interrupt handler.
+pub(crate) fn poll() {
+    let mut input = INPUT.lock();
+    let before = input.typed.len();
+    let Input { serial, typed } = &mut *input;
+    if let Some(serial) = serial {
+        for _ in 0..AT_A_TIME {
+            let Some(byte) = serial.receive() else { break };
+            // Whoever types 4096 bytes ahead has lost count as well.
+            typed.push(byte);
+        }
+    }
+    let came = typed.len() != before || typed.is_interrupted();
+    INTERRUPTED.store(typed.is_interrupted(), Ordering::Relaxed);
+    drop(input);
+    if came {
+        READERS.wake_one();
+    }
+}
+
+#[allow(dead_code, reason = "for the prompt")]
+fn take(into: &mut [u8]) -> usize {
+    let mut input = INPUT.lock();
+    let mut len = 0;
+    while let Some(to) = into.get_mut(len) {
+        let Some(byte) = input.typed.pop() else { break };
+        *to = byte;
+        len += 1;
+    }
+    INTERRUPTED.store(input.typed.is_interrupted(), Ordering::Relaxed);
+    len
+}
+
+#[allow(dead_code, reason = "for the prompt")]
+fn is_there() -> bool {
+    !INPUT.lock().typed.is_empty()
+}
+
+/// Reads what was typed, at least one byte unless `into` is empty; waits for it.
+/// ^C comes as the byte 3 ([`quarry_kernel::tty::INTERRUPT`]), and what was typed
+/// before it and not read is lost. In a thread, interrupts on, no lock held.
+#[allow(dead_code, reason = "for the prompt")]
+pub(crate) fn read(into: &mut [u8]) -> usize {
+    if into.is_empty() {
+        return 0;
+    }
+    loop {
+        READERS.wait_until(is_there);
+        // Another reader may have been faster.
+        match take(into) {
+            0 => {}
+            len => return len,
+        }
+    }
+}
+
+/// As [`read`], but waits `ms` milliseconds at most; 0 if nothing came.
+#[allow(dead_code, reason = "for the prompt")]
+pub(crate) fn read_for(into: &mut [u8], ms: u64) -> usize {
+    if into.is_empty() || !READERS.wait_until_for(ms, is_there) { 0 } else { take(into) }
+}
+
+/// Whether ^C was typed, and neither read nor taken yet. From any context.
+#[allow(dead_code, reason = "for the prompt")]
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Whether ^C was typed; if so, drops it and what was typed before it, so that it
+/// does not interrupt what comes next.
+#[allow(dead_code, reason = "for the prompt")]
+pub(crate) fn take_interrupt() -> bool {
+    let mut input = INPUT.lock();
+    INTERRUPTED.store(false, Ordering::Relaxed);
+    input.typed.take_interrupt()
+}
