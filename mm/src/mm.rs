@@ -25,10 +25,14 @@ pub(crate) struct Tunables {
     pub(crate) min_free_kb: AtomicU64,
     /// What somebody set; 0 if nobody did.
     pub(crate) user_min_free_kb: AtomicU64,
+    /// That is to be in force even if it is less than the rule gives.
+    pub(crate) min_free_forced: AtomicBool,
     pub(crate) scale_factor: AtomicU32,
     pub(crate) boost_factor: AtomicU32,
     pub(crate) lowmem_ratio: [AtomicU32; NR_ZONES],
     pub(crate) extfrag_threshold: AtomicU32,
+    /// percpu_pagelist_high_fraction; 0 leaves it to the low mark.
+    pub(crate) pcp_high_fraction: AtomicU32,
     pub(crate) init_on_alloc: AtomicBool,
     pub(crate) init_on_free: AtomicBool,
     pub(crate) page_poison: AtomicBool,
@@ -42,10 +46,12 @@ impl Tunables {
         Self {
             min_free_kb: AtomicU64::new(0),
             user_min_free_kb: AtomicU64::new(0),
+            min_free_forced: AtomicBool::new(false),
             scale_factor: AtomicU32::new(watermark::DEFAULT_SCALE_FACTOR),
             boost_factor: AtomicU32::new(watermark::DEFAULT_BOOST_FACTOR),
             lowmem_ratio: watermark::DEFAULT_LOWMEM_RATIO.map(AtomicU32::new),
             extfrag_threshold: AtomicU32::new(500),
+            pcp_high_fraction: AtomicU32::new(0),
             init_on_alloc: AtomicBool::new(false),
             init_on_free: AtomicBool::new(false),
             page_poison: AtomicBool::new(false),

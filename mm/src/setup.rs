@@ -383,9 +383,11 @@ impl<P: Platform> Mm<P> {
         let user = t.user_min_free_kb.load(Relaxed).min(lowmem_pages * 4);
         // What the marks are now is not asked: the answer must not depend on
         // how often, and after what, the question is put.
-        let min_free = watermark::min_free_kbytes(lowmem_pages * 4).max(user);
+        let rule = watermark::min_free_kbytes(lowmem_pages * 4);
+        let min_free = if t.min_free_forced.load(Relaxed) { user } else { rule.max(user) };
         t.min_free_kb.store(min_free, Relaxed);
         let scale = t.scale_factor.load(Relaxed);
+        let fraction = u64::from(t.pcp_high_fraction.load(Relaxed));
         let ratio = [0, 1, 2, 3].map(|i: usize| t.lowmem_ratio[i].load(Relaxed));
         let cpu = self.enter();
         for node in 0..self.nodes() {
@@ -404,7 +406,8 @@ impl<P: Platform> Mm<P> {
                 zone.set_marks(marks, reserve[zone.kind.index()]);
                 let batch = watermark::pcp_batch(zone.managed());
                 zone.pcp_batch.store(batch, Relaxed);
-                zone.pcp_high.store(watermark::pcp_high(marks.low, cpus, batch), Relaxed);
+                let share = zone.managed().checked_div(fraction).unwrap_or(marks.low);
+                zone.pcp_high.store(watermark::pcp_high(share, cpus, batch), Relaxed);
                 drop(buddy);
             }
         }
@@ -413,7 +416,25 @@ impl<P: Platform> Mm<P> {
     /// Sets min_free_kbytes. A value below what the square-root rule gives is
     /// raised to it, one beyond all there is lowered to that.
     pub fn set_min_free_kbytes(&self, kb: u64) {
+        self.set_min_free(kb, false);
+    }
+
+    /// Sets min_free_kbytes to just this, as writing to the file does, however
+    /// little it is; what is beyond all there is, is lowered to that.
+    pub fn force_min_free_kbytes(&self, kb: u64) {
+        self.set_min_free(kb, true);
+    }
+
+    fn set_min_free(&self, kb: u64, forced: bool) {
         self.tunables.user_min_free_kb.store(kb, Relaxed);
+        self.tunables.min_free_forced.store(forced, Relaxed);
+        self.recompute_watermarks();
+    }
+
+    /// Sets percpu_pagelist_high_fraction: the lists of all CPUs of a zone may
+    /// together hold this part of the zone; 0: as much as its low mark.
+    pub fn set_pcp_high_fraction(&self, fraction: u32) {
+        self.tunables.pcp_high_fraction.store(fraction, Relaxed);
         self.recompute_watermarks();
     }
 

@@ -1,9 +1,10 @@
 //! The report files: shaped as Linux's are, and true.
 #![cfg(feature = "host")]
 
+use mm::arena::MovableArena;
 use mm::cma::CmaRequest;
 use mm::host::{Machine, build, pc};
-use mm::proc::{FILES, FileError};
+use mm::proc::{FILES, FileError, KPageFlags};
 use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange, ZoneKind};
 use mm::{Config, Gfp, Mm, Request};
 
@@ -133,6 +134,69 @@ fn counters_have_linux_s_names_and_order() {
     }
 }
 
+/// A line of a counter: in `zoneinfo` they are indented by six spaces.
+fn counter(line: &str) -> Option<&str> {
+    let key = line.strip_prefix("      ")?.split(' ').next()?;
+    key.starts_with(|c: char| c.is_ascii_lowercase()).then_some(key)
+}
+
+/// All of Linux's lines but for counters of what does not exist here.
+#[test]
+#[cfg_attr(miri, ignore = "large machines")]
+fn zones_are_described_as_linux_does() {
+    for (mm, linux) in [
+        (plain(), linux!("512m/zoneinfo")),
+        (movable(), linux!("movable/zoneinfo")),
+        (nodes(), linux!("nodes/zoneinfo")),
+    ] {
+        let ours = read(&mm, "/proc/zoneinfo");
+        let known: Vec<_> = ours.lines().filter_map(counter).collect();
+        let linux: Vec<_> =
+            linux.lines().filter(|l| counter(l).is_none_or(|key| known.contains(&key))).collect();
+        same_shape(&ours, &format!("{}\n", linux.join("\n")), words);
+    }
+}
+
+/// A number of `zoneinfo`: the first after `key` of the zone's part.
+fn zoneinfo(text: &str, zone: &str, key: &str) -> u64 {
+    let part = text.split("Node ").find(|p| p.lines().next() == Some(zone)).expect(zone);
+    let line = part.lines().find(|l| l.trim_start().starts_with(key)).expect(key);
+    numbers(line)[0]
+}
+
+/// The map of a machine decides these, and it is the same machine.
+#[test]
+#[cfg_attr(miri, ignore = "large machines")]
+fn zones_lie_where_linux_has_them() {
+    let ours = read(&movable(), "/proc/zoneinfo");
+    let linux = linux!("movable/zoneinfo");
+    for zone in ["0, zone      DMA", "0, zone    DMA32", "0, zone   Normal", "0, zone  Movable"] {
+        for key in ["spanned", "start_pfn", "cma", "promo"] {
+            let populated = !zone.contains("Normal");
+            match key {
+                // Linux's firmware keeps the last pages and one in low memory.
+                "spanned" if zone.contains("Movable") => {}
+                "start_pfn" if !populated => {}
+                // What Linux keeps for itself changes the marks.
+                "promo" if populated => {}
+                _ => assert_eq!(zoneinfo(&ours, zone, key), zoneinfo(linux, zone, key), "{zone}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_in_short_is_written_as_linux_does() {
+    let ours = read(&pc(16, 1, &Config::default()).expect("a machine"), "/proc/meminfo");
+    let shape = |line: &str| columns(line);
+    let mut linux = linux!("512m/meminfo").lines();
+    for line in ours.lines() {
+        let key = line.split(':').next().expect("a key");
+        let found = linux.find(|l| l.split(':').next() == Some(key));
+        assert_eq!(Some(shape(line)), found.map(shape), "{key}");
+    }
+}
+
 /// The numbers after the key of a line.
 fn numbers(line: &str) -> Vec<u64> {
     line.split_whitespace().filter_map(|w| w.parse().ok()).collect()
@@ -184,6 +248,26 @@ fn the_files_agree_with_each_other() {
     assert_eq!(slabs, vmstat("nr_slab_reclaimable") + vmstat("nr_slab_unreclaimable"));
     assert_eq!(slabs, audit.slab);
 
+    let zoneinfo = read(&mm, "/proc/zoneinfo");
+    let sum = |key: &str| -> u64 {
+        let lines = zoneinfo.lines().filter(|l| l.trim_start().starts_with(key));
+        lines.map(|l| numbers(l).last().copied().expect("a number")).sum()
+    };
+    assert_eq!(sum("pages free"), buddyinfo);
+    assert_eq!(sum("nr_free_pages"), buddyinfo);
+    assert_eq!(sum("count:"), audit.pcp);
+    assert!(audit.pcp > 0);
+    assert_eq!(sum("nr_slab_"), slabs);
+    assert_eq!(sum("present"), audit.pages);
+
+    let meminfo = read(&mm, "/proc/meminfo");
+    let kb = |key: &str| numbers(meminfo.lines().find(|l| l.starts_with(key)).expect(key))[0];
+    assert_eq!(kb("MemTotal:"), sum("managed") * 4);
+    assert_eq!(kb("MemFree:"), buddyinfo * 4);
+    assert_eq!(kb("Slab:"), slabs * 4);
+    assert_eq!(kb("Slab:"), kb("SReclaimable:") + kb("SUnreclaim:"));
+    assert!(kb("MemAvailable:") < kb("MemFree:") + kb("SReclaimable:"));
+
     // Whatever was allocated and not freed is allocated.
     let allocated: u64 =
         ["dma", "dma32", "normal", "movable"].map(|z| vmstat(&format!("pgalloc_{z}"))).iter().sum();
@@ -199,9 +283,12 @@ fn files_that_are_not_there() {
         assert_eq!(mm.proc_write(path, "1"), Err(FileError::NotFound));
     }
     assert_eq!(text, "");
-    assert_eq!(mm.proc_write("/proc/buddyinfo", "1"), Err(FileError::NotPermitted));
     for path in FILES {
+        let written = ["/proc/slabinfo", "/proc/sys/vm/"].iter().any(|p| path.starts_with(p));
         assert_ne!(mm.proc_read(path, &mut text), Err(FileError::NotFound), "{path}");
+        if !written {
+            assert_eq!(mm.proc_write(path, "1"), Err(FileError::NotPermitted), "{path}");
+        }
     }
 }
 
@@ -215,8 +302,170 @@ fn whoever_has_read_enough_may_stop() {
     }
     let mm = pc(16, 1, &Config::default()).expect("a machine");
     mm.slab_init().expect("the slab layer");
-    for path in FILES {
+    for path in FILES.iter().filter(|p| !p.ends_with("compact_memory")) {
         assert_eq!(mm.proc_read(path, &mut Full), Err(FileError::Stopped), "{path}");
+    }
+}
+
+/// The words of a file for frames, out of its base64.
+fn frames(mm: &Mm<Machine>, name: &str) -> Vec<u64> {
+    let text = read(mm, &format!("/proc/{name}"));
+    let body = text.strip_prefix(&format!("begin-base64 444 {name}\n")).expect("a beginning");
+    let body = body.strip_suffix("\n====\n").expect("an end");
+    assert!(body.lines().all(|line| line.len() <= 64));
+    let bytes: Vec<u8> = body
+        .lines()
+        .flat_map(|l| base64::Engine::decode(&base64::prelude::BASE64_STANDARD, l).expect("base64"))
+        .collect();
+    let (words, []) = bytes.as_chunks() else { panic!("half a word") };
+    words.iter().map(|&word| u64::from_le_bytes(word)).collect()
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "large machines")]
+fn frames_are_flagged_as_what_they_are() {
+    let mm = nodes();
+    use_it(&mm);
+    let arena = MovableArena::default();
+    let arena: &'static MovableArena<Machine> = Box::leak(Box::new(arena));
+    arena.register(&mm).expect("room for a driver");
+    for _ in 0..100 {
+        arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
+    }
+    let big = mm.alloc_pages(Request::new(Order(3), Gfp::KERNEL)).expect("a block");
+    let audit = mm.audit().expect("whole");
+
+    let flags = frames(&mm, "kpageflags");
+    let counts = frames(&mm, "kpagecount");
+    assert_eq!((flags.len(), counts.len()), (0x8_0000, 0x8_0000));
+    assert!(counts.iter().all(|&n| n == 0), "nothing is mapped");
+    let with = |bits: KPageFlags| flags.iter().filter(|&&f| f & bits.bits() != 0).count() as u64;
+    assert_eq!(with(KPageFlags::BUDDY), audit.free);
+    assert!(mm.zones().iter().any(|z| z.deferred_pages() > 0), "some of it has no descriptors");
+    assert_eq!(with(KPageFlags::SLAB), audit.slab);
+    assert_eq!(with(KPageFlags::RESERVED), audit.reserved);
+    assert_eq!(with(KPageFlags::MOVABLE_OPS), 100);
+    assert_eq!(with(KPageFlags::NOPAGE), 1 + 0x60);
+    assert_eq!(flags[0], KPageFlags::NOPAGE.bits());
+    assert_eq!(flags[0xa0], KPageFlags::NOPAGE.bits());
+    let big = &flags[big.pfn.0 as usize..][..8];
+    assert_eq!(big[0], KPageFlags::COMPOUND_HEAD.bits());
+    assert!(big[1..].iter().all(|&f| f == KPageFlags::COMPOUND_TAIL.bits()));
+    // Nobody's: on CPUs' lists, or the kernel's single pages.
+    let nobody = flags.iter().filter(|&&f| f == 0).count() as u64;
+    assert!(nobody >= audit.pcp);
+    assert_eq!(mm.kpageflags(Pfn(u64::MAX)), KPageFlags::NOPAGE);
+}
+
+#[test]
+fn knobs_turn() {
+    let mm = pc(64, 2, &Config::default()).expect("a machine");
+    let dma32 = mm.zone(NodeId(0), ZoneKind::Dma32).expect("a zone");
+    let write = |name: &str, text: &str| mm.proc_write(&format!("/proc/sys/vm/{name}"), text);
+    let value = |name: &str| read(&mm, &format!("/proc/sys/vm/{name}"));
+
+    let (rule, high) = (mm.min_free_kbytes(), dma32.pcp_high());
+    for (kb, text) in [(64, "64\n"), (8192, "0x2000"), (0, "0")] {
+        write("min_free_kbytes", text).expect("in range");
+        assert_eq!(value("min_free_kbytes"), format!("{kb}\n"));
+        let lowmem: u64 = mm.managed_pages();
+        assert_eq!(dma32.marks().min, kb / 4 * dma32.managed() / lowmem);
+        // Another knob leaves it alone.
+        write("watermark_scale_factor", "200").expect("in range");
+        assert_eq!(value("min_free_kbytes"), format!("{kb}\n"));
+    }
+    mm.set_min_free_kbytes(0);
+    assert_eq!(mm.min_free_kbytes(), rule);
+    assert_eq!(dma32.marks().low - dma32.marks().min, dma32.managed() * 200 / 10_000);
+    write("watermark_scale_factor", "10").expect("in range");
+
+    write("percpu_pagelist_high_fraction", "8").expect("in range");
+    assert_eq!(u64::from(dma32.pcp_high()), dma32.managed() / 8 / 2);
+    write("percpu_pagelist_high_fraction", "0").expect("in range");
+    assert_eq!(dma32.pcp_high(), high);
+
+    let dma = mm.zone(NodeId(0), ZoneKind::Dma).expect("a zone");
+    assert_eq!(value("lowmem_reserve_ratio"), "256\t256\t32\t0\n");
+    write("lowmem_reserve_ratio", "8\n").expect("one of four");
+    assert_eq!(value("lowmem_reserve_ratio"), "8\t256\t32\t0\n");
+    assert_eq!(dma.lowmem_reserve(ZoneKind::Normal), dma32.managed() / 8);
+    write("lowmem_reserve_ratio", "-1 256 32 0 77").expect("off");
+    assert_eq!(value("lowmem_reserve_ratio"), "0\t256\t32\t0\n");
+    assert_eq!(dma.lowmem_reserve(ZoneKind::Normal), 0);
+
+    for (name, good, bad) in [
+        ("min_free_kbytes", "100", &["-1", "", "x", "2147483648"][..]),
+        ("watermark_scale_factor", "3000", &["0", "3001", "-10"]),
+        ("watermark_boost_factor", "0", &["-1"]),
+        ("extfrag_threshold", "1000", &["-1", "1001", "1k"]),
+        ("percpu_pagelist_high_fraction", "8", &["7", "1", "-8"]),
+    ] {
+        write(name, good).expect(name);
+        for text in bad {
+            assert_eq!(write(name, text), Err(FileError::Invalid), "{name} {text:?}");
+            assert_eq!(value(name), format!("{good}\n"), "{name} after {text:?}");
+        }
+    }
+    assert_eq!(write("swappiness", "60"), Err(FileError::NotFound));
+    mm.audit().expect("whole");
+}
+
+/// Single pages here and there keep the rest from being whole; compacting moves
+/// them together.
+#[test]
+#[cfg_attr(miri, ignore = "fills a machine")]
+fn memory_is_compacted_by_writing_1() {
+    let mm = pc(64, 1, &Config::default()).expect("a machine");
+    let arena: &'static MovableArena<Machine> = Box::leak(Box::default());
+    arena.register(&mm).expect("room for a driver");
+    let gfp = Gfp::HIGHUSER_MOVABLE | Gfp::NOWARN;
+    let pages: Vec<_> = core::iter::from_fn(|| arena.alloc(&mm, gfp).ok()).collect();
+    for (i, &page) in pages.iter().enumerate() {
+        if i % 8 != 0 {
+            arena.free(&mm, page).expect("freed");
+        }
+    }
+    mm.platform().run_on(CpuId(0));
+    let path = "/proc/sys/vm/compact_memory";
+    let scattered = read(&mm, "/sys/kernel/debug/extfrag/unusable_index");
+    assert!(scattered.contains(" 1.000 "), "{scattered}");
+    let index = read(&mm, "/sys/kernel/debug/extfrag/extfrag_index");
+    assert!(index.contains("  0.9"), "{index}");
+    for text in ["0", "2", "", "-1"] {
+        assert_eq!(mm.proc_write(path, text), Err(FileError::Invalid));
+    }
+    assert_eq!(mm.proc_read(path, &mut String::new()), Err(FileError::NotPermitted));
+    assert_eq!(mm.vmstat_value("pgmigrate_success"), Some(0));
+    mm.proc_write(path, "1\n").expect("compacted");
+    assert!(mm.vmstat_value("pgmigrate_success") > Some(0));
+    assert_eq!(mm.vmstat_value("compact_daemon_migrate_scanned"), Some(0));
+    let whole = read(&mm, "/sys/kernel/debug/extfrag/unusable_index");
+    assert!(!whole.contains(" 1.000 "), "{whole}");
+    mm.audit().expect("whole");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "large machines")]
+fn slabs_are_retuned_by_writing_a_line() {
+    let mm = plain();
+    mm.proc_write("/proc/slabinfo", "kmalloc-64 32 16 4\n").expect("retuned");
+    let text = read(&mm, "/proc/slabinfo");
+    let line = text.lines().find(|l| l.starts_with("kmalloc-64 ")).expect("the cache");
+    assert!(line.contains(": tunables   32   16    4 :"), "{line}");
+    for bad in ["", "kmalloc-64", "kmalloc-64 1", "nobody 1 1 1", "kmalloc-64 a b c"] {
+        assert_eq!(mm.proc_write("/proc/slabinfo", bad), Err(FileError::Invalid), "{bad:?}");
+    }
+    same_shape(
+        &text.lines().take(2).collect::<Vec<_>>().join("\n"),
+        &linux!("512m/slabinfo").lines().take(2).collect::<Vec<_>>().join("\n"),
+        str::to_string,
+    );
+    // Names may be longer than their column; the fields are in columns then too.
+    let fields = |line: &str| columns(line.split_once(' ').expect("a name").1.trim_start());
+    let shape = fields(linux!("512m/slabinfo").lines().nth(2).expect("a cache"));
+    let tail = |shape: &str| shape.split_once("> ").map(|(_, tail)| tail.to_string());
+    for line in text.lines().skip(2) {
+        assert_eq!(tail(&fields(line)), tail(&shape), "{line}");
     }
 }
 

@@ -11,7 +11,15 @@
 //! `meminfo` says which those are.
 
 mod buddyinfo;
+mod iomem;
+mod kpage;
+mod meminfo;
+mod sysctl;
 mod vmstat;
+mod zoneinfo;
+
+pub use iomem::{IoRange, write_iomem};
+pub use kpage::KPageFlags;
 
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -52,15 +60,30 @@ impl From<fmt::Error> for FileError {
 /// The paths of all files that [`Mm::proc_read`] or [`Mm::proc_write`] knows.
 pub const FILES: &[&str] = &[
     "/proc/buddyinfo",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/meminfo",
     "/proc/pagetypeinfo",
     "/proc/slabinfo",
+    "/proc/sys/vm/compact_memory",
+    "/proc/sys/vm/extfrag_threshold",
+    "/proc/sys/vm/lowmem_reserve_ratio",
+    "/proc/sys/vm/min_free_kbytes",
+    "/proc/sys/vm/percpu_pagelist_high_fraction",
+    "/proc/sys/vm/watermark_boost_factor",
+    "/proc/sys/vm/watermark_scale_factor",
     "/proc/vmstat",
+    "/proc/zoneinfo",
     "/sys/kernel/debug/extfrag/extfrag_index",
     "/sys/kernel/debug/extfrag/unusable_index",
 ];
 
+/// Where the knobs are.
+const SYSCTL: &str = "/proc/sys/vm/";
+
 impl<P: Platform> Mm<P> {
-    /// Writes the content of the file at `path` to `out`. Interrupts on, no lock
+    /// Writes the content of the file at `path` to `out`; what is binary, as the
+    /// block of base64 that `uuencode -m` makes of it. Interrupts on, no lock
     /// held: it may wait for other CPUs. On a machine at rest the numbers of all
     /// files agree with each other.
     ///
@@ -70,12 +93,23 @@ impl<P: Platform> Mm<P> {
     pub fn proc_read(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), FileError> {
         match path {
             "/proc/buddyinfo" => self.buddyinfo(out)?,
+            "/proc/kpagecount" => {
+                self.write_words("kpagecount", |pfn| self.kpagecount(pfn), out)?;
+            }
+            "/proc/kpageflags" => {
+                self.write_words("kpageflags", |pfn| self.kpageflags(pfn).bits(), out)?;
+            }
+            "/proc/meminfo" => self.meminfo(out)?,
             "/proc/pagetypeinfo" => self.pagetypeinfo(out)?,
             "/proc/slabinfo" => self.slabinfo(out)?,
             "/proc/vmstat" => self.vmstat(out)?,
+            "/proc/zoneinfo" => self.zoneinfo(out)?,
             "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,
             "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
-            _ => return Err(FileError::NotFound),
+            _ => {
+                let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;
+                return self.sysctl_read(name, out);
+            }
         }
         Ok(())
     }
@@ -88,6 +122,9 @@ impl<P: Platform> Mm<P> {
     /// only to be read; [`FileError::Invalid`] for what Linux answers with
     /// `EINVAL`.
     pub fn proc_write(&self, path: &str, text: &str) -> Result<(), FileError> {
+        if let Some(name) = path.strip_prefix(SYSCTL) {
+            return self.sysctl_write(name, text);
+        }
         match path {
             "/proc/slabinfo" => self.slabinfo_write(text).map_err(|_| FileError::Invalid),
             _ if FILES.contains(&path) => Err(FileError::NotPermitted),

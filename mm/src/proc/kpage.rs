@@ -1,0 +1,123 @@
+//! What each frame is: `/proc/kpageflags`, `/proc/kpagecount` (Linux
+//! fs/proc/page.c; the bits are of its kernel-page-flags.h). They are binary, a
+//! little-endian u64 for each frame from 0 on; as text they come in base64,
+//! between the lines that `uuencode -m` writes. May call: `memmap`, `page`.
+
+use crate::mm::Mm;
+use crate::page::{PageFlags, PageType};
+use crate::platform::Platform;
+use crate::types::Pfn;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bitflags::bitflags;
+use core::fmt;
+
+bitflags! {
+    /// Bits of a word of `/proc/kpageflags`, those that a frame can have here.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct KPageFlags: u64 {
+        /// Somebody holds the page lock.
+        const LOCKED = 1 << 0;
+        /// On an LRU list.
+        const LRU = 1 << 5;
+        /// In a slab.
+        const SLAB = 1 << 7;
+        /// In a free block, deferred ones too; not on per-CPU lists, as in Linux.
+        const BUDDY = 1 << 10;
+        /// Mapped.
+        const MMAP = 1 << 11;
+        /// The first page of an allocated block of several.
+        const COMPOUND_HEAD = 1 << 15;
+        /// One of its other pages.
+        const COMPOUND_TAIL = 1 << 16;
+        /// Found bad.
+        const HWPOISON = 1 << 19;
+        /// Not RAM.
+        const NOPAGE = 1 << 20;
+        /// Taken out of use.
+        const OFFLINE = 1 << 23;
+        /// RAM that never came to the buddy.
+        const RESERVED = 1 << 32;
+        /// A driver's page that can be moved. Not one of Linux's bits.
+        const MOVABLE_OPS = 1 << 56;
+    }
+}
+
+/// Frames whose words make a line.
+const FRAMES: usize = 6;
+/// Characters of a full line of base64.
+const LINE: usize = FRAMES * 8 / 3 * 4;
+
+impl<P: Platform> Mm<P> {
+    /// What a frame is, in the terms of `/proc/kpageflags`. Needs no lock: a
+    /// hint on a running machine.
+    pub fn kpageflags(&self, pfn: Pfn) -> KPageFlags {
+        if self.map.is_deferred(pfn) {
+            return KPageFlags::BUDDY;
+        }
+        if self.map.try_page(pfn).is_none() {
+            return KPageFlags::NOPAGE;
+        }
+        // Between a head and the next a frame may be nobody's for a moment.
+        let Some((head, word)) = self.map.head_of(pfn) else { return KPageFlags::empty() };
+        let mut flags = match word.ty() {
+            // On their way somewhere, or one of many pages of a range.
+            PageType::Tail | PageType::Pcp | PageType::Held | PageType::Contig => {
+                return KPageFlags::empty();
+            }
+            PageType::Buddy => return KPageFlags::BUDDY,
+            PageType::Offline => return KPageFlags::OFFLINE,
+            PageType::Reserved => return KPageFlags::RESERVED,
+            PageType::Hole => return KPageFlags::NOPAGE,
+            PageType::Poisoned => return KPageFlags::HWPOISON,
+            PageType::Kernel | PageType::LargeKmalloc => KPageFlags::empty(),
+            PageType::Slab => KPageFlags::SLAB,
+            PageType::Movable => KPageFlags::MOVABLE_OPS,
+            PageType::Lru => {
+                let mapped = self.kpagecount(pfn) > 0;
+                KPageFlags::LRU | if mapped { KPageFlags::MMAP } else { KPageFlags::empty() }
+            }
+        };
+        if word.order().0 > 0 {
+            flags |=
+                if pfn == head { KPageFlags::COMPOUND_HEAD } else { KPageFlags::COMPOUND_TAIL };
+        }
+        if pfn == head && word.flags().contains(PageFlags::LOCKED) {
+            flags |= KPageFlags::LOCKED;
+        }
+        flags
+    }
+
+    /// How often a frame is mapped, as `/proc/kpagecount` has it.
+    pub fn kpagecount(&self, pfn: Pfn) -> u64 {
+        let mapped = self.map.head_of(pfn).filter(|(_, word)| word.ty() == PageType::Lru);
+        mapped.map_or(0, |(head, _)| u64::from(self.map.page(head).inuse()))
+    }
+
+    /// Writes a file that has a word for each frame as a block of base64.
+    pub(super) fn write_words(
+        &self,
+        name: &str,
+        word: impl Fn(Pfn) -> u64,
+        out: &mut dyn fmt::Write,
+    ) -> fmt::Result {
+        writeln!(out, "begin-base64 444 {name}")?;
+        let mut frames = 0..self.map.end().0;
+        let mut words = [[0; 8]; FRAMES];
+        let mut line = [0; LINE];
+        loop {
+            let mut full = 0;
+            for (slot, pfn) in words.iter_mut().zip(frames.by_ref()) {
+                *slot = word(Pfn(pfn)).to_le_bytes();
+                full += 1;
+            }
+            if full == 0 {
+                return writeln!(out, "====");
+            }
+            let bytes = words[..full].as_flattened();
+            let written = STANDARD.encode_slice(bytes, &mut line).map_err(|_| fmt::Error)?;
+            let text = core::str::from_utf8(&line[..written]).map_err(|_| fmt::Error)?;
+            writeln!(out, "{text}")?;
+        }
+    }
+}

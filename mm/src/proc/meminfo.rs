@@ -1,0 +1,61 @@
+//! The machine's memory in short: `/proc/meminfo` (Linux fs/proc/meminfo.c). May
+//! call: everything that counts.
+//!
+//! Keys whose number is always 0 are there for `free`, `top` and others that
+//! take them for granted: `Buffers`, `Cached`, `Active`, `Inactive`,
+//! `SwapTotal`, `SwapFree` and `Shmem`.
+
+use crate::mm::Mm;
+use crate::platform::Platform;
+use crate::types::{NodeId, PAGE_SIZE, ZoneKind};
+use crate::zone::{Mark, Zone};
+use core::fmt;
+
+impl<P: Platform> Mm<P> {
+    /// Writes `/proc/meminfo`.
+    pub(super) fn meminfo(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let sum = |pages: fn(&Zone) -> u64| self.zones().iter().map(pages).sum::<u64>();
+        let nodes = (0..self.nodes() as u8).map(|node| self.slab_pages(NodeId(node)));
+        let (reclaimable, unreclaimable) =
+            nodes.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1));
+        for (key, pages) in [
+            ("MemTotal", self.managed_pages()),
+            ("MemFree", self.free_pages_total()),
+            ("MemAvailable", self.available_pages(reclaimable)),
+            ("Buffers", 0),
+            ("Cached", 0),
+            ("Active", 0),
+            ("Inactive", 0),
+            ("SwapTotal", 0),
+            ("SwapFree", 0),
+            ("Shmem", 0),
+            ("KReclaimable", reclaimable),
+            ("Slab", reclaimable + unreclaimable),
+            ("SReclaimable", reclaimable),
+            ("SUnreclaim", unreclaimable),
+            ("CmaTotal", sum(Zone::cma_pages)),
+            ("CmaFree", sum(Zone::free_cma_pages)),
+        ] {
+            let (kb, colon) = (pages * (PAGE_SIZE as u64 / 1024), ":");
+            writeln!(out, "{key}{colon:<width$}{kb:>8} kB", width = 16 - key.len())?;
+        }
+        Ok(())
+    }
+
+    /// Pages that programs could get without anybody's being short of memory:
+    /// what is free beyond the marks and reserves, and half of what slabs could
+    /// give back, or all but a low mark of it (Linux `si_mem_available`).
+    fn available_pages(&self, reclaimable: u64) -> u64 {
+        let kept: u64 = self.zones().iter().map(kept).sum();
+        let low: u64 = self.zones().iter().map(|zone| zone.marks().low).sum();
+        let slabs = reclaimable - low.min(reclaimable / 2);
+        (self.free_pages_total() + slabs).saturating_sub(kept)
+    }
+}
+
+/// Pages of a zone that nobody may count on (Linux `totalreserve_pages`).
+fn kept(zone: &Zone) -> u64 {
+    let reserves = ZoneKind::ALL.map(|class| zone.lowmem_reserve(class));
+    let most = reserves.into_iter().fold(0, u64::max);
+    (most + zone.mark(Mark::High)).min(zone.managed())
+}

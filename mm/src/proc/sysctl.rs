@@ -1,0 +1,189 @@
+//! The knobs: `/proc/sys/vm/*`. Numbers are read as Linux reads them
+//! (kernel/sysctl.c), and what it refuses is refused. May call: `setup`,
+//! `compact`.
+
+use super::FileError;
+use crate::mm::Mm;
+use crate::platform::Platform;
+use crate::sync::Ordering::Relaxed;
+use crate::types::NR_ZONES;
+use core::fmt;
+
+/// The smallest share of a zone that percpu_pagelist_high_fraction grants, as
+/// the number by which the zone is divided.
+const MIN_HIGH_FRACTION: i32 = 8;
+
+impl<P: Platform> Mm<P> {
+    /// Writes the value of the knob at `/proc/sys/vm/NAME`.
+    pub(super) fn sysctl_read(
+        &self,
+        name: &str,
+        out: &mut dyn fmt::Write,
+    ) -> Result<(), FileError> {
+        let t = &self.tunables;
+        let value = match name {
+            "compact_memory" => return Err(FileError::NotPermitted),
+            "extfrag_threshold" => u64::from(t.extfrag_threshold.load(Relaxed)),
+            "lowmem_reserve_ratio" => {
+                let [dma, dma32, normal, movable] = &t.lowmem_ratio;
+                let [a, b, c, d] = [dma, dma32, normal, movable].map(|r| r.load(Relaxed));
+                return Ok(writeln!(out, "{a}\t{b}\t{c}\t{d}")?);
+            }
+            "min_free_kbytes" => self.min_free_kbytes(),
+            "percpu_pagelist_high_fraction" => u64::from(t.pcp_high_fraction.load(Relaxed)),
+            "watermark_boost_factor" => u64::from(t.boost_factor.load(Relaxed)),
+            "watermark_scale_factor" => u64::from(self.watermark_scale_factor()),
+            _ => return Err(FileError::NotFound),
+        };
+        Ok(writeln!(out, "{value}")?)
+    }
+
+    /// Sets the knob at `/proc/sys/vm/NAME`.
+    pub(super) fn sysctl_write(&self, name: &str, text: &str) -> Result<(), FileError> {
+        let number = |least, most| {
+            let mut values = [0];
+            parse_numbers(text, &mut values)?;
+            let fits = (least..=most).contains(&values[0]);
+            if fits { Ok(values[0] as u32) } else { Err(FileError::Invalid) }
+        };
+        match name {
+            "compact_memory" => {
+                number(1, 1)?;
+                self.compact_memory(None);
+            }
+            "extfrag_threshold" => self.set_extfrag_threshold(number(0, 1000)?),
+            "lowmem_reserve_ratio" => {
+                let mut ratio = [0; NR_ZONES];
+                for (value, knob) in ratio.iter_mut().zip(&self.tunables.lowmem_ratio) {
+                    *value = knob.load(Relaxed) as i32;
+                }
+                // Those that are not given stay.
+                parse_numbers(text, &mut ratio)?;
+                self.set_lowmem_reserve_ratio(ratio.map(|r| r.max(0) as u32));
+            }
+            "min_free_kbytes" => self.force_min_free_kbytes(u64::from(number(0, i32::MAX)?)),
+            "percpu_pagelist_high_fraction" => {
+                let fraction = number(0, i32::MAX)?;
+                if (1..MIN_HIGH_FRACTION as u32).contains(&fraction) {
+                    return Err(FileError::Invalid);
+                }
+                self.set_pcp_high_fraction(fraction);
+            }
+            "watermark_boost_factor" => self.set_watermark_boost_factor(number(0, i32::MAX)?),
+            "watermark_scale_factor" => self.set_watermark_scale_factor(number(1, 3000)?),
+            _ => return Err(FileError::NotFound),
+        }
+        Ok(())
+    }
+}
+
+/// Reads numbers divided by white space into as many of `values` as there are;
+/// what comes after them is not looked at. Decimal, 0x for hexadecimal, a
+/// leading 0 for octal, each no larger than an `int`.
+///
+/// # Errors
+/// [`FileError::Invalid`] if there is none, or one of them is not such a number.
+fn parse_numbers(text: &str, values: &mut [i32]) -> Result<(), FileError> {
+    // What C calls white space.
+    let is_space = |c: char| matches!(c, ' ' | '\t'..='\r');
+    let mut rest = text.trim_start_matches(is_space);
+    if rest.is_empty() {
+        return Err(FileError::Invalid);
+    }
+    // All or nothing: the caller's values change only if all are numbers.
+    for value in values {
+        if rest.is_empty() {
+            break;
+        }
+        // Only these may follow a number.
+        let end = rest.find([' ', '\t', '\n']).unwrap_or(rest.len());
+        *value = parse_int(&rest[..end]).ok_or(FileError::Invalid)?;
+        rest = rest[end..].trim_start_matches(is_space);
+    }
+    Ok(())
+}
+
+/// One number, as C's `strtol` with base 0 reads it, that fits an `int`.
+fn parse_int(word: &str) -> Option<i32> {
+    let (negative, digits) = match word.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, word),
+    };
+    let hex = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X"));
+    let (radix, digits) = match hex {
+        Some(hex) => (16, hex),
+        None if digits.len() > 1 && digits.starts_with('0') => (8, &digits[1..]),
+        None => (10, digits),
+    };
+    // A second sign would be taken for one by the parser.
+    if !digits.starts_with(|c: char| c.is_digit(radix)) {
+        return None;
+    }
+    let number = i64::from_str_radix(digits, radix).ok()?;
+    i32::try_from(if negative { -number } else { number }).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_linux_reads_them() {
+        for (text, value) in [
+            ("1", 1),
+            ("1\n", 1),
+            (" \t\n\r 77 ", 77),
+            ("0", 0),
+            ("0x10", 16),
+            ("0X1f\n", 31),
+            ("010", 8),
+            ("-5", -5),
+            ("-0x10", -16),
+            ("00", 0),
+            ("2147483647", i32::MAX),
+            ("-2147483648", i32::MIN),
+            ("5 what comes after it", 5),
+            ("0x7fffffff", i32::MAX),
+        ] {
+            let mut values = [i32::MIN];
+            assert_eq!(parse_numbers(text, &mut values), Ok(()), "{text:?}");
+            assert_eq!(values, [value], "{text:?}");
+        }
+        for text in [
+            "",
+            " ",
+            "\n",
+            "one",
+            "+1",
+            "1a",
+            "0x",
+            "0xg",
+            "08",
+            "--1",
+            "-",
+            "- 1",
+            "1.5",
+            "1,2",
+            "2147483648",
+            "-2147483649",
+            "99999999999999999999999999",
+            "0x80000000",
+            "1\r",
+            "0x-1",
+            "é",
+            "１",
+        ] {
+            assert_eq!(parse_numbers(text, &mut [0]), Err(FileError::Invalid), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_given_stay() {
+        let mut values = [9; 4];
+        assert_eq!(parse_numbers("1\t2\n", &mut values), Ok(()));
+        assert_eq!(values, [1, 2, 9, 9]);
+        assert_eq!(parse_numbers("5 6 7 8 nine", &mut values), Ok(()));
+        assert_eq!(values, [5, 6, 7, 8]);
+        assert_eq!(parse_numbers("1 2 x", &mut values), Err(FileError::Invalid));
+    }
+}
