@@ -4,8 +4,10 @@
 
 mod machine;
 mod output;
+mod run;
 mod world;
 
 pub use machine::{Description, Simulated};
 pub use output::Output;
+pub use run::run;
 pub use world::HostWorld;
