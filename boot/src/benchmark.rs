@@ -69,7 +69,7 @@ fn read_saved(path: &Path, must: bool) -> Result<Figures> {
 /// are none.
 fn measure(workspace: &Workspace, options: &RunOptions) -> Result<Result<Figures, u8>> {
     let disk = image::image_path(&workspace.target().join("run"), Firmware::Bios);
-    let args = qemu::arguments(options, &disk, None);
+    let args = qemu::arguments(options, &disk, None, None);
     let log = workspace.target().join("bench.log");
     let file = Some(File::create(&log)?);
     let ran = run::run(qemu::QEMU, &args, false, options.time_limit(), io::sink(), file)?;

@@ -26,6 +26,7 @@ pub fn run_options(glob: &str) -> RunOptions {
         cpus: 1,
         append: Some(CmdLine(format!("selftest=off bench={glob}"))),
         exit: true,
+        lab: Vec::new(),
         timeout: Some(LIMIT),
         log: None,
         qemu: Words(words.map(str::to_owned).to_vec()),

@@ -2,7 +2,7 @@
 //!
 //! The pure parts live here, where they can be tested: what the options mean
 //! ([`options`]), the QEMU command line ([`qemu`]), what a run's end means
-//! ([`outcome`]), what was measured ([`figures`], [`growth`]), the ramdisk
+//! ([`outcome`]), lab scripts and their verdicts ([`script`]), what was measured ([`figures`], [`growth`]), the ramdisk
 //! ([`archive`], [`symbols`]). The programs are `quarry` and `quarry-image`; only the latter
 //! needs the boot loader.
 
@@ -16,4 +16,5 @@ pub mod options;
 pub mod outcome;
 pub mod qemu;
 pub mod run;
+pub mod script;
 pub mod symbols;

@@ -5,9 +5,10 @@ use boot::benchmark;
 use boot::cargo::{Build, Workspace};
 use boot::image;
 use boot::options::{Cli, Command, Firmware, ImageOptions, RunOptions};
-use boot::outcome::Outcome;
+use boot::outcome::{Outcome, Reason};
 use boot::qemu::{self, Ovmf};
 use boot::run;
+use boot::script::{Scripts, Verdict};
 use clap::Parser;
 use std::fs::File;
 use std::io;
@@ -62,7 +63,19 @@ fn boot(options: &RunOptions) -> Result<u8> {
             None => bail!("no OVMF firmware found (on Debian and Ubuntu the package `ovmf`)"),
         },
     };
-    let args = qemu::arguments(options, &disk, ovmf.as_ref());
+    let scripts = match Scripts::read(&options.lab) {
+        Ok(scripts) => scripts,
+        Err(error) => {
+            eprintln!("quarry: {error:#}");
+            return Ok(USAGE);
+        }
+    };
+    let script = (!options.lab.is_empty()).then(|| dir.join("script.lab"));
+    if let Some(script) = &script {
+        std::fs::create_dir_all(&dir)?;
+        scripts.write(script)?;
+    }
+    let args = qemu::arguments(options, &disk, ovmf.as_ref(), script.as_deref());
     if options.dry_run {
         if !disk.exists() {
             eprintln!("quarry: the image is not built yet; a run without --dry-run does that");
@@ -82,13 +95,21 @@ fn boot(options: &RunOptions) -> Result<u8> {
     };
 
     image::make(&workspace, &dir, build, &[options.firmware], "")?;
-    if !options.exit {
+    if !options.exits() {
         eprintln!("quarry: booting; Ctrl-A X leaves QEMU");
     }
     let limit = options.time_limit();
-    let ran = run::run(qemu::QEMU, &args, !options.exit, limit, io::stdout(), log)?;
-    let outcome = Outcome::judge(ran.end, ran.seen.report);
+    let ran = run::run(qemu::QEMU, &args, !options.exits(), limit, io::stdout(), log)?;
+    let mut outcome = Outcome::judge(ran.end, ran.seen.report);
+    if script.is_some() {
+        outcome = outcome.with_script(ran.seen.lab);
+    }
     eprintln!("\nquarry: {outcome}");
+    if let Outcome::Failed(Reason::Script(Verdict::Failed(line))) = outcome
+        && let Some((path, line)) = scripts.place(line)
+    {
+        eprintln!("quarry: that is {}:{line}", path.display());
+    }
     if let Some(time) = ran.seen.first_ktap {
         eprintln!("quarry: first KTAP line after {:.1} s", time.as_secs_f32());
     }

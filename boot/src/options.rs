@@ -6,8 +6,9 @@ use std::time::Duration;
 
 /// Build Quarry and boot it in QEMU, the serial line on this terminal.
 ///
-/// Exit status: 0 all self-tests passed; 1 one failed, the kernel crashed or
-/// never finished its report; 2 wrong usage; 124 timed out.
+/// Exit status: 0 all self-tests passed, and the lab script if one was given; 1
+/// one failed, the kernel crashed or never finished its report; 2 wrong usage;
+/// 124 timed out.
 #[derive(Parser, Debug)]
 #[command(name = "quarry", version, args_override_self = true)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -52,6 +53,10 @@ pub struct RunOptions {
     /// Leave after the self-tests (adds `exit` to the kernel command line).
     #[arg(long)]
     pub exit: bool,
+    /// Run this lab script after the self-tests and leave; the exit status is its
+    /// verdict too. Several run one after the other.
+    #[arg(long, value_name = "FILE")]
+    pub lab: Vec<PathBuf>,
     /// Give up after so many seconds in QEMU, with status 124.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
@@ -77,8 +82,13 @@ impl RunOptions {
     /// The kernel command line, `None` when there is nothing to say.
     pub fn cmdline(&self) -> Option<String> {
         let append = self.append.iter().map(|line| line.0.as_str());
-        let words: Vec<&str> = append.chain(self.exit.then_some("exit")).collect();
+        let words: Vec<&str> = append.chain(self.exits().then_some("exit")).collect();
         (!words.is_empty()).then(|| words.join(" "))
+    }
+
+    /// Whether the run ends by itself.
+    pub fn exits(&self) -> bool {
+        self.exit || !self.lab.is_empty()
     }
 
     /// How long QEMU may run.
@@ -266,6 +276,9 @@ mod tests {
         assert_eq!(run(&["--append", " a=1 b "]).cmdline().unwrap(), "a=1 b");
         assert_eq!(run(&["--append", "a=1,2", "--exit"]).cmdline().unwrap(), "a=1,2 exit");
         assert_eq!(run(&["--append", "-x"]).cmdline().unwrap(), "-x");
+        let scripts = run(&["--lab", "a", "--lab", "b"]);
+        assert_eq!(scripts.cmdline().unwrap(), "exit");
+        assert_eq!(scripts.lab, [PathBuf::from("a"), PathBuf::from("b")]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a run's end means: QEMU's status and the serial log, judged. Pure.
 
+use crate::script::Verdict;
 use std::fmt;
 
 /// QEMU's status after the kernel wrote "passed" to the exit device.
@@ -62,6 +63,10 @@ pub enum Reason {
     Tests(Report),
     /// The kernel reported no failed test, yet left as failed: a crash.
     Crashed,
+    /// The self-tests passed, a lab script did not.
+    Script(Verdict),
+    /// The kernel left without a verdict over the lab script it was given.
+    NoVerdict,
     /// The kernel left as passed without a complete report.
     NoReport,
     /// QEMU ended in another way: reset, quit by hand, or an error of its own;
@@ -84,6 +89,20 @@ impl Outcome {
         }
     }
 
+    /// The same of a run that was given a lab script, of which `verdict` is all
+    /// that was heard. A script that fails makes the kernel leave as failed.
+    #[must_use]
+    pub fn with_script(self, verdict: Option<Verdict>) -> Self {
+        match (&self, verdict) {
+            (Self::Passed(_), None) => Self::Failed(Reason::NoVerdict),
+            (
+                Self::Passed(_) | Self::Failed(Reason::Crashed),
+                Some(failed @ Verdict::Failed(_)),
+            ) => Self::Failed(Reason::Script(failed)),
+            _ => self,
+        }
+    }
+
     /// The exit status for it.
     pub const fn status(&self) -> u8 {
         match self {
@@ -103,6 +122,8 @@ impl fmt::Display for Outcome {
             Self::Failed(Reason::Tests(report)) => {
                 write!(f, "{} self-tests failed, {} passed", report.fail, report.pass)
             }
+            Self::Failed(Reason::Script(verdict)) => verdict.fmt(f),
+            Self::Failed(Reason::NoVerdict) => write!(f, "the kernel left without a verdict"),
             Self::Failed(Reason::Crashed) => write!(f, "the kernel crashed"),
             Self::Failed(Reason::NoReport) => {
                 write!(f, "the kernel left without a complete report (no QUARRY-END line)")
@@ -143,6 +164,24 @@ mod tests {
         assert_eq!(Outcome::judge(End::Exited(33), Some(BAD)).status(), 1);
         assert_eq!(Outcome::judge(End::Exited(35), Some(GOOD)), Outcome::Failed(Reason::Crashed));
         assert_eq!(Outcome::judge(End::Exited(35), Some(BAD)), Outcome::Failed(Reason::Tests(BAD)));
+    }
+
+    #[test]
+    fn a_script_has_to_pass_as_well() {
+        let judge = |status, report, verdict| {
+            Outcome::judge(End::Exited(status), report).with_script(verdict)
+        };
+        let failed = Outcome::Failed(Reason::Script(Verdict::Failed(3)));
+        assert_eq!(judge(33, Some(GOOD), Some(Verdict::Ok(9))), Outcome::Passed(GOOD));
+        assert_eq!(judge(33, Some(GOOD), Some(Verdict::Failed(3))), failed);
+        assert_eq!(judge(35, Some(GOOD), Some(Verdict::Failed(3))), failed);
+        assert_eq!(judge(33, Some(GOOD), None), Outcome::Failed(Reason::NoVerdict));
+        // A crash in the middle of a script, or after it.
+        for verdict in [None, Some(Verdict::Ok(1))] {
+            assert_eq!(judge(35, Some(GOOD), verdict), Outcome::Failed(Reason::Crashed));
+        }
+        let tests = Outcome::Failed(Reason::Tests(BAD));
+        assert_eq!(judge(35, Some(BAD), Some(Verdict::Ok(1))), tests);
     }
 
     #[test]

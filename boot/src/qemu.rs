@@ -35,11 +35,17 @@ fn is_file(path: &str) -> bool {
     Path::new(path).is_file()
 }
 
-/// QEMU's arguments for a run from `disk`. `ovmf` is given for UEFI.
+/// QEMU's arguments for a run from `disk`. `ovmf` is given for UEFI, `script` if
+/// the lab is to run one.
 ///
 /// Disk and UEFI variables are written to copies that QEMU throws away, so the
 /// image stays as built and a line that is printed can be repeated.
-pub fn arguments(options: &RunOptions, disk: &Path, ovmf: Option<&Ovmf>) -> Vec<String> {
+pub fn arguments(
+    options: &RunOptions,
+    disk: &Path,
+    ovmf: Option<&Ovmf>,
+    script: Option<&Path>,
+) -> Vec<String> {
     let mut args = Vec::new();
     let mut arg = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
 
@@ -59,6 +65,9 @@ pub fn arguments(options: &RunOptions, disk: &Path, ovmf: Option<&Ovmf>) -> Vec<
     arg(&["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
     if let Some(line) = options.cmdline() {
         arg(&["-fw_cfg", &format!("name=opt/quarry/cmdline,string={}", escape(&line))]);
+    }
+    if let Some(script) = script {
+        arg(&["-fw_cfg", &format!("name=opt/quarry/lab,file={}", escape_path(script))]);
     }
     args.extend(options.qemu.0.iter().cloned());
     args
@@ -142,7 +151,8 @@ mod tests {
 
     fn args(options: &[&str], ovmf: Option<&Ovmf>) -> Vec<String> {
         let cli = Cli::try_parse_from([&["quarry"], options].concat()).unwrap();
-        arguments(&cli.run, Path::new("/x/a,b.img"), ovmf)
+        let script = (!cli.run.lab.is_empty()).then_some(Path::new("/x/c,d.lab"));
+        arguments(&cli.run, Path::new("/x/a,b.img"), ovmf, script)
     }
 
     fn has(args: &[String], option: &str, value: &str) -> bool {
@@ -159,6 +169,13 @@ mod tests {
         assert!(args.contains(&"-no-reboot".into()));
         assert!(has(&args, "-drive", "format=raw,snapshot=on,file=/x/a,,b.img"));
         assert!(!args.iter().any(|arg| arg.contains("pflash") || arg == "-fw_cfg"));
+    }
+
+    #[test]
+    fn a_script_is_handed_over() {
+        let args = args(&["--lab", "x"], None);
+        assert!(has(&args, "-fw_cfg", "name=opt/quarry/lab,file=/x/c,,d.lab"));
+        assert!(has(&args, "-fw_cfg", "name=opt/quarry/cmdline,string=exit"));
     }
 
     #[test]

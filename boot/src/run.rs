@@ -2,6 +2,7 @@
 //! kernel's report, within its time.
 
 use crate::outcome::{End, Report};
+use crate::script::Verdict;
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::fs::File;
@@ -23,6 +24,8 @@ const LINE_MAX: usize = 4096;
 pub struct Seen {
     /// The last `QUARRY-END` line.
     pub report: Option<Report>,
+    /// The last verdict over a lab script.
+    pub lab: Option<Verdict>,
     /// Since the start, when the first KTAP line came.
     pub first_ktap: Option<Duration>,
     /// The last line that was not empty.
@@ -178,6 +181,9 @@ impl Watch {
         if let Some(report) = Report::parse(line) {
             self.seen.report = Some(report);
         }
+        if let Some(verdict) = Verdict::parse(line) {
+            self.seen.lab = Some(verdict);
+        }
         if line.ends_with("KTAP version 1") {
             self.seen.first_ktap.get_or_insert(now);
         }
@@ -199,11 +205,12 @@ mod tests {
     #[test]
     fn the_report_is_found_in_the_output() {
         let ran = shell(
-            "printf 'KTAP version 1\\r\\nQUARRY-END pass=1 fail=0 skip=0\\r\\nbye'; exit 33",
+            "printf 'KTAP version 1\\r\\nQUARRY-END pass=1 fail=0 skip=0\\r\\nlab: ok, 2 commands\\r\\nbye'; exit 33",
             None,
         );
         assert_eq!(ran.end, End::Exited(33));
         assert_eq!(ran.seen.report, Some(Report { pass: 1, fail: 0, skip: 0 }));
+        assert_eq!(ran.seen.lab, Some(Verdict::Ok(2)));
         assert!(ran.seen.first_ktap.is_some());
         assert_eq!(ran.seen.last_line, "bye");
     }
