@@ -101,7 +101,7 @@ fn boot(options: &RunOptions) -> Result<u8> {
     let limit = options.time_limit();
     let ran = run::run(qemu::QEMU, &args, !options.exits(), limit, io::stdout(), log)?;
     let mut outcome = Outcome::judge(ran.end, ran.seen.report);
-    if script.is_some() {
+    if script.is_some() || ran.seen.lab.is_some() {
         outcome = outcome.with_script(ran.seen.lab);
     }
     eprintln!("\nquarry: {outcome}");

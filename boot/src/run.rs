@@ -24,7 +24,7 @@ const LINE_MAX: usize = 4096;
 pub struct Seen {
     /// The last `QUARRY-END` line.
     pub report: Option<Report>,
-    /// The last verdict over a lab script.
+    /// The verdict over the lab's scripts: the first that failed, or the last.
     pub lab: Option<Verdict>,
     /// Since the start, when the first KTAP line came.
     pub first_ktap: Option<Duration>,
@@ -181,7 +181,9 @@ impl Watch {
         if let Some(report) = Report::parse(line) {
             self.seen.report = Some(report);
         }
-        if let Some(verdict) = Verdict::parse(line) {
+        if let Some(verdict) = Verdict::parse(line)
+            && !matches!(self.seen.lab, Some(Verdict::Failed(_)))
+        {
             self.seen.lab = Some(verdict);
         }
         if line.ends_with("KTAP version 1") {
@@ -253,6 +255,15 @@ mod tests {
         assert_eq!(watch.seen.report, Some(Report { pass: 3, fail: 0, skip: 1 }));
         watch.bytes(&[b'x'; 3 * LINE_MAX], Duration::ZERO);
         assert_eq!(watch.line.len(), LINE_MAX);
+    }
+
+    #[test]
+    fn a_script_that_fails_is_not_made_good_by_another() {
+        let mut watch = Watch::default();
+        watch.bytes(b"lab: ok, 3 commands\r\n", Duration::ZERO);
+        assert_eq!(watch.seen.lab, Some(Verdict::Ok(3)));
+        watch.bytes(b"lab: FAILED at line 4\r\nlab: ok, 3 commands\r\n", Duration::ZERO);
+        assert_eq!(watch.seen.lab, Some(Verdict::Failed(4)));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! simulated on sparsely backed memory, and the lab's interpreter over them. May
 //! call: `mm`, `shell`.
 
+mod compare;
 mod machine;
 mod output;
 mod run;
 mod world;
 
+pub use compare::{Difference, compare, section};
 pub use machine::{Description, Simulated};
-pub use output::Output;
+pub use output::{Kept, Output};
 pub use run::run;
 pub use world::HostWorld;

@@ -16,6 +16,31 @@ struct Inner {
     fresh: bool,
     /// The least urgent lines of the log that are shown.
     level: LogLevel,
+    /// Any of them are shown.
+    logs: bool,
+}
+
+/// Text that an output was asked to keep.
+#[derive(Clone, Default, Debug)]
+pub struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Kept {
+    /// What there is so far.
+    pub fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Output {
@@ -29,7 +54,15 @@ impl Output {
     /// run does not depend on who listens.
     pub fn new(sink: impl Write + Send + 'static) -> Self {
         let sink: Box<dyn Write + Send> = Box::new(sink);
-        Self(Arc::new(Mutex::new(Inner { sink, fresh: true, level: LogLevel::Info })))
+        Self(Arc::new(Mutex::new(Inner { sink, fresh: true, level: LogLevel::Info, logs: true })))
+    }
+
+    /// Text that is kept, without the manager's log, and what has been kept.
+    pub fn kept() -> (Self, Kept) {
+        let kept = Kept::default();
+        let output = Self::new(kept.clone());
+        output.lock().logs = false;
+        (output, kept)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -49,7 +82,7 @@ impl Output {
     /// Prints a line of the log, as the kernel's console does but for the time.
     pub(crate) fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
         let mut inner = self.lock();
-        if level > inner.level {
+        if !inner.logs || level > inner.level {
             return;
         }
         let prefix = match level {
@@ -90,21 +123,6 @@ impl fmt::Write for Inner {
 mod tests {
     use super::*;
 
-    /// A sink that can be looked into.
-    #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn lines_of_the_log_begin_lines() {
         let kept = Kept::default();
@@ -116,7 +134,6 @@ mod tests {
         output.log(LogLevel::Info, format_args!("not shown"));
         output.print(format_args!("d\x1b[2J\te\n"));
         output.flush();
-        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text, "a\nwarning: b\nc\nd?[2J\te\n");
+        assert_eq!(kept.text(), "a\nwarning: b\nc\nd?[2J\te\n");
     }
 }

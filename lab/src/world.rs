@@ -195,13 +195,12 @@ impl World for HostWorld {
     }
 
     fn read_file(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), Error> {
-        match path {
-            "/proc/cmdline" => {
-                let _ = writeln!(out, "{}", self.machine.cmdline());
-                Ok(())
-            }
-            _ => Err(Error::new(Errno::ENOENT, "no such file")),
-        }
+        let written = match path {
+            "/proc/cmdline" => writeln!(out, "{}", self.machine.cmdline()),
+            "/proc/iomem" => self.machine.iomem(out),
+            _ => return Err(Error::new(Errno::ENOENT, "no such file")),
+        };
+        written.map_err(|_| Error::new(Errno::EINTR, "interrupted"))
     }
 
     fn write_file(&mut self, path: &str, _text: &str) -> Result<(), Error> {
@@ -212,6 +211,6 @@ impl World for HostWorld {
     }
 
     fn files(&self) -> &'static [&'static str] {
-        &["/proc/cmdline"]
+        &["/proc/cmdline", "/proc/iomem"]
     }
 }

@@ -1,34 +1,12 @@
 //! Machines that scripts describe, as the manager sees them: the map cleaned,
 //! nodes, CPUs and command line in force, large ones on little memory.
 
-use lab::{HostWorld, Output};
+use lab::{HostWorld, Kept, Output};
 use mm::platform::Platform;
 use mm::types::{CpuId, NodeId, Order, PAGE_SIZE, Pfn, ZoneKind};
 use mm::zone::Zone;
 use mm::{Gfp, Mm, Request};
 use shell::{Errno, Error, World};
-use std::sync::{Arc, Mutex};
-
-/// What was printed.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Kept {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Kept {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
 
 fn world() -> (HostWorld, Kept) {
     let kept = Kept::default();
@@ -154,6 +132,12 @@ fn the_command_line_acts_as_at_boot() {
     let mut cmdline = String::new();
     world.read_file("/proc/cmdline", &mut cmdline).unwrap();
     assert!(cmdline.starts_with("cma=32M ") && cmdline.ends_with(" x=y cma\n"));
+    let mut iomem = String::new();
+    world.read_file("/proc/iomem", &mut iomem).unwrap();
+    let want = "00100000-37ffffff : System RAM\n  01000000-011fffff : Kernel\n\
+                38000000-38ffffff : Reserved\n39000000-3fffffff : System RAM\n";
+    assert_eq!(iomem, want);
+    assert_eq!(world.read_file("/proc/x", &mut iomem).unwrap_err().errno, Errno::ENOENT);
 }
 
 /// A machine that cannot be leaves the one before as it was.

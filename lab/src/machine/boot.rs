@@ -19,6 +19,7 @@ use mm::firmware::{
 use mm::host::Machine;
 use mm::options::{Accept, Options};
 use mm::platform::LogLevel;
+use mm::proc::{IoRange, write_iomem};
 use mm::slab::SlabDefaults;
 use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
 use mm::{Mm, SetupError};
@@ -36,10 +37,9 @@ const PHYS_BITS: u32 = 40;
 /// What a kernel on such a machine has taken before there is a manager: the
 /// first MiB, which firmware does not keep its hands off, and where the boot
 /// loader puts kernel, page tables and ramdisk.
-const TAKEN: [(PfnRange, &str); 2] = [
-    (PfnRange::new(Pfn(0), Pfn(0x100)), "low memory"),
-    (PfnRange::new(Pfn(0x1000), Pfn(0x1200)), "kernel"),
-];
+const TAKEN: [(PfnRange, &str); 2] =
+    [(PfnRange::new(Pfn(0), Pfn(0x100)), "low memory"), (KERNEL, "kernel")];
+const KERNEL: PfnRange = PfnRange::new(Pfn(0x1000), Pfn(0x1200));
 
 /// A machine that runs.
 ///
@@ -52,6 +52,8 @@ pub struct Simulated {
     arena: Lent<MovableArena<Host>>,
     /// The command line, which the slab layer keeps words of.
     cmdline: Lent<str>,
+    /// The firmware's map, cleaned.
+    map: Vec<Region>,
 }
 
 /// Room for what a boot writes down.
@@ -109,6 +111,12 @@ impl Simulated {
     /// The command line.
     pub(crate) fn cmdline(&self) -> &str {
         self.cmdline.get()
+    }
+
+    /// Writes `/proc/iomem`.
+    pub(crate) fn iomem(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let (start, end) = (KERNEL.start.addr(), KERNEL.end.addr());
+        write_iomem(&self.map, &[IoRange { start, end, name: "Kernel" }], out)
     }
 }
 
@@ -206,7 +214,7 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
     let arena = unsafe { Lent::new(Box::new(MovableArena::new())) };
     // SAFETY: passed on to the caller.
     let mm = unsafe { Lent::new(Box::new(mm)) };
-    let simulated = Simulated { mm, arena, cmdline };
+    let simulated = Simulated { mm, arena, cmdline, map: map.regions().to_vec() };
     start(&simulated, &options)?;
     Ok(simulated)
 }
