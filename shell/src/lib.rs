@@ -9,6 +9,7 @@
 extern crate std;
 
 mod commands;
+mod complete;
 pub mod edit;
 mod errno;
 mod gfp;
