@@ -99,8 +99,16 @@ pub(crate) fn table_frames() -> impl Iterator<Item = PfnRange> {
 /// The first table called `signature`, header and all; its length and checksum
 /// are right. From [`init`] on, whichever page tables are in force.
 pub(crate) fn find(signature: Signature) -> Option<&'static [u8]> {
-    let found = TABLES.get()?.find(signature)?;
-    // SAFETY: it was read from there when it was found, it is mapped for good
-    // and nobody writes to it.
-    Some(unsafe { core::slice::from_raw_parts(bytes_at(found.addr), found.header.length as usize) })
+    find_all(signature).next()
+}
+
+/// All tables called `signature`, as [`find`] has them.
+pub(crate) fn find_all(signature: Signature) -> impl Iterator<Item = &'static [u8]> {
+    let tables = TABLES.get().into_iter().flat_map(TableList::iter);
+    tables.filter(move |found| found.header.signature == signature).map(|found| {
+        let len = found.header.length as usize;
+        // SAFETY: it was read from there when it was found, it is mapped for
+        // good and nobody writes to it.
+        unsafe { core::slice::from_raw_parts(bytes_at(found.addr), len) }
+    })
 }

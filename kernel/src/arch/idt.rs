@@ -5,6 +5,8 @@ use crate::arch::gdt::Ist;
 use crate::arch::trap;
 use spin::Once;
 use x86_64::VirtAddr;
+use x86_64::instructions::tables::lidt;
+use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::idt::{Entry, EntryOptions, InterruptDescriptorTable};
 
 static IDT: Once<InterruptDescriptorTable> = Once::new();
@@ -12,6 +14,17 @@ static IDT: Once<InterruptDescriptorTable> = Once::new();
 /// Builds the table (once) and makes it this CPU's.
 pub(crate) fn load() {
     IDT.call_once(build).load();
+}
+
+/// Resets the processor by an exception for which there is no handler, nor one
+/// for that.
+pub(crate) fn triple_fault() -> ! {
+    let none = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
+    // SAFETY: the next exception ends all; that is what it is for.
+    unsafe {
+        lidt(&none);
+        core::arch::asm!("ud2", options(noreturn));
+    }
 }
 
 fn set<F>(entry: &mut Entry<F>, vector: u8) -> &mut EntryOptions {

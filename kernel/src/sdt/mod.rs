@@ -1,11 +1,13 @@
 //! ACPI's System Description Tables as the firmware left them: plain bytes that
 //! may be anything. Finds all tables from the root pointer on, and reads the
-//! list of processors and interrupt controllers. Nothing here faults on what it reads; what is odd gives a
+//! lists of processors and interrupt controllers, and how to switch the machine
+//! off. Nothing here faults on what it reads; what is odd gives a
 //! [`Warning`]. Pure.
 
 mod cpus;
 mod irqs;
 mod madt;
+pub mod power;
 mod root;
 mod warning;
 

@@ -1,7 +1,7 @@
 //! From the root pointer (RSDP) by the table of tables (XSDT, else RSDT) to all
 //! the others. Pure but for [`Memory`].
 
-use super::{Flaw, HEADER, Header, Signature, Warning, sum, table, u32_at, u64_at};
+use super::{Flaw, HEADER, Header, Signature, Warning, power, sum, table, u32_at, u64_at};
 
 /// Tables that are kept at most (Linux keeps 128 before it has an allocator).
 pub const MAX_TABLES: usize = 128;
@@ -146,14 +146,34 @@ fn follow<'m>(
         let addr = if wide { u64_at(entry, 0) } else { u32_at(entry, 0).map(u64::from) };
         // Firmware leaves slots empty.
         let Some(addr) = addr.filter(|&addr| addr != 0) else { continue };
+        if !keep(memory, addr, tables, warn) {
+            warn(Warning::TooManyTables);
+            return;
+        }
+    }
+}
+
+/// Keeps the table at `addr`, and the one to which only this one points: the
+/// DSDT. False if there is no room.
+fn keep<'m>(
+    memory: &mut dyn Memory<'m>,
+    addr: u64,
+    tables: &mut TableList,
+    warn: &mut dyn FnMut(Warning),
+) -> bool {
+    let (header, bytes) = match read(memory, addr) {
+        Ok(found) => found,
+        Err(warning) => {
+            warn(warning);
+            return true;
+        }
+    };
+    let mut fits = tables.push(Located { addr, header });
+    if let Some(addr) = power::dsdt(bytes).filter(|_| header.signature == Signature::FADT) {
         match read(memory, addr) {
-            Ok((header, _)) => {
-                if !tables.push(Located { addr, header }) {
-                    warn(Warning::TooManyTables);
-                    return;
-                }
-            }
+            Ok((header, _)) => fits &= tables.push(Located { addr, header }),
             Err(warning) => warn(warning),
         }
     }
+    fits
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use acpi_tables::Aml;
+use acpi_tables::fadt::FADTBuilder;
 use acpi_tables::madt::{
     EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
 };
@@ -277,6 +278,21 @@ fn all_tables_are_found() {
     assert_eq!(warnings, []);
     let (_, warnings) = found(&ram, 0x9000);
     assert_eq!(warnings, [Warning::Unreachable { addr: 0x9000 }]);
+}
+
+#[test]
+fn byte_code_is_found_through_the_fadt() {
+    let mut ram = rooted(&[0x3000, 0x4000]);
+    let fadt = FADTBuilder::new(OEM, TABLE, 1).dsdt_64(0x5000).finalize();
+    ram.0.push((0x3000, bytes(&fadt)));
+    ram.0.push((0x4000, madt(3, &[&narrow(0, 0, 1)])));
+    let (_, warnings) = found(&ram, 0x1000);
+    assert_eq!(warnings, [Warning::Unreachable { addr: 0x5000 }]);
+    ram.0.push((0x5000, Sdt::new(*b"DSDT", 64, 1, OEM, TABLE, 1).as_slice().to_vec()));
+    let (tables, warnings) = found(&ram, 0x1000);
+    let want = [("XSDT", 0x2000), ("FACP", 0x3000), ("DSDT", 0x5000), ("APIC", 0x4000)];
+    assert_eq!(tables, want.map(|(name, addr)| (name.to_owned(), addr)));
+    assert_eq!(warnings, []);
 }
 
 #[test]
