@@ -5,7 +5,7 @@
 use crate::arch::time;
 use crate::console;
 use crate::platform::Machine;
-use crate::take::Take;
+use crate::task::Mutex;
 use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Why};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mm::Mm;
@@ -15,7 +15,8 @@ use mm::arena::MovableArena;
 /// it is known.
 static BOOT: (AtomicU64, AtomicU64) = (AtomicU64::new(0), AtomicU64::new(0));
 
-static SCRATCH: Take<Scratch> = Take::new(Scratch::new());
+/// Room for what is measured, and whether the arena has been registered.
+static SCRATCH: Mutex<(Scratch, bool)> = Mutex::new((Scratch::new(), false));
 static ARENA: MovableArena<Machine> = MovableArena::new();
 
 /// Notes what the start of the memory manager took.
@@ -65,16 +66,23 @@ impl Report for Lines {
 }
 
 /// Measures what `globs` select. False if something failed, or nothing was
-/// measured. Once a boot; interrupts on, no lock held.
+/// measured. Interrupts on, no lock held.
 pub(crate) fn run(mm: &'static Mm<Machine>, globs: &str) -> bool {
-    let Some(scratch) = SCRATCH.take() else { return false };
-    if ARENA.register(mm).is_err() {
+    let mut scratch = SCRATCH.lock();
+    let (scratch, registered) = &mut *scratch;
+    if !*registered && ARENA.register(mm).is_err() {
         log::error!("no benchmarks: too many drivers of movable pages");
         return false;
     }
+    *registered = true;
     let boot = Boot { counts: BOOT.0.load(Relaxed), pages: BOOT.1.load(Relaxed) };
     let on = Ground { mm, arena: &ARENA, boot: Some(boot).filter(|boot| boot.pages > 0) };
-    console::line(format_args!("QUARRY-BENCH-LOOP {}", calibration()));
+    let loop_of_two = calibration();
+    console::line(format_args!("QUARRY-BENCH-LOOP {loop_of_two}"));
+    if loop_of_two != Cost::shared(2, 1) {
+        console::line(format_args!("# counts of the clock, not instructions: that takes QEMU's"));
+        console::line(format_args!("# -icount shift=0,sleep=off, as scripts/bench gives it"));
+    }
     let tally = bench::run(&on, globs, &Tsc, scratch, &mut Lines);
     console::line(format_args!(
         "QUARRY-BENCH-END figures={} failed={}",

@@ -11,6 +11,7 @@ use crate::console::Framebuffer;
 use crate::crash::{self, BUILD_ID};
 use crate::memory::{self, FirmwareMap, InUse, memtest};
 use crate::platform::{Machine, counter_without_log};
+use crate::shell::Shell;
 use crate::task::{self, Config};
 use crate::vm::kstack;
 use crate::vm::stacks::{self, Stack};
@@ -212,7 +213,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
 }
 
 /// The boot's last stages, in a thread.
-fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'_>) {
+fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'static>) {
     stage::begin("self-tests");
     let counts = selftests::run(mm, options);
     if mm.page_owner().is_on() {
@@ -223,10 +224,20 @@ fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'_>) {
         let _quiet = workers::quiet();
         benchmarks::run(mm, glob)
     });
+    let scripts = Shell::open(mm, options).map(|mut shell| {
+        let ok = shell.scripts(options.lab);
+        (shell, ok)
+    });
     if options.exit {
         // What kunit.py looks for at the end of a log.
         log::info!("reboot: System halted");
-        exit(if counts.fail == 0 && measured { Verdict::Passed } else { Verdict::Failed });
+        let lab = scripts.is_some_and(|(_, ok)| ok);
+        let good = counts.fail == 0 && measured && lab;
+        exit(if good { Verdict::Passed } else { Verdict::Failed });
+    }
+    stage::begin("prompt");
+    if let Some((shell, _)) = scripts {
+        shell.prompt();
     }
     stage::begin("idle");
 }

@@ -36,9 +36,13 @@ mod numa;
 #[cfg(target_os = "none")]
 mod platform;
 #[cfg(target_os = "none")]
+mod power;
+#[cfg(target_os = "none")]
 mod ramdisk;
 #[cfg(target_os = "none")]
 mod selftests;
+#[cfg(target_os = "none")]
+mod shell;
 #[cfg(target_os = "none")]
 mod smp;
 #[cfg(target_os = "none")]

@@ -93,6 +93,9 @@ pub struct Options<'a> {
     pub nox2apic: bool,
     /// `bench=GLOB[,GLOB...]`: which operations to measure after the tests.
     pub bench: Option<&'a str>,
+    /// `lab=NAME[,NAME...]`: lab scripts of the boot image to run after that;
+    /// names may have `*` and `?`.
+    pub lab: Option<&'a str>,
 }
 
 impl Default for Options<'_> {
@@ -107,6 +110,7 @@ impl Default for Options<'_> {
             maxcpus: None,
             nox2apic: false,
             bench: None,
+            lab: None,
         }
     }
 }
@@ -157,6 +161,7 @@ impl<'a> Options<'a> {
                 self.crash = Some(kind.ok_or(token.malformed("no such way to crash"))?);
             }
             () if token.is("bench") => self.bench = Some(token.value()?),
+            () if token.is("lab") => self.lab = Some(token.value()?),
             () => return Ok(false),
         }
         Ok(true)
@@ -185,6 +190,7 @@ mod tests {
             "maxcpus=2",
             "nox2apic",
             "bench=pages.order*",
+            "lab=holes,cma*",
         ] {
             assert_eq!(accept(&mut options, word), Accept::Known, "{word}");
         }
@@ -198,6 +204,7 @@ mod tests {
             maxcpus: Some(2),
             nox2apic: true,
             bench: Some("pages.order*"),
+            lab: Some("holes,cma*"),
         };
         assert_eq!(options, want);
         assert_eq!(accept(&mut options, "nosmp"), Accept::Known);
@@ -229,6 +236,7 @@ mod tests {
             "maxcpus",
             "maxcpus=4294967296",
             "bench",
+            "lab",
         ] {
             let Accept::Malformed(malformed) = accept(&mut options, word) else {
                 panic!("{word} is taken");

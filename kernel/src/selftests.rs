@@ -15,8 +15,7 @@ use crate::arch::irq::IrqMutex;
 use crate::arch::time;
 use crate::arch::trap::TrapFrame;
 use crate::platform::Machine;
-use crate::take::Take;
-use crate::task::{self, Thread};
+use crate::task::{self, Mutex, Thread};
 use crate::workers::{self, Quiet};
 use crate::{console, crash};
 use core::fmt;
@@ -51,7 +50,11 @@ static LIMIT_MS: AtomicU64 = AtomicU64::new(0);
 
 /// Words lent to each test for its own records.
 const SCRATCH: usize = 16 * 1024;
-static SCRATCH_AREA: Take<[u64; SCRATCH]> = Take::new([0; SCRATCH]);
+static SCRATCH_AREA: Mutex<[u64; SCRATCH]> = Mutex::new([0; SCRATCH]);
+
+/// What the tests run on, once it is there; the lock is also what keeps two runs
+/// apart.
+static GROUND: Mutex<Option<Subject>> = Mutex::new(None);
 
 /// The test that is running, for the crash report.
 pub(crate) fn current() -> impl fmt::Display {
@@ -102,7 +105,8 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
         }
         None => &[],
     };
-    let Some(on) = ground(mm, config.level) else {
+    let mut ground = GROUND.lock();
+    let Some(on) = prepare(mm, config.level, &mut ground) else {
         return Counts { fail: 1, ..Counts::default() };
     };
     // The audit of everything is the last of `mm`'s suites.
@@ -116,15 +120,15 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
         &heap_suite::SUITES,
         Suites::<Machine>::ALL,
     ];
-    let scratch = SCRATCH_AREA.take().map_or(&mut [][..], |area| &mut area[..]);
-    selftest::run(&on, &groups, &config, scratch, &mut ToConsole { quiet: None })
+    let mut scratch = SCRATCH_AREA.lock();
+    selftest::run(&on, &groups, &config, &mut scratch[..], &mut ToConsole { quiet: None })
 }
 
 /// What the tests run on, with all CPUs if there are to be tests; says why if
 /// there is nothing.
-fn ground(mm: &'static Mm<Machine>, level: Level) -> Option<Subject> {
-    let ground = match Ground::new(mm, &ARENA) {
-        Ok(ground) => ground,
+fn prepare(mm: &'static Mm<Machine>, level: Level, known: &mut Option<Subject>) -> Option<Subject> {
+    let ground = match known.map_or_else(|| Ground::new(mm, &ARENA), Ok) {
+        Ok(ground) => *known.insert(ground),
         Err(error) => {
             log::error!("no self-tests: {error}");
             return None;

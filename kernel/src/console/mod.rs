@@ -33,6 +33,8 @@ pub(crate) struct Console {
     serial: Serial,
     screen: Screen,
     column: usize,
+    /// Lines that ended because somebody else had something to say.
+    broken: u32,
     log: Ring<LOG>,
     /// What is written now belongs to the log.
     keep: bool,
@@ -46,6 +48,7 @@ impl Console {
             serial: Serial::new(),
             screen: Screen::new(),
             column: 0,
+            broken: 0,
             log: Ring::new(),
             keep: true,
             pending: [0; PENDING],
@@ -56,6 +59,7 @@ impl Console {
     /// Begins a new line unless one has just begun.
     fn fresh_line(&mut self) {
         if self.column != 0 {
+            self.broken = self.broken.wrapping_add(1);
             self.newline();
         }
     }
@@ -155,9 +159,8 @@ pub(crate) fn line(text: fmt::Arguments<'_>) {
 }
 
 /// Writes `text` as it is, without time stamps: what the prompt and its commands
-/// say. It is not part of the log. Escape sequences reach the terminal; a line
-/// feed begins a new line. From any context but an NMI.
-#[allow(dead_code, reason = "for the prompt")]
+/// say. It is not part of the log. A line feed begins a new line; carriage return,
+/// backspace and bell do what they do on a terminal. From any context but an NMI.
 pub(crate) fn print(text: fmt::Arguments<'_>) {
     let mut console = CONSOLE.lock();
     console.keep = false;
@@ -168,7 +171,6 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
 }
 
 /// Text that may steer the terminal.
-#[allow(dead_code, reason = "for the prompt")]
 struct Raw<'a>(&'a mut Console);
 
 impl Write for Raw<'_> {
@@ -178,8 +180,15 @@ impl Write for Raw<'_> {
                 b'\n' => self.0.newline(),
                 b'\r' => {
                     self.0.queue(byte);
+                    self.0.screen.back(self.0.column);
                     self.0.column = 0;
                 }
+                0x08 => {
+                    self.0.queue(byte);
+                    self.0.screen.back(1);
+                    self.0.column = self.0.column.saturating_sub(1);
+                }
+                0x07 => self.0.queue(byte),
                 _ => self.0.push(byte),
             }
         }
@@ -187,10 +196,25 @@ impl Write for Raw<'_> {
     }
 }
 
+/// How many lines were broken off by others' lines so far: whoever edits one
+/// has to show it again when this has changed.
+pub(crate) fn broken_lines() -> u32 {
+    CONSOLE.lock().broken
+}
+
+/// Makes screen and terminal blank.
+pub(crate) fn clear() {
+    let mut console = CONSOLE.lock();
+    console.screen.clear();
+    // To the upper left corner, and all of the display erased (ECMA-48: CUP, ED).
+    b"\x1b[H\x1b[2J".iter().for_each(|&byte| console.queue(byte));
+    console.flush();
+    console.column = 0;
+}
+
 /// Hands the log that is kept to `each`, oldest first, in pieces that end with a
 /// line where there is one; `each` returns false when it has enough. What is
 /// logged meanwhile comes too. In a thread, no lock held: `each` may print.
-#[allow(dead_code, reason = "for the prompt")]
 pub(crate) fn log_text(each: &mut dyn FnMut(&str) -> bool) {
     let mut piece = [0; 512];
     let mut from = {

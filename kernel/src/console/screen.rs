@@ -83,6 +83,11 @@ impl Screen {
         self.column += 1;
     }
 
+    /// Moves to the left by so many characters, within the line.
+    pub(crate) fn back(&mut self, by: usize) {
+        self.column = self.column.saturating_sub(by);
+    }
+
     /// Begins a new line.
     pub(crate) fn newline(&mut self) {
         let Some(framebuffer) = self.framebuffer else { return };

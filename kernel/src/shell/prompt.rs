@@ -1,0 +1,89 @@
+//! The prompt: lines from the keyboard or the serial line to the interpreter.
+//! Calls `console`, the editor in the crate `shell`.
+
+use super::Shell;
+use crate::console::{self, input};
+use crate::take::Take;
+use ::shell::edit::{Action, Editor};
+use core::fmt;
+
+static EDITOR: Take<Editor> = Take::new(Editor::new("quarry> "));
+
+/// Bytes read at a time.
+const AT_A_TIME: usize = 64;
+
+/// Where the editor's bytes go.
+struct Terminal;
+
+impl fmt::Write for Terminal {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        console::print(format_args!("{text}"));
+        Ok(())
+    }
+}
+
+impl Shell {
+    /// Takes lines and runs them, for good.
+    pub(crate) fn prompt(self) {
+        let Some(editor) = EDITOR.take() else { return };
+        console::print(format_args!("Type `help`; `poweroff` switches the machine off.\n"));
+        let mut session = Session { shell: self, editor, broken: console::broken_lines() };
+        session.begin();
+        loop {
+            let mut bytes = [0; AT_A_TIME];
+            let len = input::read(&mut bytes);
+            for &byte in &bytes[..len] {
+                if session.take(byte) {
+                    // What was typed before the ^C is not meant any more.
+                    break;
+                }
+            }
+        }
+    }
+}
+
+struct Session {
+    shell: Shell,
+    editor: &'static mut Editor,
+    /// Lines that had been broken off when the line was shown last.
+    broken: u32,
+}
+
+impl Session {
+    fn begin(&mut self) {
+        self.editor.begin(&mut Terminal);
+        self.broken = console::broken_lines();
+    }
+
+    /// Takes a byte, and runs the line if that was its end. True if a command
+    /// was interrupted.
+    fn take(&mut self, byte: u8) -> bool {
+        let broken = console::broken_lines();
+        if broken != self.broken {
+            self.broken = broken;
+            self.editor.redraw(&mut Terminal);
+        }
+        match self.editor.feed(byte, &*self.shell.lab, &mut Terminal) {
+            Action::More => return false,
+            Action::Clear => {
+                console::clear();
+                self.editor.redraw(&mut Terminal);
+                return false;
+            }
+            Action::Enter => {
+                // It may print lines, and a log line may come: it is safe.
+                self.shell.lab.line(self.editor.line().as_bytes());
+            }
+            Action::TooLong => {
+                console::print(format_args!("error: E2BIG: the line is too long\n"));
+            }
+            Action::End => {
+                console::print(format_args!("`poweroff` or `reboot` leaves this machine\n"));
+            }
+            Action::Interrupt => {}
+        }
+        let interrupted = input::take_interrupt();
+        self.begin();
+        interrupted
+    }
+}

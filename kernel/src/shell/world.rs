@@ -1,0 +1,129 @@
+//! The real machine as the interpreter's world. Calls `console`, `task`,
+//! `workers`, and the commands that only a kernel has.
+
+use super::commands;
+use crate::cmdline;
+use crate::console::{self, input};
+use crate::platform::Machine;
+use crate::task::{self, Rights};
+use crate::workers;
+use ::shell::{Errno, Error, World};
+use core::fmt;
+use mm::Mm;
+use mm::arena::MovableArena;
+use mm::types::CpuId;
+use quarry_kernel::cpuset::CpuSet;
+use quarry_kernel::options::Options;
+
+/// Milliseconds slept at a time: how long ^C may take to end it.
+const NAP_MS: u64 = 20;
+
+/// What the lab works on.
+#[derive(Clone, Copy)]
+pub(super) struct Subject {
+    pub(super) mm: &'static Mm<Machine>,
+    pub(super) arena: &'static MovableArena<Machine>,
+    pub(super) options: Options<'static>,
+}
+
+/// The real machine.
+pub(super) struct Kernel {
+    on: Option<Subject>,
+}
+
+impl Kernel {
+    pub(super) const fn new() -> Self {
+        Self { on: None }
+    }
+
+    /// Says what there is. The arena is registered with `mm`.
+    pub(super) fn attach(
+        &mut self,
+        mm: &'static Mm<Machine>,
+        arena: &'static MovableArena<Machine>,
+        options: Options<'static>,
+    ) {
+        self.on = Some(Subject { mm, arena, options });
+    }
+}
+
+impl World for Kernel {
+    type Machine = Machine;
+
+    fn mm(&self) -> Option<&'static Mm<Machine>> {
+        self.on.map(|on| on.mm)
+    }
+
+    fn arena(&self) -> Option<&'static MovableArena<Machine>> {
+        self.on.map(|on| on.arena)
+    }
+
+    fn print(&mut self, text: fmt::Arguments<'_>) {
+        console::print(text);
+    }
+
+    fn interrupted(&self) -> bool {
+        input::interrupted()
+    }
+
+    fn on_cpu(&mut self, cpu: CpuId, work: &mut dyn FnMut()) -> Result<(), Error> {
+        // The thread goes there itself, so the work has its rights as well.
+        let nowhere = |_| Error::new(Errno::EINVAL, "no such CPU, or it does not run");
+        let home = task::pin().cpu();
+        task::move_to(CpuSet::one(cpu)).map_err(nowhere)?;
+        work();
+        task::move_to(CpuSet::one(home)).map_err(nowhere)
+    }
+
+    fn set_memalloc(&mut self, on: bool) {
+        let thread = task::current();
+        let mut rights = thread.rights();
+        rights.set(Rights::MEMALLOC, on);
+        thread.set_rights(rights);
+    }
+
+    fn tick(&mut self, ms: u64) -> Result<(), Error> {
+        let mut left = ms;
+        while left > 0 {
+            if input::interrupted() {
+                return Err(Error::new(Errno::EINTR, "interrupted"));
+            }
+            let nap = left.min(NAP_MS);
+            task::sleep(nap);
+            left -= nap;
+        }
+        // What was asked of workers meanwhile is done when this returns.
+        workers::settle();
+        Ok(())
+    }
+
+    fn read_file(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), Error> {
+        let stopped = |_| Error::new(Errno::EINTR, "interrupted");
+        match path {
+            "/proc/cmdline" => writeln!(out, "{}", cmdline::get()).map_err(stopped),
+            _ => Err(Error::new(Errno::ENOENT, "no such file")),
+        }
+    }
+
+    fn write_file(&mut self, path: &str, _text: &str) -> Result<(), Error> {
+        if self.files().contains(&path) {
+            return Err(Error::new(Errno::EPERM, "not to be written"));
+        }
+        Err(Error::new(Errno::ENOENT, "no such file"))
+    }
+
+    fn files(&self) -> &'static [&'static str] {
+        &["/proc/cmdline"]
+    }
+
+    fn command(&mut self, words: &[&str]) -> Option<Result<(), Error>> {
+        let on = self.on?;
+        let (name, words) = words.split_first()?;
+        let command = commands::COMMANDS.iter().find(|known| known.text[0] == *name)?;
+        Some((command.run)(&on, words))
+    }
+
+    fn commands(&self) -> &'static [[&'static str; 4]] {
+        &commands::TEXTS
+    }
+}
