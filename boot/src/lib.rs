@@ -9,6 +9,7 @@
 pub mod archive;
 pub mod benchmark;
 pub mod cargo;
+pub mod collect;
 pub mod figures;
 pub mod growth;
 pub mod image;

@@ -1,18 +1,21 @@
 //! `quarry`: builds the boot images and runs them under QEMU.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use boot::benchmark;
 use boot::cargo::{Build, Workspace};
+use boot::collect::{self, session::Session};
 use boot::image;
-use boot::options::{Cli, Command, Firmware, ImageOptions, RunOptions};
+use boot::options::{Cli, CollectOptions, Command, Firmware, ImageOptions, RunOptions};
 use boot::outcome::{Outcome, Reason};
 use boot::qemu::{self, Ovmf};
 use boot::run;
 use boot::script::{Scripts, Verdict};
 use clap::Parser;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Wrong usage, as clap has it too.
 const USAGE: u8 = 2;
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Image(options)) => make_images(options),
         Some(Command::Run(options)) => boot(options),
         Some(Command::Bench(options)) => benchmark::benchmark(options),
+        Some(Command::Collect(options)) => collect(options),
         None => boot(&cli.run),
     };
     match result {
@@ -46,23 +50,103 @@ fn make_images(options: &ImageOptions) -> Result<u8> {
     Ok(0)
 }
 
+/// A machine to be: its build, where its images are, its firmware.
+struct Machine {
+    workspace: Workspace,
+    build: Build,
+    dir: PathBuf,
+    disk: PathBuf,
+    ovmf: Option<Ovmf>,
+}
+
+impl Machine {
+    fn new(options: &RunOptions) -> Result<Self> {
+        let workspace = Workspace::find()?;
+        // Apart from the images to keep: those may have a command line built in.
+        let (build, dir) = match options.checked {
+            false => (Build::Release, "run"),
+            true => (Build::Checked, "run-checked"),
+        };
+        let dir = workspace.target().join(dir);
+        let disk = image::image_path(&dir, options.firmware);
+        let ovmf = match options.firmware {
+            Firmware::Bios => None,
+            Firmware::Uefi => match Ovmf::find() {
+                Some(ovmf) => Some(ovmf),
+                None => bail!("no OVMF firmware found (on Debian and Ubuntu the package `ovmf`)"),
+            },
+        };
+        Ok(Self { workspace, build, dir, disk, ovmf })
+    }
+
+    /// Builds the image.
+    fn build(&self, options: &RunOptions) -> Result<()> {
+        image::make(&self.workspace, &self.dir, self.build, &[options.firmware], "").map(|_| ())
+    }
+}
+
+/// Saves every report file of a machine.
+fn collect(options: &CollectOptions) -> Result<u8> {
+    if let Some(path) = &options.transcript {
+        let transcript = read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        collect::save(&options.dir, &collect::contents(&transcript)?)?;
+        return Ok(0);
+    }
+    let limit = Duration::from_secs(options.timeout);
+    let (mut session, mut guest) = match &options.serial {
+        Some(path) => (Session::open(path, limit)?, None),
+        None => {
+            let run = match options.run() {
+                Ok(run) => run,
+                Err(error) => {
+                    error.print()?;
+                    return Ok(USAGE);
+                }
+            };
+            let machine = Machine::new(&run)?;
+            machine.build(&run)?;
+            let args = qemu::arguments(&run, &machine.disk, machine.ovmf.as_ref(), None);
+            std::fs::create_dir_all(&options.dir)?;
+            let line = format!("{}\n", qemu::line(&args));
+            std::fs::write(options.dir.join("qemu-cmdline"), line)?;
+            let (guest, input, output) = run::Guest::start(qemu::QEMU, &args)?;
+            (Session::new(input, output, limit), Some(guest))
+        }
+    };
+    let read = session.log_in(options.serial.is_some()).and_then(|()| {
+        eprintln!("quarry: the prompt is there");
+        collect::read_all(&mut session)
+    });
+    if let Some(guest) = &mut guest {
+        session.farewell("poweroff");
+        guest.leave()?;
+    }
+    // Whatever became of it: this is what there was to see.
+    std::fs::create_dir_all(&options.dir)?;
+    std::fs::write(options.dir.join("console"), session.transcript())?;
+    let (files, at_rest) = read?;
+    collect::save(&options.dir, &files)?;
+    eprintln!("quarry: {} files in {}", files.len(), options.dir.display());
+    if !at_rest {
+        eprintln!("quarry: the machine was never at rest: they need not agree with each other");
+    }
+    Ok(0)
+}
+
+/// Reads a file, `-` for standard input.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    std::fs::read(path)
+}
+
 /// Boots, and tells how it went by the exit status.
 fn boot(options: &RunOptions) -> Result<u8> {
-    let workspace = Workspace::find()?;
-    // Apart from the images to keep: those may have a command line built in.
-    let (build, dir) = match options.checked {
-        false => (Build::Release, "run"),
-        true => (Build::Checked, "run-checked"),
-    };
-    let dir = workspace.target().join(dir);
-    let disk = image::image_path(&dir, options.firmware);
-    let ovmf = match options.firmware {
-        Firmware::Bios => None,
-        Firmware::Uefi => match Ovmf::find() {
-            Some(ovmf) => Some(ovmf),
-            None => bail!("no OVMF firmware found (on Debian and Ubuntu the package `ovmf`)"),
-        },
-    };
+    let machine = Machine::new(options)?;
+    let Machine { dir, disk, ovmf, .. } = &machine;
     let scripts = match Scripts::read(&options.lab) {
         Ok(scripts) => scripts,
         Err(error) => {
@@ -72,10 +156,10 @@ fn boot(options: &RunOptions) -> Result<u8> {
     };
     let script = (!options.lab.is_empty()).then(|| dir.join("script.lab"));
     if let Some(script) = &script {
-        std::fs::create_dir_all(&dir)?;
+        std::fs::create_dir_all(dir)?;
         scripts.write(script)?;
     }
-    let args = qemu::arguments(options, &disk, ovmf.as_ref(), script.as_deref());
+    let args = qemu::arguments(options, disk, ovmf.as_ref(), script.as_deref());
     if options.dry_run {
         if !disk.exists() {
             eprintln!("quarry: the image is not built yet; a run without --dry-run does that");
@@ -94,7 +178,7 @@ fn boot(options: &RunOptions) -> Result<u8> {
         },
     };
 
-    image::make(&workspace, &dir, build, &[options.firmware], "")?;
+    machine.build(options)?;
     if !options.exits() {
         eprintln!("quarry: booting; Ctrl-A X leaves QEMU");
     }

@@ -30,6 +30,8 @@ pub enum Command {
     Image(ImageOptions),
     /// Count the instructions of the memory manager's operations.
     Bench(BenchOptions),
+    /// Save every report file of a running Quarry in a directory.
+    Collect(CollectOptions),
 }
 
 /// Options of `quarry run`.
@@ -106,6 +108,50 @@ pub struct ImageOptions {
     /// Directory for the images [default: `images` in cargo's target directory].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// Options of `quarry collect`.
+///
+/// Boots Quarry in QEMU, or goes to one that runs, and saves /proc/buddyinfo as
+/// `proc_buddyinfo` and so on, what is binary as such. Exit status: 0 all is
+/// there; 1 not so; 2 wrong usage.
+#[derive(Args, Clone, Debug)]
+pub struct CollectOptions {
+    /// Where the files are to go.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// A machine that runs: a serial device (115200 baud) or a Unix socket that
+    /// leads to its serial line.
+    #[arg(long, value_name = "PATH")]
+    pub serial: Option<PathBuf>,
+    /// A session that was recorded: what came over the serial line when the files
+    /// were printed, or what a lab script printed with --trace. `-` is standard
+    /// input.
+    #[arg(long, value_name = "FILE", conflicts_with = "serial")]
+    pub transcript: Option<PathBuf>,
+    /// Give up after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Options of `run` for the boot.
+    #[arg(last = true, value_name = "OPTIONS", conflicts_with_all = ["serial", "transcript"])]
+    pub run: Vec<String>,
+}
+
+impl CollectOptions {
+    /// The options of the boot.
+    ///
+    /// # Errors
+    /// Clap's, for those that make no sense.
+    pub fn run(&self) -> Result<RunOptions, clap::Error> {
+        #[derive(Parser)]
+        #[command(name = "quarry run", args_override_self = true)]
+        struct Run {
+            #[command(flatten)]
+            options: RunOptions,
+        }
+        let words = ["quarry run".to_owned()].into_iter().chain(self.run.iter().cloned());
+        Run::try_parse_from(words).map(|run| run.options)
+    }
 }
 
 /// Options of `quarry bench`.
@@ -317,6 +363,9 @@ mod tests {
             &["--bogus"],
             &["bogus"],
             &["bench", "a b"],
+            &["collect"],
+            &["collect", "dir", "--serial", "a", "--transcript", "b"],
+            &["collect", "dir", "--serial", "a", "--", "--cpus", "2"],
             &["bench", "--save", "--check"],
         ] {
             assert_eq!(refused(args).exit_code(), 2, "{args:?}");
@@ -333,6 +382,18 @@ mod tests {
     #[test]
     fn the_last_of_an_option_counts() {
         assert_eq!(run(&["--memory", "1G", "--memory", "2G"]).memory, Memory("2G".into()));
+    }
+
+    #[test]
+    fn a_boot_to_collect_from_has_options_of_its_own() {
+        let collect = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["quarry", "collect", "dir"], args].concat()).unwrap();
+            let Some(Command::Collect(options)) = cli.command else { panic!("{args:?}") };
+            options.run()
+        };
+        assert_eq!(collect(&[]).unwrap().memory, Memory("512M".into()));
+        assert_eq!(collect(&["--", "--memory", "1G", "--cpus", "2"]).unwrap().cpus, 2);
+        assert_eq!(collect(&["--", "--cpus", "0"]).unwrap_err().exit_code(), 2);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -59,19 +59,9 @@ pub fn run(
     terminal: impl Write + Send + 'static,
     log: Option<File>,
 ) -> Result<Ran> {
-    let mut command = Command::new(program);
-    command.args(args).stdout(Stdio::piped());
-    command.stdin(if interactive { Stdio::inherit() } else { Stdio::null() });
-    // SAFETY: between fork and exec only one system call is made, nothing that
-    // allocates or locks.
-    unsafe {
-        // Whoever kills this program must not leave a machine running.
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
-    }
+    let input = if interactive { Stdio::inherit() } else { Stdio::null() };
     let started = Instant::now();
-    let mut child = command.spawn().with_context(|| {
-        format!("cannot start {program} (scripts/run installs what is missing)")
-    })?;
+    let mut child = start(program, args, input)?;
     let output = child.stdout.take().context("no output to read")?;
     let reader = thread::spawn(move || tee(output, terminal, log, started));
 
@@ -82,6 +72,63 @@ pub fn run(
         Err(_) => Seen::default(),
     };
     Ok(Ran { end, seen, memory_kib })
+}
+
+/// Starts `program`, its output piped.
+fn start(program: &str, args: &[String], input: Stdio) -> Result<Child> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(input).stdout(Stdio::piped());
+    // SAFETY: between fork and exec only one system call is made, nothing that
+    // allocates or locks.
+    unsafe {
+        // Whoever kills this program must not leave a machine running.
+        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+    }
+    command
+        .spawn()
+        .with_context(|| format!("cannot start {program} (scripts/run installs what is missing)"))
+}
+
+/// A machine that this program talks to. It ends with this value.
+pub struct Guest(Child);
+
+impl Guest {
+    /// Starts `program`; its input and its output are the serial line.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn start(program: &str, args: &[String]) -> Result<(Self, ChildStdin, ChildStdout)> {
+        let mut child = start(program, args, Stdio::piped())?;
+        let input = child.stdin.take().context("no input to write")?;
+        let output = child.stdout.take().context("no output to read")?;
+        Ok((Self(child), input, output))
+    }
+
+    /// Waits until it has left by itself, but not for long; true if it has.
+    ///
+    /// # Errors
+    ///
+    /// The host does not know it.
+    pub fn leave(&mut self) -> io::Result<bool> {
+        let patience = Instant::now() + GRACE;
+        while Instant::now() < patience {
+            if self.0.try_wait()?.is_some() {
+                return Ok(true);
+            }
+            thread::sleep(POLL);
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let running = matches!(self.0.try_wait(), Ok(None));
+        if running && let Err(error) = stop(&mut self.0) {
+            eprintln!("quarry: cannot stop QEMU: {error}");
+        }
+    }
 }
 
 /// Waits for the end of `child`, and brings it about at `deadline`. Meanwhile

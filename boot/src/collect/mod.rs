@@ -1,0 +1,141 @@
+//! `quarry collect`: every report file of a running Quarry, into a directory.
+//! Calls `session`, `transcript`, `run`.
+
+pub mod session;
+pub mod transcript;
+
+use anyhow::{Context, Result, bail};
+use session::Session;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use transcript::{Unusable, replies};
+
+/// Files that the kernel has beside those that the memory manager reports.
+const OTHERS: [&str; 2] = ["/proc/cmdline", "/proc/iomem"];
+/// Knobs that can only be turned: nothing to read.
+const WRITE_ONLY: [&str; 1] = ["/proc/sys/vm/compact_memory"];
+/// The file whose counters change when anything is allocated.
+const PULSE: &str = "/proc/vmstat";
+/// The command that prints the log.
+const LOG: &str = "dmesg";
+/// Times that a machine is given to come to rest.
+const ATTEMPTS: u32 = 5;
+
+/// Contents by path.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// The paths of all files that there are to collect.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    let readable = |path: &&str| !WRITE_ONLY.contains(path);
+    OTHERS.into_iter().chain(mm::proc::FILES.iter().copied().filter(readable))
+}
+
+/// The name of a file in the directory: `/proc/buddyinfo` is `proc_buddyinfo`.
+pub fn file_name(path: &str) -> String {
+    path.trim_start_matches('/').replace('/', "_")
+}
+
+/// Reads all files over a session whose prompt has been seen. On a machine at
+/// rest they agree with each other: they are read again until nothing has
+/// happened meanwhile. False if it never was at rest.
+///
+/// # Errors
+/// The machine does not answer, or not with files.
+pub fn read_all(session: &mut Session) -> Result<(Files, bool)> {
+    for _ in 1..ATTEMPTS {
+        let files = read_once(session)?;
+        let before = files.get(PULSE);
+        session.command(&format!("cat {PULSE}"))?;
+        let after = contents(session.transcript())?.remove(PULSE);
+        if before == after.as_ref() {
+            return Ok((files, true));
+        }
+    }
+    Ok((read_once(session)?, false))
+}
+
+fn read_once(session: &mut Session) -> Result<Files> {
+    session.command(LOG)?;
+    // First of all: what comes later must not have changed it.
+    session.command(&format!("cat {PULSE}"))?;
+    for path in paths().filter(|&path| path != PULSE) {
+        session.command(&format!("cat {path}"))?;
+    }
+    contents(session.transcript())
+}
+
+/// The files that were printed in a session, each as it was the last time. One
+/// that the machine would not show is left out, with a message.
+///
+/// # Errors
+/// None was printed, or one was lost on the way.
+pub fn contents(transcript: &[u8]) -> Result<Files> {
+    let mut files = Files::new();
+    for reply in replies(transcript) {
+        if reply.command == LOG {
+            files.insert(LOG.into(), reply.text.into_bytes());
+        } else if let Some(path) = reply.command.strip_prefix("cat ") {
+            match reply.content() {
+                Ok(content) => {
+                    files.insert(path.trim().into(), content);
+                }
+                Err(Unusable::Refused(why)) => {
+                    eprintln!("quarry: {path}: {why}");
+                    files.remove(path.trim());
+                }
+                Err(error @ Unusable::Garbled) => bail!("{path}: {error}"),
+            }
+        }
+    }
+    if !files.keys().any(|path| path.starts_with('/')) {
+        bail!("no file was printed");
+    }
+    Ok(files)
+}
+
+/// Writes the files into `dir`, which need not exist.
+///
+/// # Errors
+/// One cannot be written.
+pub fn save(dir: &Path, files: &Files) -> Result<()> {
+    let what = || format!("cannot write to {}", dir.display());
+    fs::create_dir_all(dir).with_context(what)?;
+    for (path, content) in files {
+        fs::write(dir.join(file_name(path)), content).with_context(what)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_people_name_such_dumps() {
+        assert_eq!(file_name("/proc/buddyinfo"), "proc_buddyinfo");
+        assert_eq!(file_name("/proc/sys/vm/min_free_kbytes"), "proc_sys_vm_min_free_kbytes");
+        assert_eq!(file_name("dmesg"), "dmesg");
+        assert!(paths().any(|path| path == PULSE));
+        let names: Vec<_> = paths().map(file_name).collect();
+        assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)));
+    }
+
+    #[test]
+    fn files_of_a_session_are_saved() {
+        let session = "quarry> cat /proc/a\r\nold\r\nquarry> dmesg\r\n[    0.000001] hello\r\n\
+             quarry> cat /proc/a\r\nnew\r\nquarry> cat /proc/b\r\nerror: ENOENT: no such file\r\n\
+             quarry> cat /proc/kpageflags\r\nbegin-base64 444 kpageflags\r\nAAECAwQFBgc=\r\n====\r\nquarry> ";
+        let files = contents(session.as_bytes()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new");
+        save(&dir, &files).unwrap();
+        assert_eq!(fs::read(dir.join("proc_a")).unwrap(), b"new\n");
+        assert_eq!(fs::read(dir.join("dmesg")).unwrap(), b"[    0.000001] hello\n");
+        assert_eq!(fs::read(dir.join("proc_kpageflags")).unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert!(!dir.join("proc_b").exists());
+        assert!(contents(b"quarry> help\r\nhelp\r\nquarry> ").is_err());
+        let cut = session.replace("====\r\n", "");
+        assert!(contents(cut.as_bytes()).is_err());
+    }
+}
