@@ -17,6 +17,13 @@ const fn place(cpu: CpuId) -> Option<(usize, u64)> {
     if at < MAX_CPUS { Some((at / 64, 1 << (at % 64))) } else { None }
 }
 
+/// The number of a CPU that can be.
+fn number(digits: &str) -> Option<u16> {
+    // `parse` would take a sign.
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|&cpu: &u16| plain && usize::from(cpu) < MAX_CPUS)
+}
+
 impl CpuSet {
     /// No CPU.
     pub const EMPTY: Self = Self([0; WORDS]);
@@ -53,6 +60,22 @@ impl CpuSet {
     pub fn without(mut self, cpu: CpuId) -> Self {
         self.remove(cpu);
         self
+    }
+
+    /// The set that a list in Linux's syntax names, such as `0-3,7` (Linux
+    /// `lib/bitmap.c`); None if it is no such list, or names a CPU beyond
+    /// [`MAX_CPUS`].
+    pub fn parse(list: &str) -> Option<Self> {
+        let mut set = Self::EMPTY;
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return None;
+            }
+            (first..=last).for_each(|cpu| set.add(CpuId(cpu)));
+        }
+        Some(set)
     }
 
     /// How many there are.
@@ -173,5 +196,19 @@ mod tests {
         assert_eq!(list(&[5]), "5");
         assert_eq!(list(&[0, 1, 2, 3]), "0-3");
         assert_eq!(list(&[0, 2, 3, 63, 64, 255]), "0,2-3,63-64,255");
+    }
+
+    #[test]
+    fn lists_are_read() {
+        for (list, same) in [("5", "5"), ("1,3", "1,3"), ("0-3,7", "0-3,7"), ("7,2,0-2", "0-2,7")] {
+            let set = CpuSet::parse(list).expect(list);
+            assert_eq!(set.to_string(), same, "{list}");
+        }
+        assert_eq!(CpuSet::parse("0-255"), Some(CpuSet::ALL));
+        for list in
+            ["", ",", "1,", "a", "1-", "-1", "3-1", "256", "0-256", "+1", "1 ", "1--2", "99999"]
+        {
+            assert_eq!(CpuSet::parse(list), None, "{list}");
+        }
     }
 }

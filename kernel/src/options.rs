@@ -1,6 +1,7 @@
 //! The options of the command line that are the kernel's own; memory's are
 //! `mm`'s. Calls `mm::cmdline`.
 
+use crate::cpuset::CpuSet;
 use mm::cmdline::{Malformed, Token};
 use mm::options::Accept;
 use selftest::Level;
@@ -89,6 +90,9 @@ pub struct Options<'a> {
     /// `maxcpus=N`: CPUs to be started at boot, the boot CPU among them; 0, or
     /// `nosmp`: the kernel does not even look at the others.
     pub maxcpus: Option<u32>,
+    /// `deafcpus=LIST`: CPUs that never get the command to begin, as if they did
+    /// not answer (a debugging aid).
+    pub deafcpus: CpuSet,
     /// `nox2apic`: local APICs stay as the firmware has left them.
     pub nox2apic: bool,
     /// `bench=GLOB[,GLOB...]`: which operations to measure after the tests.
@@ -108,6 +112,7 @@ impl Default for Options<'_> {
             filter_glob: None,
             crash: None,
             maxcpus: None,
+            deafcpus: CpuSet::EMPTY,
             nox2apic: false,
             bench: None,
             lab: None,
@@ -143,6 +148,10 @@ impl<'a> Options<'a> {
                 let cpus = u32::try_from(token.number()?);
                 self.maxcpus = Some(cpus.map_err(|_| token.malformed("too many"))?);
             }
+            () if token.is("deafcpus") => {
+                let cpus = CpuSet::parse(token.value()?);
+                self.deafcpus = cpus.ok_or(token.malformed("not a list of CPUs"))?;
+            }
             () if token.is("selftest") => {
                 let level = Level::parse(token.value()?);
                 self.selftest = level.ok_or(token.malformed("not quick, full or off"))?;
@@ -172,6 +181,7 @@ impl<'a> Options<'a> {
 mod tests {
     use super::*;
     use mm::cmdline::tokens;
+    use mm::types::CpuId;
 
     fn accept<'a>(options: &mut Options<'a>, word: &'a str) -> Accept<'a> {
         options.accept(&tokens(word).next().unwrap().unwrap())
@@ -188,6 +198,7 @@ mod tests {
             "kunit.filter_glob=buddy.*",
             "crash=stack",
             "maxcpus=2",
+            "deafcpus=1,3",
             "nox2apic",
             "bench=pages.order*",
             "lab=holes,cma*",
@@ -202,6 +213,7 @@ mod tests {
             filter_glob: Some("buddy.*"),
             crash: Some(Crash::StackOverflow),
             maxcpus: Some(2),
+            deafcpus: [1, 3].into_iter().map(CpuId).collect(),
             nox2apic: true,
             bench: Some("pages.order*"),
             lab: Some("holes,cma*"),
@@ -235,6 +247,9 @@ mod tests {
             "nox2apic=",
             "maxcpus",
             "maxcpus=4294967296",
+            "deafcpus",
+            "deafcpus=",
+            "deafcpus=3-1",
             "bench",
             "lab",
         ] {

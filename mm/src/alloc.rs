@@ -6,7 +6,7 @@ use crate::fallback::Source;
 use crate::gfp::{AllocError, AllocFlags, Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
-use crate::pcp::{Pcp, list_index};
+use crate::pcp::{Pcp, large_list, list_at, list_index};
 use crate::platform::{LogLevel, Platform, Worker};
 use crate::pressure::Attempt;
 use crate::stats::Event;
@@ -55,22 +55,68 @@ impl<P: Platform> Mm<P> {
         self.alloc_missed(req, Location::caller())
     }
 
-    /// Allocates what this CPU's lists of small blocks do not have.
+    /// Allocates what this CPU's lists of small blocks do not have, by order:
+    /// each function below knows its own and is the shorter for it.
     #[inline(never)]
     fn alloc_missed(
         &self,
         req: Request,
         at: &'static Location<'static>,
     ) -> Result<Page, AllocError> {
-        if req.order == PAGEBLOCK_ORDER
-            && let Some(page) = self.alloc_hit(&req)
-        {
-            return Ok(page);
+        match req.order {
+            MAX_ORDER => self.alloc_largest(req, at),
+            PAGEBLOCK_ORDER => self.alloc_block(req, at),
+            order if order > COSTLY_ORDER => self.alloc_large(req, at),
+            _ => self.alloc_small(req, at),
         }
-        if let Some(page) = self.alloc_plain(&req) {
-            return Ok(page);
+    }
+
+    #[inline(never)]
+    fn alloc_small(
+        &self,
+        req: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Page, AllocError> {
+        match self.alloc_refilled(&req) {
+            Some(page) => Ok(page),
+            None => self.alloc_general(req, at),
         }
-        self.alloc_general(req, at)
+    }
+
+    #[inline(never)]
+    fn alloc_block(
+        &self,
+        req: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Page, AllocError> {
+        match self.alloc_block_hit(&req) {
+            Some(page) => Ok(page),
+            None => self.alloc_large(req, at),
+        }
+    }
+
+    #[inline(never)]
+    fn alloc_large(
+        &self,
+        req: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Page, AllocError> {
+        match self.alloc_plain::<false>(&req) {
+            Some(page) => Ok(page),
+            None => self.alloc_general(req, at),
+        }
+    }
+
+    #[inline(never)]
+    fn alloc_largest(
+        &self,
+        req: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Page, AllocError> {
+        match self.alloc_plain::<true>(&req) {
+            Some(page) => Ok(page),
+            None => self.alloc_general(req, at),
+        }
     }
 
     /// Allocates in every way there is.
@@ -222,8 +268,9 @@ impl<P: Platform> Mm<P> {
         // The movable list holds CMA pages too, which not everyone may have.
         let from_pcp = ty != MigrateType::Movable || flags.contains(AllocFlags::CMA);
         let cell = self.pcp(cpu.id(), zone);
+        let held = HeadWord::new(PageType::Held, order);
         let mut found = None;
-        if let Some(index) = list_index(order, ty).filter(|_| from_pcp && zone.keeps(order)) {
+        if let Some(index) = list_index(order, ty).filter(|_| from_pcp) {
             // SAFETY: `cpu` is this CPU's token, and nothing below reaches the
             // cell again.
             found = unsafe {
@@ -234,10 +281,13 @@ impl<P: Platform> Mm<P> {
                         let want = Pcp::batch_of(index, zone.pcp_batch());
                         pcp.refill(&mut buddy, index, ty, want, flags, boost);
                     }
-                    let held = HeadWord::new(PageType::Held, order);
                     pcp.pop(&self.map, index, order, held)
                 })
             };
+        } else if order == PAGEBLOCK_ORDER && from_pcp {
+            let list = large_list(list_at(Order(0), ty.index()));
+            // SAFETY: as above.
+            found = unsafe { cell.with(|pcp| pcp.pop_large(&self.map, list, held)) };
         }
         if found.is_none() {
             found = self.rmqueue_buddy(zone, order, ty, flags, &cpu);

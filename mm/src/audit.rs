@@ -171,7 +171,7 @@ impl<P: Platform> Mm<P> {
         // SAFETY: `cpu` is that CPU's token; the closure does not nest.
         unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
-                let mut pages = 0;
+                let (mut pages, mut large) = (0, 0);
                 for (index, list) in pcp.lists.iter().enumerate() {
                     let order = list_order(index);
                     let mut prev = None;
@@ -193,12 +193,9 @@ impl<P: Platform> Mm<P> {
                         auditor.equal("back link", Some(pfn), expected, back)?;
                         prev = Some(link(pfn));
                         pages += order.pages();
+                        large += u64::from(order == PAGEBLOCK_ORDER);
                         // A loop would never end.
-                        auditor.holds(
-                            "length of a per-CPU list",
-                            pfn,
-                            pages <= u64::from(pcp.count),
-                        )?;
+                        auditor.holds("length of a per-CPU list", pfn, pages <= pcp.pages())?;
                     }
                     auditor.equal(
                         "end of a per-CPU list",
@@ -207,7 +204,9 @@ impl<P: Platform> Mm<P> {
                         u64::from(list.last().map_or(NIL, link)),
                     )?;
                 }
-                auditor.equal("count of a per-CPU list", None, pages, u64::from(pcp.count))?;
+                auditor.equal("count of a per-CPU list", None, pages, pcp.pages())?;
+                let counted = u64::from(pcp.large);
+                auditor.equal("large blocks on a per-CPU list", None, large, counted)?;
                 Ok(pages)
             })
         }

@@ -148,7 +148,7 @@ impl<'a> Buddy<'a> {
             }
             avail.store(orders, Relaxed);
         }
-        if at >= PAGEBLOCK_ORDER && at < MAX_ORDER {
+        if at == PAGEBLOCK_ORDER && self.may_merge_block(head) {
             (head, at) = self.merge_blocks(head, at, ty);
         }
         self.place(head, at, ty, placement);
@@ -161,6 +161,15 @@ impl<'a> Buddy<'a> {
         for half in [pfn, pfn.add(PAGEBLOCK_PAGES)] {
             self.free(half, PAGEBLOCK_ORDER, placement);
         }
+    }
+
+    /// Whether a pageblock that is being freed and its buddy are perhaps one
+    /// block: whether the buddy is, if it has descriptors, free as a whole.
+    #[inline]
+    fn may_merge_block(&self, block: Pfn) -> bool {
+        let buddy = block.buddy(PAGEBLOCK_ORDER);
+        let page = self.map.try_page(buddy);
+        page.is_some_and(|page| page.head().is(PageType::Buddy, PAGEBLOCK_ORDER))
     }
 
     /// Merges whole pageblocks, which may be of different zones and types.
@@ -297,7 +306,8 @@ impl<'a> Buddy<'a> {
         let lists = self.inner.lists.get_mut(..=found.index())?;
         let list = &mut lists[found.index()][ty.index()];
         let pfn = list.pop_front(map)?;
-        if list.is_empty() {
+        let emptied = list.is_empty();
+        if emptied {
             orders &= !(1 << found.0);
         }
         let kept = (most << order.0).min(found.pages());
@@ -313,10 +323,44 @@ impl<'a> Buddy<'a> {
         }
         avail.store(orders, Relaxed);
         self.account(-(kept as i64), ty);
-        if found == MAX_ORDER {
+        if emptied && found == MAX_ORDER {
             self.list_deferred();
         }
         Some(PfnRange::sized(pfn, kept))
+    }
+
+    /// [`take_smallest`](Self::take_smallest) for those who do little else.
+    #[inline(always)]
+    pub(crate) fn take_one(&mut self, order: Order, ty: MigrateType) -> Option<Pfn> {
+        let map = self.map;
+        let avail = &self.zone.avail[ty.index()];
+        let mut orders = avail.load(Relaxed);
+        if orders >> order.0 == 0 {
+            return None;
+        }
+        let found = Order(order.0 + (orders >> order.0).trailing_zeros() as u8);
+        let lists = self.inner.lists.get_mut(..=found.index())?;
+        let list = &mut lists[found.index()][ty.index()];
+        let pfn = list.take_front(map)?;
+        let emptied = list.is_empty();
+        if emptied {
+            orders &= !(1 << found.0);
+        }
+        // The rest, an order at a time. There were none of these orders, or the
+        // search would have ended there.
+        for rest in (order.0..found.0).map(Order) {
+            let at = pfn.add(rest.pages());
+            map.page(at).set_head(HeadWord::new(PageType::Buddy, rest));
+            lists[rest.index()][ty.index()] = PageList::of_one(map, at);
+        }
+        // All orders from `order` to below `found`.
+        orders |= (1 << found.0) - (1 << order.0);
+        avail.store(orders, Relaxed);
+        self.account(-(order.pages() as i64), ty);
+        if emptied && found == MAX_ORDER {
+            self.list_deferred();
+        }
+        Some(pfn)
     }
 
     /// Keeps the lowest `to` of a block of order `from` that is off the lists,

@@ -13,7 +13,10 @@
 use crate::buddy::Buddy;
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use crate::types::{MAX_ORDER, MigrateType, Pfn, PfnRange};
 use crate::zone::Zone;
 
@@ -30,7 +33,7 @@ pub(crate) struct Deferred {
 impl Deferred {
     /// Pages in deferred blocks.
     pub(crate) fn pages(&self) -> u64 {
-        self.pages.load(Relaxed)
+        self.pages.load(Acquire)
     }
 }
 
@@ -101,10 +104,12 @@ impl Buddy<'_> {
 
     /// Lists the deferred block at `block`. It is counted as free already.
     fn populate(&mut self, block: Pfn) {
-        let deferred = &self.zone.deferred;
-        deferred.pages.store(deferred.pages() - MAX_ORDER.pages(), Relaxed);
         // SAFETY: a deferred block of this zone, whose lock is held.
         unsafe { self.map.populate(PfnRange::sized(block, MAX_ORDER.pages())) };
+        // Only now: who finds that there is nothing to populate, without the
+        // lock, goes on to look at descriptors.
+        let deferred = &self.zone.deferred;
+        deferred.pages.store(deferred.pages() - MAX_ORDER.pages(), Release);
         self.link(block, MAX_ORDER, MigrateType::Movable, true);
     }
 }

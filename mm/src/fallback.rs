@@ -88,7 +88,8 @@ impl Buddy<'_> {
     /// Whether movable requests are to be served from CMA first.
     #[inline]
     pub(crate) fn prefers_cma(&self) -> bool {
-        self.zone.free.cma() > self.zone.free.total() / 2
+        let cma = self.zone.free.cma();
+        cma > 0 && cma > self.zone.free.total() / 2
     }
 
     /// Changes a whole pageblock to `ty` and takes from it, looking at the

@@ -1,7 +1,7 @@
 //! The fast path: a plain block from, or to, this CPU's own lists, with nothing
 //! looked at that a plain request does not need and nothing called while the
-//! CPU's token is held. A miss is tried once more here, out of line, with the
-//! zone's lock. Whatever is not plain goes the general way in `alloc` and
+//! CPU's token is held. A miss, and what is not of a small order, is served
+//! here too, out of line, with the zone's lock. Whatever is not plain goes the general way in `alloc` and
 //! `free`, which do the same and more. May call: `pcp`, `buddy`, `zone`,
 //! `memmap`.
 
@@ -10,11 +10,12 @@ use crate::buddy::{Buddy, Placement};
 use crate::gfp::{Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
-use crate::pcp::{Pcp, is_listed, list_at, list_from, list_index, list_order};
+use crate::pcp::{Pcp, large_list, list_at, list_index, type_from};
 use crate::platform::Platform;
 use crate::sync::{AtomicPtr, AtomicU32, Cpu, CpuCell, Ordering::Relaxed};
 use crate::types::{
-    COSTLY_ORDER, CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, Pfn, ZoneKind,
+    COSTLY_ORDER, CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, PAGEBLOCK_ORDER,
+    PAGEBLOCK_PAGES, ZoneKind,
 };
 use crate::zone::Zone;
 use core::ptr::null_mut;
@@ -98,7 +99,7 @@ impl Default for Homes {
 }
 
 impl<P: Platform> Mm<P> {
-    /// A plain block of a listed order from this CPU's list of the best zone, if
+    /// A plain block of order 0 to 3 from this CPU's list of the best zone, if
     /// that is above its low mark. Its head word says Kernel.
     // Always inlined: most callers know flags and order while they are compiled,
     // and much of this is gone then.
@@ -123,25 +124,25 @@ impl<P: Platform> Mm<P> {
                 if !pcp.zone().plainly_above_low(class, pages) {
                     return None;
                 }
-                let list = list_from(order, home.lists_from.load(Relaxed) as usize);
+                let list = home.lists_from.load(Relaxed) as usize + order.index();
                 pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
             })?
         };
         Some(Page { pfn, order })
     }
 
-    /// What [`alloc_hit`](Self::alloc_hit) has missed, for plain requests of any
-    /// order: this CPU's list is filled from the free lists of the request's own
-    /// type, or the block is taken from those.
+    /// What [`alloc_hit`](Self::alloc_hit) has missed: this CPU's list is filled
+    /// from the free lists of the request's own type.
     #[inline(always)]
-    pub(crate) fn alloc_plain(&self, req: &Request) -> Option<Page> {
+    pub(crate) fn alloc_refilled(&self, req: &Request) -> Option<Page> {
         let order = req.order;
         let bits = req.gfp.bits() & (PLACE | NOT_PLAIN.bits());
         let place = *PLACES.get(bits as usize)?;
-        if place == 0xff || order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
+        if place == 0xff || !self.tunables.plain.load(Relaxed) {
             return None;
         }
         let (class, ty) = (usize::from(place & 3), MigrateType::from_index(place >> 2));
+        let list = list_index(order, ty)?;
         let cpu = self.enter();
         let cell = match req.node {
             // SAFETY: what is not null here is a cell of this manager.
@@ -159,59 +160,80 @@ impl<P: Platform> Mm<P> {
                 if !zone.plainly_above_low(class, order.pages()) {
                     return None;
                 }
-                match list_index(order, ty).filter(|_| zone.keeps(order)) {
-                    Some(list) => self.pop_or_refill(&cpu, pcp, zone, list, ty),
-                    None => self.take_plain(&cpu, pcp, zone, order, ty),
+                if pcp.lists[list].is_empty() {
+                    let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+                    if ty == MigrateType::Movable && buddy.prefers_cma() {
+                        return None;
+                    }
+                    pcp.refill_own(&mut buddy, list, ty, Pcp::batch_of(list, zone.pcp_batch()));
                 }
+                pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
             })?
         };
         Some(Page { pfn, order })
     }
 
-    /// Takes the first block of a list of this CPU; if there is none, the list
-    /// is filled from the free lists of its own type first.
+    /// A plain block of order 9 from this CPU's list of the best zone, if that is
+    /// above its low mark.
     #[inline(always)]
-    fn pop_or_refill(
-        &self,
-        cpu: &Cpu<'_, P>,
-        pcp: &mut Pcp,
-        zone: &Zone,
-        list: usize,
-        ty: MigrateType,
-    ) -> Option<Pfn> {
-        let order = list_order(list);
-        if pcp.lists[list].is_empty() {
-            let mut buddy = Buddy::lock(&self.map, zone, cpu);
-            if ty == MigrateType::Movable && buddy.prefers_cma() {
-                return None;
-            }
-            pcp.refill_own(&mut buddy, list, ty, Pcp::batch_of(list, zone.pcp_batch()));
-        }
-        pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
-    }
-
-    /// Takes a block of an order that per-CPU lists do not keep.
-    #[inline(always)]
-    fn take_plain(
-        &self,
-        cpu: &Cpu<'_, P>,
-        pcp: &mut Pcp,
-        zone: &Zone,
-        order: Order,
-        ty: MigrateType,
-    ) -> Option<Pfn> {
-        let mut buddy = Buddy::lock(&self.map, zone, cpu);
-        if ty == MigrateType::Movable && buddy.prefers_cma() {
+    pub(crate) fn alloc_block_hit(&self, req: &Request) -> Option<Page> {
+        let bits = req.gfp.bits() & (PLACE | NOT_PLAIN.bits());
+        if bits > PLACE || req.node.is_some() {
             return None;
         }
-        let pfn = buddy.take_run(order, ty, 1)?.start;
-        // Before the lock is dropped: no free may merge with it.
-        self.map.page(pfn).set_head(HeadWord::new(PageType::Kernel, order));
-        pcp.allocated += order.pages();
-        Some(pfn)
+        let cpu = self.enter();
+        let home = &self.homes(&cpu).homes[bits as usize];
+        // SAFETY: as in `alloc_hit`.
+        let pfn = unsafe {
+            home.lists.load(Relaxed).as_ref()?.with(|pcp| {
+                let class = home.class.load(Relaxed) as usize;
+                if !pcp.zone().plainly_above_low(class, PAGEBLOCK_PAGES) {
+                    return None;
+                }
+                let list = large_list(home.lists_from.load(Relaxed) as usize);
+                pcp.pop_large(&self.map, list, HeadWord::new(PageType::Kernel, PAGEBLOCK_ORDER))
+            })?
+        };
+        Some(Page { pfn, order: PAGEBLOCK_ORDER })
     }
 
-    /// Puts an allocated block of a listed order on this CPU's list, if nothing
+    /// A plain block of order 4 or more from the free lists of the request's own
+    /// type in the best zone. Those that ask for the largest order say so when
+    /// they are compiled: nothing is split then.
+    #[inline(always)]
+    pub(crate) fn alloc_plain<const LARGEST: bool>(&self, req: &Request) -> Option<Page> {
+        let order = if LARGEST { MAX_ORDER } else { req.order };
+        let bits = req.gfp.bits() & (PLACE | NOT_PLAIN.bits());
+        if bits > PLACE || req.node.is_some() || order > MAX_ORDER {
+            return None;
+        }
+        let cpu = self.enter();
+        let home = &self.homes(&cpu).homes[bits as usize];
+        // SAFETY: what is not null here is a cell of this manager and this CPU,
+        // whose token `cpu` is; the closure does not nest.
+        let pfn = unsafe {
+            home.lists.load(Relaxed).as_ref()?.with(|pcp| {
+                let zone = pcp.zone();
+                if !zone.plainly_above_low(home.class.load(Relaxed) as usize, order.pages()) {
+                    return None;
+                }
+                let kernel = HeadWord::new(PageType::Kernel, order);
+                let ty = type_from(home.lists_from.load(Relaxed));
+                let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+                if ty == MigrateType::Movable && buddy.prefers_cma() {
+                    return None;
+                }
+                let pfn = buddy.take_one(order, ty)?;
+                // Before the lock is dropped: no free may merge with it.
+                self.map.page(pfn).set_head(kernel);
+                pcp.allocated += order.pages();
+                Some(pfn)
+            })?
+        };
+        Some(Page { pfn, order })
+    }
+
+    /// Puts an allocated block of order 0 to 3 on this CPU's list, if nothing
     /// about it is special.
     ///
     /// A block freed twice, at another order or in its middle has another head
@@ -240,7 +262,7 @@ impl<P: Platform> Mm<P> {
             return Freed::No;
         }
         let cells = self.homes(&cpu).cells.load(Relaxed);
-        if cells.is_null() || !(order <= COSTLY_ORDER || self.zones[zone].keeps(order)) {
+        if cells.is_null() {
             return Freed::No;
         }
         page.forget_owner();
@@ -255,29 +277,70 @@ impl<P: Platform> Mm<P> {
         if full { Freed::Full(zone) } else { Freed::Yes }
     }
 
-    /// Frees a block of an order that per-CPU lists do not keep, if nothing
-    /// about it is special. False: nothing has changed.
+    /// Puts an allocated block of order 9 on this CPU's list, if nothing about it
+    /// is special and there is room. False: nothing has changed. Looks at the
+    /// same as [`free_hit`](Self::free_hit), in the same order.
     #[inline(always)]
-    pub(crate) fn free_plain(&self, page: Page) -> bool {
-        let Page { pfn, order } = page;
-        let Some(block) = self.map.try_block_word(pfn) else { return false };
-        if order <= COSTLY_ORDER || order > MAX_ORDER || !self.tunables.plain.load(Relaxed) {
+    pub(crate) fn free_block_hit(&self, page: Page) -> bool {
+        let pfn = page.pfn;
+        if !self.map.has_word(pfn) {
             return false;
         }
+        let block = self.map.word(pfn);
+        let cpu = self.enter();
+        let Some((zone, ty)) = block.plain() else { return false };
+        let page = self.map.page(pfn);
+        let cells = self.homes(&cpu).cells.load(Relaxed);
+        if !may_free(page.head(), PAGEBLOCK_ORDER) || cells.is_null() {
+            return false;
+        }
+        // SAFETY: as in `free_hit`.
+        unsafe {
+            (*cells.add(zone)).with(|pcp| {
+                let has_room = pcp.large < pcp.zone().pcp_large();
+                if has_room {
+                    page.forget_owner();
+                    pcp.push_large(&self.map, large_list(list_at(Order(0), ty.index())), pfn, page);
+                }
+                has_room
+            })
+        }
+    }
+
+    /// Frees a block of order 4 or more to the buddy, if nothing about it is
+    /// special. False: nothing has changed. Looks at the same as
+    /// [`free_hit`](Self::free_hit), in the same order. Those that free one of the
+    /// largest order say so when they are compiled: nothing is merged then.
+    #[inline(always)]
+    pub(crate) fn free_plain<const LARGEST: bool>(&self, page: Page) -> bool {
+        let pfn = page.pfn;
+        let order = if LARGEST { MAX_ORDER } else { page.order };
+        if !self.map.has_word(pfn) || order > MAX_ORDER {
+            return false;
+        }
+        let block = self.map.word(pfn);
         let cpu = self.enter();
         let Some((zone, _)) = block.plain() else { return false };
-        let zone = &self.zones[zone];
         let page = self.map.page(pfn);
-        if is_listed(order) && zone.keeps(order) || !may_free(page.head(), order) {
+        if !may_free(page.head(), order) {
             return false;
         }
-        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+        let cells = self.homes(&cpu).cells.load(Relaxed);
+        if cells.is_null() {
+            return false;
+        }
         page.forget_owner();
-        page.set_next(0);
-        page.set_prev(0);
-        buddy.free_here(pfn, order, Placement::Auto);
-        drop(buddy);
-        self.count_freed(zone, order.pages(), &cpu);
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest. The
+        // CPU's cells are one for each zone, of which the pageblock names one.
+        unsafe {
+            (*cells.add(zone)).with(|pcp| {
+                let mut buddy = Buddy::lock(&self.map, pcp.zone(), &cpu);
+                page.set_next(0);
+                page.set_prev(0);
+                buddy.free_here(pfn, order, Placement::Auto);
+                pcp.freed += order.pages();
+            });
+        }
         true
     }
 

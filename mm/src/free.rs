@@ -6,11 +6,11 @@ use crate::fast::Freed;
 use crate::gfp::{FreeError, Page};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
-use crate::pcp::list_index;
+use crate::pcp::{Pcp, large_list, list_at, list_index};
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
-use crate::types::{COSTLY_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, Pfn};
+use crate::types::{COSTLY_ORDER, MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, Pfn};
 use crate::zone::Zone;
 
 impl<P: Platform> Mm<P> {
@@ -31,17 +31,30 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Frees what this CPU's lists of small blocks do not take.
+    /// Frees what this CPU's lists of small blocks do not take, by order.
     #[inline(never)]
     fn free_missed(&self, page: Page) -> Result<(), FreeError> {
-        if page.order == PAGEBLOCK_ORDER {
-            match self.free_hit(page) {
-                Freed::Yes => return Ok(()),
-                Freed::Full(zone) => return self.shed_zone(zone),
-                Freed::No => {}
-            }
+        match page.order {
+            MAX_ORDER => self.free_largest(page),
+            PAGEBLOCK_ORDER => self.free_block(page),
+            order if order > COSTLY_ORDER => self.free_large(page),
+            _ => self.free_as(page, PageType::Kernel),
         }
-        if self.free_plain(page) { Ok(()) } else { self.free_as(page, PageType::Kernel) }
+    }
+
+    #[inline(never)]
+    fn free_block(&self, page: Page) -> Result<(), FreeError> {
+        if self.free_block_hit(page) { Ok(()) } else { self.free_large(page) }
+    }
+
+    #[inline(never)]
+    fn free_large(&self, page: Page) -> Result<(), FreeError> {
+        if self.free_plain::<false>(page) { Ok(()) } else { self.free_as(page, PageType::Kernel) }
+    }
+
+    #[inline(never)]
+    fn free_largest(&self, page: Page) -> Result<(), FreeError> {
+        if self.free_plain::<true>(page) { Ok(()) } else { self.free_as(page, PageType::Kernel) }
     }
 
     /// Gives what the per-CPU lists of a zone have too much back to the buddy;
@@ -118,23 +131,34 @@ impl<P: Platform> Mm<P> {
         // Only now: whoever isolates the block drains this CPU afterwards, and
         // must not miss a page that was on its way to the list.
         let ty = block.migratetype();
-        let index = match ty {
+        let listed = match ty {
             // Nothing of a block that is being emptied may be handed out again,
             // and what was kept for emergencies is kept for them still.
             MigrateType::Isolate | MigrateType::HighAtomic => None,
-            MigrateType::Cma => list_index(order, MigrateType::Movable),
-            _ => list_index(order, ty),
+            MigrateType::Cma => Some(MigrateType::Movable),
+            _ => Some(ty),
         };
         let cell = self.pcp(cpu.id(), zone);
-        let Some(index) = index.filter(|_| zone.keeps(order)) else {
-            Buddy::lock(&self.map, zone, &cpu).free(pfn, order, Placement::Auto);
-            self.count_freed(zone, order.pages(), &cpu);
-            return;
+        let put = |pcp: &mut Pcp| {
+            let ty = listed?;
+            if order != PAGEBLOCK_ORDER {
+                return Some(pcp.push(&self.map, list_index(order, ty)?, pfn, desc, order));
+            }
+            let has_room = pcp.large < zone.pcp_large();
+            has_room.then(|| {
+                let list = large_list(list_at(Order(0), ty.index()));
+                pcp.push_large(&self.map, list, pfn, desc);
+                0
+            })
         };
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        let count = unsafe { cell.with(|pcp| pcp.push(&self.map, index, pfn, desc, order)) };
-        if count >= zone.pcp_high() {
-            self.shed(&cpu, zone);
+        match unsafe { cell.with(put) } {
+            Some(count) if count >= zone.pcp_high() => self.shed(&cpu, zone),
+            Some(_) => {}
+            None => {
+                Buddy::lock(&self.map, zone, &cpu).free(pfn, order, Placement::Auto);
+                self.count_freed(zone, order.pages(), &cpu);
+            }
         }
     }
 
@@ -193,12 +217,29 @@ impl<P: Platform> Mm<P> {
         // SAFETY: `cpu` is that CPU's token; the closure does not nest.
         unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
-                let count = pcp.count;
-                if count > 0 {
+                let pages = pcp.pages();
+                if pages > 0 {
                     let mut buddy = Buddy::lock(&self.map, zone, cpu);
-                    pcp.drain(&mut buddy, count);
+                    pcp.drain(&mut buddy, pcp.count);
+                    pcp.drain_large(&mut buddy);
                 }
-                u64::from(count)
+                pages
+            })
+        }
+    }
+
+    /// Gives what this CPU's lists of `zone` have of order 9 back to the buddy;
+    /// whether there was any.
+    pub(crate) fn drain_large(&self, zone: &Zone) -> bool {
+        let cpu = self.enter();
+        // SAFETY: `cpu` is this CPU's token; the closure does not nest.
+        unsafe {
+            self.pcp(cpu.id(), zone).with(|pcp| {
+                let any = pcp.large > 0;
+                if any {
+                    pcp.drain_large(&mut Buddy::lock(&self.map, zone, &cpu));
+                }
+                any
             })
         }
     }

@@ -10,7 +10,7 @@ use crate::mm::Mm;
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use crate::setup::{Config, SetupError};
 use crate::sync::HeldLocks;
-use crate::types::{CpuId, NodeId, PAGE_SIZE, Pfn, PfnRange};
+use crate::types::{CpuId, MAX_ORDER, NodeId, PAGE_SIZE, Pfn, PfnRange};
 use core::cell::Cell;
 use core::fmt;
 use std::boxed::Box;
@@ -89,7 +89,11 @@ pub type LogLine = (LogLevel, String);
 
 /// A machine of RAM ranges, nodes and CPUs.
 pub struct Machine {
-    ram: Sparse,
+    /// Where the first frame would be: all RAM lies at its frames' distance from
+    /// here.
+    base: *mut u8,
+    /// The mappings that the RAM is in.
+    _ram: Vec<Sparse>,
     first: Pfn,
     end: Pfn,
     memmap: [Mutex<Option<Sparse>>; 4],
@@ -101,6 +105,12 @@ pub struct Machine {
     echo: AtomicBool,
     woken: Mutex<Vec<Worker>>,
 }
+
+// SAFETY: the base is an address in memory that the mappings own; who may touch
+// which part of that is the manager's business.
+unsafe impl Send for Machine {}
+// SAFETY: as above.
+unsafe impl Sync for Machine {}
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,10 +128,64 @@ impl Machine {
     /// if the host has no room for it.
     pub fn new(first: Pfn, end: Pfn, cpus: u16) -> Option<Self> {
         let bytes = (end.0.checked_sub(first.0)? as usize).checked_mul(PAGE_SIZE)?;
-        Some(Self {
-            ram: Sparse::new(bytes.max(PAGE_SIZE))?,
-            first,
-            end,
+        let ram = Sparse::new(bytes.max(PAGE_SIZE))?;
+        Some(Self::over(ram.ptr, std::vec![ram], PfnRange::new(first, end), cpus))
+    }
+
+    /// A machine of `pages` pages of RAM from `first` on, and which frames these
+    /// are. They lie in as few pieces, each half of the one before, as the host
+    /// has stretches of addresses for, down to pieces of 1 GiB; what lies
+    /// between the pieces in its address space are frames without RAM, and costs
+    /// nothing. None if the host has no room. First and last frame of a piece
+    /// are multiples of the largest block's, if `first` and `pages` are.
+    pub fn scattered(first: Pfn, pages: u64, cpus: u16) -> Option<(Self, Vec<PfnRange>)> {
+        Self::scattered_in(first, pages, cpus, Sparse::new)
+    }
+
+    fn scattered_in(
+        first: Pfn,
+        pages: u64,
+        cpus: u16,
+        map: impl Fn(usize) -> Option<Sparse>,
+    ) -> Option<(Self, Vec<PfnRange>)> {
+        const LEAST: u64 = (1 << 30) / PAGE_SIZE as u64;
+        // Room to begin at a multiple of the largest block's size.
+        let largest = MAX_ORDER.bytes();
+        let (mut pieces, mut left, mut size) = (Vec::new(), pages, pages);
+        while left > 0 {
+            let n = size.min(left);
+            match map((n as usize).checked_mul(PAGE_SIZE)?.checked_add(largest)?) {
+                Some(piece) => {
+                    left -= n;
+                    pieces.push((piece, n));
+                }
+                None if size <= LEAST => return None,
+                None => size = (size / 2).next_multiple_of(MAX_ORDER.pages()),
+            }
+        }
+        pieces.sort_by_key(|(piece, _)| piece.ptr.addr());
+        // Exposed, for all of them are reached from one base.
+        let start = |piece: &Sparse| piece.ptr.expose_provenance().next_multiple_of(largest);
+        let base = start(&pieces.first()?.0);
+        let ram: Vec<_> = pieces
+            .iter()
+            .map(|(piece, n)| {
+                let at = (start(piece) - base) / PAGE_SIZE;
+                PfnRange::sized(first.add(at as u64), *n)
+            })
+            .collect();
+        let all = PfnRange::new(first, ram.last()?.end);
+        let pieces = pieces.into_iter().map(|(piece, _)| piece).collect();
+        let base = core::ptr::with_exposed_provenance_mut(base);
+        Some((Self::over(base, pieces, all, cpus), ram))
+    }
+
+    fn over(base: *mut u8, ram: Vec<Sparse>, frames: PfnRange, cpus: u16) -> Self {
+        Self {
+            base,
+            _ram: ram,
+            first: frames.start,
+            end: frames.end,
             memmap: Default::default(),
             tokens: (0..cpus.max(1)).map(|id| Token::new(CpuId(id))).collect(),
             held: (0..cpus.max(1)).map(|_| HeldLocks::default()).collect(),
@@ -130,7 +194,7 @@ impl Machine {
             log: Mutex::default(),
             echo: AtomicBool::new(false),
             woken: Mutex::default(),
-        })
+        }
     }
 
     /// Puts a CPU on a node; before the manager is made.
@@ -213,11 +277,11 @@ impl Machine {
 unsafe impl Platform for Machine {
     fn frame(&self, pfn: Pfn) -> *mut u8 {
         debug_assert!(self.first <= pfn && pfn < self.end, "{pfn:?} is not RAM");
-        self.ram.ptr.wrapping_add((pfn.0 - self.first.0) as usize * PAGE_SIZE)
+        self.base.wrapping_add((pfn.0 - self.first.0) as usize * PAGE_SIZE)
     }
 
     fn pfn_of(&self, ptr: *const u8) -> Option<Pfn> {
-        let offset = ptr.addr().checked_sub(self.ram.ptr.addr())?;
+        let offset = ptr.addr().checked_sub(self.base.addr())?;
         let pfn = self.first.add((offset / PAGE_SIZE) as u64);
         (pfn < self.end).then_some(pfn)
     }
@@ -338,4 +402,54 @@ pub fn build<P: Platform>(
         early.add_ram(range, node);
     }
     Mm::new(machine, early, config)
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use crate::gfp::{Gfp, Request};
+    use crate::types::Order;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn scattered_memory_is_all_there_and_nowhere_twice() {
+        const GIB: usize = 1 << 30;
+        let first = Pfn(1 << 20);
+        // No stretch of addresses has room for more than one piece of 1 GiB, and
+        // what lies between two pieces is somebody else's.
+        let between = Mutex::new(Vec::new());
+        let map = |bytes: usize| {
+            lock(&between).push(Sparse::new(GIB)?);
+            (bytes < GIB + GIB / 2).then(|| Sparse::new(bytes)).flatten()
+        };
+        let (machine, ram) =
+            Machine::scattered_in(first, 4 << 18, 1, map).expect("address space for the pieces");
+        assert_eq!(ram.iter().map(|piece| piece.pages()).sum::<u64>(), 4 << 18);
+        assert_eq!((ram.len(), ram[0].start), (4, first));
+        for (piece, next) in ram.iter().zip(ram.iter().skip(1)) {
+            assert!(piece.end < next.start && next.start.is_aligned(MAX_ORDER));
+        }
+        for range in &ram {
+            for pfn in [range.start, Pfn(range.end.0 - 1)] {
+                let byte = machine.frame(pfn);
+                assert_eq!(machine.pfn_of(byte.wrapping_add(PAGE_SIZE - 1)), Some(pfn));
+                // SAFETY: a frame of this machine, which nobody uses yet.
+                unsafe { byte.write(1) };
+            }
+        }
+        let nodes: Vec<_> = ram.iter().map(|&range| (range, NodeId(0))).collect();
+        let mm = build(machine, &nodes, &Config::default()).expect("a manager");
+        let mut seen = BTreeSet::new();
+        while let Ok(page) = mm.alloc_pages(Request::new(Order(10), Gfp::KERNEL)) {
+            assert!(ram.iter().any(|range| range.contains(page.pfn)) && seen.insert(page.pfn));
+        }
+        // All but what the manager needs for itself, and what it keeps back.
+        assert!(seen.len() > 4 * 256 * 9 / 10, "{}", seen.len());
+        mm.audit().expect("a whole machine");
+    }
+
+    #[test]
+    fn a_machine_that_the_host_has_no_room_for_is_none() {
+        assert!(Machine::scattered_in(Pfn(0), 3 << 18, 1, |_| None).is_none());
+    }
 }

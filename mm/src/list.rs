@@ -126,6 +126,20 @@ impl PageList {
         Some(pfn)
     }
 
+    /// Takes the page at the head off and leaves its links as they are, for
+    /// those who write or ignore them.
+    #[inline]
+    pub(crate) fn take_front(&mut self, map: &MemMap) -> Option<Pfn> {
+        let pfn = self.first()?;
+        self.head = map.page(pfn).next();
+        match self.first() {
+            Some(next) => map.page(next).set_prev(NIL),
+            None => self.tail = NIL,
+        }
+        self.len -= 1;
+        Some(pfn)
+    }
+
     /// Takes the page at the tail off.
     #[inline]
     pub fn pop_back(&mut self, map: &MemMap) -> Option<Pfn> {

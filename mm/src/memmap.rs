@@ -155,6 +155,24 @@ pub struct MemMap {
     dense: AtomicU64,
 }
 
+/// Where the descriptors of a map are.
+#[derive(Clone, Copy)]
+pub(crate) struct Pages<'a> {
+    map: &'a MemMap,
+    pages: *const PageDesc,
+}
+
+impl<'a> Pages<'a> {
+    /// As [`MemMap::page`].
+    #[inline]
+    pub(crate) fn at(self, pfn: Pfn) -> &'a PageDesc {
+        debug_assert!(self.map.try_block(pfn).is_some(), "{pfn:?} has no descriptor");
+        // SAFETY: a populated block's descriptors are backed, and live as long
+        // as the map.
+        unsafe { &*self.pages.add(pfn.0 as usize) }
+    }
+}
+
 /// A bit for each region.
 struct Regions([AtomicU64; REGION_WORDS]);
 
@@ -355,6 +373,13 @@ impl MemMap {
     pub fn try_page(&self, pfn: Pfn) -> Option<&PageDesc> {
         self.try_block(pfn)?;
         Some(self.page(pfn))
+    }
+
+    /// The descriptors, for loops that look at many and write to some: nothing
+    /// that they write changes where these are.
+    #[inline]
+    pub(crate) fn pages(&self) -> Pages<'_> {
+        Pages { map: self, pages: self.pages }
     }
 
     /// The descriptor of `pfn`, whose pageblock is populated.

@@ -184,8 +184,8 @@ impl<P: Platform> Mm<P> {
         let total = AtomicU64::new(0);
         Cpu::on_each(&self.platform, &|cpu| {
             // SAFETY: `cpu` is that CPU's token; the closure does not nest.
-            let count = unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.count) };
-            total.fetch_add(u64::from(count), Relaxed);
+            let count = unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.pages()) };
+            total.fetch_add(count, Relaxed);
         });
         total.into_inner()
     }

@@ -5,7 +5,7 @@
 //! (or to nothing yet). So a block of any order is described by one record, and
 //! allocating, freeing, splitting or merging it writes one or two.
 
-use crate::sync::{AtomicU32, Ordering::Relaxed};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::types::{Order, Pfn};
 use bitflags::bitflags;
 
@@ -24,7 +24,7 @@ pub enum PageType {
     Held = 3,
     /// Allocated, frozen, one owner.
     Kernel = 4,
-    /// Allocated to a slab; `owner` is the cache.
+    /// Allocated to a slab; the upper half of the word is its cache and node.
     Slab = 5,
     /// Allocated for one large `kmalloc`; `index` is the size in pages.
     LargeKmalloc = 6,
@@ -100,8 +100,10 @@ pub const NIL: u32 = u32::MAX;
 const TYPE_MASK: u32 = 0x1f;
 const ORDER_SHIFT: u32 = 5;
 const KIND_MASK: u32 = 0x1ff;
+const KEY_SHIFT: u32 = 16;
 
-/// Type, order and flags of a page in one word.
+/// Type, order and flags of a page in one word; for a slab, in the upper half,
+/// a key that says whose it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct HeadWord(pub u32);
@@ -136,6 +138,26 @@ impl HeadWord {
         Order((self.0 >> ORDER_SHIFT & 0xf) as u8)
     }
 
+    /// A head of a slab of `order` with that key and without flags.
+    #[inline]
+    pub(crate) const fn slab(order: Order, key: u16) -> Self {
+        Self(Self::new(PageType::Slab, order).0 | (key as u32) << KEY_SHIFT)
+    }
+
+    /// The word without order and flags: type and, for a slab, key. All slabs
+    /// with the same key have the same, and nothing else has it.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn type_and_key(self) -> Self {
+        Self(self.0 & (TYPE_MASK | (u16::MAX as u32) << KEY_SHIFT))
+    }
+
+    /// The key of a slab's head; 0 for other types.
+    #[inline]
+    pub(crate) const fn key(self) -> u16 {
+        (self.0 >> KEY_SHIFT) as u16
+    }
+
     /// The flags.
     #[inline]
     pub const fn flags(self) -> PageFlags {
@@ -161,9 +183,9 @@ impl core::fmt::Debug for HeadWord {
 /// |---|---|---|---|---|
 /// | `count` | 0 | 0 | references | 0 (frozen) |
 /// | `next`, `prev` | free list | node list | owner's list | owner's |
-/// | `owner` | - | cache, colour | driver | page-owner tag |
+/// | `owner` | - | first object's place | driver | page-owner tag |
+/// | `inuse` | - | objects in use of many | mapcount | - |
 /// | `index` | - | free objects | owner's | owner's |
-/// | `inuse` | - | objects in use | mapcount | - |
 /// | `private` | - | free objects | owner's | owner's |
 #[repr(C, align(32))]
 #[derive(Debug, Default)]
@@ -173,9 +195,9 @@ pub struct PageDesc {
     next: AtomicU32,
     prev: AtomicU32,
     owner: AtomicU32,
-    index: AtomicU32,
     inuse: AtomicU32,
-    private: AtomicU32,
+    /// `index` in the lower half, `private` in the upper one.
+    own: AtomicU64,
 }
 
 const _: () = assert!(size_of::<PageDesc>() == 32);
@@ -256,32 +278,57 @@ impl PageDesc {
         owner
     );
     word!(
-        /// A word for the owner (see the table above).
-        index,
-        set_index,
-        index
-    );
-    word!(
-        /// Objects in use of a slab, or times mapped.
+        /// Objects in use of a slab that has many, or times mapped.
         inuse,
         set_inuse,
         inuse
     );
-    word!(
-        /// A word for the owner (see the table above).
-        private,
-        set_private,
-        private
-    );
 
-    /// Sets bit `i`, below 64, of the words `index` and `private` taken as one;
-    /// false if it is set. The caller owns the page or holds its list's lock.
+    /// A word for the owner (see the table above).
     #[inline]
-    pub(crate) fn set_object_bit(&self, i: u16) -> bool {
-        let word = if i < 32 { &self.index } else { &self.private };
-        let (bits, bit) = (word.load(Relaxed), 1 << (i % 32));
-        word.store(bits | bit, Relaxed);
-        bits & bit == 0
+    pub fn index(&self) -> u32 {
+        self.both() as u32
+    }
+
+    /// Writes [`index`](Self::index); the caller owns the page or holds its
+    /// list's lock.
+    #[inline]
+    pub fn set_index(&self, value: u32) {
+        self.set_both(self.both() >> 32 << 32 | u64::from(value));
+    }
+
+    /// A word for the owner (see the table above).
+    #[inline]
+    pub fn private(&self) -> u32 {
+        (self.both() >> 32) as u32
+    }
+
+    /// Writes [`private`](Self::private); the caller owns the page or holds its
+    /// list's lock.
+    #[inline]
+    pub fn set_private(&self, value: u32) {
+        self.set_both(u64::from(self.index()) | u64::from(value) << 32);
+    }
+
+    /// Writes [`index`](Self::index) and [`private`](Self::private) at once; the
+    /// caller owns the page or holds its list's lock.
+    #[inline]
+    pub(crate) fn set_index_and_private(&self, index: u32, private: u32) {
+        self.set_both(u64::from(index) | u64::from(private) << 32);
+    }
+
+    /// [`index`](Self::index) and [`private`](Self::private), the upper half,
+    /// as one.
+    #[inline]
+    pub(crate) fn both(&self) -> u64 {
+        self.own.load(Relaxed)
+    }
+
+    /// Writes [`both`](Self::both); the caller owns the page or holds its list's
+    /// lock.
+    #[inline]
+    pub(crate) fn set_both(&self, value: u64) {
+        self.own.store(value, Relaxed);
     }
 
     /// The count itself, for those who need an ordering of their own.
@@ -345,26 +392,19 @@ impl PageDesc {
     #[inline]
     pub fn reset(&self, word: HeadWord) {
         self.set_head(word);
-        for word in [
-            &self.count,
-            &self.next,
-            &self.prev,
-            &self.owner,
-            &self.index,
-            &self.inuse,
-            &self.private,
-        ] {
+        for word in [&self.count, &self.next, &self.prev, &self.owner, &self.inuse] {
             word.store(0, Relaxed);
         }
+        self.set_both(0);
     }
 
     /// [`reset`](Self::reset) of a frozen page that is about to be put on a
     /// list: its count is zero and its links are about to be written.
     #[inline]
     pub(crate) fn forget_owner(&self) {
-        for word in [&self.owner, &self.index, &self.inuse, &self.private] {
-            word.store(0, Relaxed);
-        }
+        self.set_owner(0);
+        self.set_inuse(0);
+        self.set_both(0);
     }
 
     /// Whether all words are zero, as a tail's must be.
@@ -374,9 +414,8 @@ impl PageDesc {
             && self.next() == 0
             && self.prev() == 0
             && self.owner() == 0
-            && self.index() == 0
             && self.inuse() == 0
-            && self.private() == 0
+            && self.both() == 0
     }
 }
 
@@ -409,6 +448,32 @@ mod tests {
                 assert!(!word.is(ty, Order(order ^ 1)));
             }
         }
+    }
+
+    #[test]
+    fn a_slab_head_has_room_for_any_key_beside_the_rest() {
+        for key in [0, 1, 0x8000, u16::MAX] {
+            let word = HeadWord::slab(Order(3), key).with(PageFlags::all());
+            assert!(word.is(PageType::Slab, Order(3)));
+            assert_eq!((word.key(), word.flags()), (key, PageFlags::all()));
+            assert_eq!(word.type_and_key(), HeadWord::slab(Order(0), key));
+            assert_ne!(word.type_and_key(), HeadWord::slab(Order(0), key ^ 0x8000));
+        }
+        let kernel = HeadWord::new(PageType::Kernel, Order(3)).with(PageFlags::all());
+        assert_ne!(kernel.type_and_key(), HeadWord::slab(Order(0), 0));
+    }
+
+    #[test]
+    fn the_owners_words_are_halves_of_one() {
+        let page = PageDesc::default();
+        page.set_index(1);
+        page.set_private(2);
+        assert_eq!((page.index(), page.private(), page.both()), (1, 2, 2 << 32 | 1));
+        page.set_index(u32::MAX);
+        assert_eq!((page.index(), page.private()), (u32::MAX, 2));
+        page.set_private(u32::MAX);
+        page.set_index(0);
+        assert_eq!((page.index(), page.private()), (0, u32::MAX));
     }
 
     #[test]

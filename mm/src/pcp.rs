@@ -117,21 +117,28 @@ impl PcpList {
         let below = oldest.0 - oldest.pageblock().0;
         let room = if next > oldest { PAGEBLOCK_PAGES - below } else { below + order.pages() };
         let mut left = most.min(room >> order.0);
+        // All of the run but the last of it, whose neighbour is the list's end
+        // then.
         let mut last = oldest;
-        while let Some(prev) = self.pop_last(map, last) {
-            left -= 1;
-            if left == 0 || prev.0 != last.0.wrapping_add(step) {
+        while left > 1 && link(last) != self.head {
+            let page = map.page(last);
+            let prev = Pfn(u64::from(page.prev()));
+            if prev.0 != last.0.wrapping_add(step) {
                 break;
             }
+            page.set_head(HeadWord::TAIL);
+            page.set_next(0);
+            page.set_prev(0);
             last = prev;
+            left -= 1;
         }
+        self.pop_last(map, last);
         PfnRange::sized(oldest.min(last), oldest.0.abs_diff(last.0) + order.pages())
     }
 
-    /// Takes `last`, the oldest block, off the list; returns the one that is
-    /// the oldest then.
+    /// Takes `last`, the oldest block, off the list.
     #[inline(always)]
-    fn pop_last(&mut self, map: &MemMap, last: Pfn) -> Option<Pfn> {
+    fn pop_last(&mut self, map: &MemMap, last: Pfn) {
         let page = map.page(last);
         let prev = page.prev();
         page.set_head(HeadWord::TAIL);
@@ -139,12 +146,10 @@ impl PcpList {
         page.set_prev(0);
         if link(last) == self.head {
             self.head = NIL;
-            return None;
+            return;
         }
-        let prev = Pfn(u64::from(prev));
-        map.page(prev).set_next(NIL);
-        self.tail = link(prev);
-        Some(prev)
+        map.page(Pfn(u64::from(prev))).set_next(NIL);
+        self.tail = prev;
     }
 
     /// The blocks, newest first; the list must not change meanwhile.
@@ -162,8 +167,12 @@ impl PcpList {
 pub(crate) struct Pcp {
     zone: Handle<Zone>,
     pub(crate) lists: [PcpList; NR_PCP_LISTS],
-    /// Pages on all lists.
+    /// Pages on the lists of orders 0 to 3.
     pub(crate) count: u32,
+    /// Blocks on the lists of order 9, which have a budget of their own: one
+    /// weighs as much as a batch or many, and counted with the small ones it
+    /// would be given back with every few frees, or push those out.
+    pub(crate) large: u32,
     /// Frees in a row double what the next drain takes.
     free_factor: u8,
     /// What `allocated` was then: each page allocated since halves it again.
@@ -173,35 +182,34 @@ pub(crate) struct Pcp {
     pub(crate) freed: u64,
 }
 
-/// Whether per-CPU lists keep blocks of `order`.
-#[inline]
-pub(crate) const fn is_listed(order: Order) -> bool {
-    order.0 <= COSTLY_ORDER.0 || order.0 == PAGEBLOCK_ORDER.0
-}
-
-/// The list for blocks of a listed order and the type with index `ty`, one of
+/// The list for blocks of `order`, 0 to 3, and the type with index `ty`, one of
 /// the three that have lists.
 #[inline]
 pub(crate) const fn list_at(order: Order, ty: usize) -> usize {
-    list_from(order, ty * SMALL)
+    (ty * SMALL + order.index()) % NR_PCP_LISTS
 }
 
-/// The list for blocks of a listed order and the type whose first list is
-/// `from`.
-#[inline]
-pub(crate) const fn list_from(order: Order, from: usize) -> usize {
-    let index = if order.0 <= COSTLY_ORDER.0 { from + order.index() } else { LARGE + from / SMALL };
-    index % NR_PCP_LISTS
-}
-
-/// The list for blocks of `order` and `ty`, if per-CPU lists keep such.
+/// The list for blocks of `order` and `ty`, if it is a small order and a type
+/// that has lists.
 #[inline]
 pub(crate) const fn list_index(order: Order, ty: MigrateType) -> Option<usize> {
-    if is_listed(order) && ty.index() < NR_PCPTYPES {
+    if order.0 <= COSTLY_ORDER.0 && ty.index() < NR_PCPTYPES {
         Some(list_at(order, ty.index()))
     } else {
         None
     }
+}
+
+/// The list for blocks of order 9 of the type whose first list is `from`.
+#[inline]
+pub(crate) const fn large_list(from: usize) -> usize {
+    (LARGE + from / SMALL) % NR_PCP_LISTS
+}
+
+/// The type whose first list is `from`.
+#[inline]
+pub(crate) const fn type_from(from: u32) -> MigrateType {
+    MigrateType::from_bits(from / SMALL as u32)
 }
 
 /// The order of the blocks on list `index`.
@@ -213,7 +221,21 @@ impl Pcp {
     /// Empty lists of a zone.
     pub(crate) fn new(zone: Handle<Zone>) -> Self {
         let lists = [PcpList::default(); NR_PCP_LISTS];
-        Self { zone, lists, count: 0, free_factor: 0, allocated_then: 0, allocated: 0, freed: 0 }
+        Self {
+            zone,
+            lists,
+            count: 0,
+            large: 0,
+            free_factor: 0,
+            allocated_then: 0,
+            allocated: 0,
+            freed: 0,
+        }
+    }
+
+    /// Pages on all lists.
+    pub(crate) fn pages(&self) -> u64 {
+        u64::from(self.count) + u64::from(self.large) * PAGEBLOCK_PAGES
     }
 
     /// Whose pages these are.
@@ -226,8 +248,33 @@ impl Pcp {
         unsafe { self.zone.get() }
     }
 
-    /// Takes a block of `order` off list `index` of that order, and writes
-    /// `word` for its head.
+    /// Takes a block of order 9 off list `index` of that order, and writes `word`
+    /// for its head.
+    #[inline]
+    pub(crate) fn pop_large(&mut self, map: &MemMap, index: usize, word: HeadWord) -> Option<Pfn> {
+        let list = &mut self.lists[index % NR_PCP_LISTS];
+        let pfn = linked(list.head)?;
+        let page = map.page(pfn);
+        page.set_head(word);
+        list.head = page.next();
+        self.large -= 1;
+        self.allocated += PAGEBLOCK_PAGES;
+        Some(pfn)
+    }
+
+    /// Puts a freed block of order 9 on list `index` of that order; whether the
+    /// zone lets this CPU keep one more is the caller's to ask. Its descriptor
+    /// `page` is clear but for links and head word, which becomes Pcp.
+    #[inline]
+    pub(crate) fn push_large(&mut self, map: &MemMap, index: usize, pfn: Pfn, page: &PageDesc) {
+        page.set_head(HeadWord::new(PageType::Pcp, PAGEBLOCK_ORDER));
+        self.lists[index % NR_PCP_LISTS].push(map, pfn, page);
+        self.freed += PAGEBLOCK_PAGES;
+        self.large += 1;
+    }
+
+    /// Takes a block of `order`, 0 to 3, off list `index` of that order, and
+    /// writes `word` for its head.
     #[inline]
     pub(crate) fn pop(
         &mut self,
@@ -271,8 +318,8 @@ impl Pcp {
         got
     }
 
-    /// Puts a freed block of `order` on list `index` of that order; returns how
-    /// many pages there are on all lists then. Its descriptor `page` is clear
+    /// Puts a freed block of `order`, 0 to 3, on list `index` of that order;
+    /// returns how many pages `count` is then. Its descriptor `page` is clear
     /// but for links and head word, which becomes Pcp.
     #[inline]
     pub(crate) fn push(
@@ -397,15 +444,24 @@ impl Pcp {
         pages.clamp(batch, most)
     }
 
-    /// Gives up to `pages` pages back to the buddy, oldest first, as many of
-    /// each list as of the others. Each goes where its pageblock's type now
-    /// says.
+    /// Gives all blocks of order 9 back to the buddy.
+    pub(crate) fn drain_large(&mut self, buddy: &mut Buddy<'_>) {
+        for index in LARGE..NR_PCP_LISTS {
+            self.drain_list(buddy, index, u64::MAX);
+        }
+        self.large = 0;
+    }
+
+    /// Gives up to `pages` pages in small blocks back to the buddy, oldest
+    /// first, as many of each list as of the others. Each goes where its
+    /// pageblock's type now says.
     pub(crate) fn drain(&mut self, buddy: &mut Buddy<'_>, pages: u32) {
         let mut left = u64::from(pages.min(self.count));
         while left > 0 && self.count > 0 {
-            let busy = self.lists.iter().filter(|list| !list.is_empty()).count() as u64;
+            let small = &self.lists[..LARGE];
+            let busy = small.iter().filter(|list| !list.is_empty()).count() as u64;
             let share = (left / busy.max(1)).max(1);
-            for index in 0..NR_PCP_LISTS {
+            for index in 0..LARGE {
                 let given = self.drain_list(buddy, index, share.min(left));
                 self.count -= given as u32;
                 left = left.saturating_sub(given);
@@ -444,18 +500,24 @@ mod tests {
     #[test]
     fn list_indices_are_distinct_and_know_their_order() {
         let mut seen = [false; NR_PCP_LISTS];
-        for order in [0, 1, 2, 3, 9] {
-            for ty in [MigrateType::Unmovable, MigrateType::Movable, MigrateType::Reclaimable] {
+        for ty in [MigrateType::Unmovable, MigrateType::Movable, MigrateType::Reclaimable] {
+            for order in [0, 1, 2, 3] {
                 let Some(i) = list_index(Order(order), ty) else {
                     panic!("order {order} uncached")
                 };
                 assert_eq!(list_order(i), Order(order));
+                assert!(!seen[i]);
                 seen[i] = true;
             }
+            let i = large_list(list_at(Order(0), ty.index()));
+            assert_eq!(list_order(i), PAGEBLOCK_ORDER);
+            assert!(!seen[i]);
+            seen[i] = true;
         }
         assert_eq!(seen.iter().filter(|&&s| s).count(), 5 * NR_PCPTYPES);
         assert_eq!(list_index(Order(4), MigrateType::Movable), None);
         assert_eq!(list_index(Order(10), MigrateType::Movable), None);
+        assert_eq!(list_index(Order(0), MigrateType::Isolate), None);
     }
 
     #[test]

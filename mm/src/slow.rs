@@ -65,6 +65,14 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn alloc_slow(&self, first: &Attempt) -> Result<(Pfn, bool), AllocError> {
         let gfp = first.request.gfp;
         let order = first.request.order;
+        // What this CPU has put by is its to give, whoever asks; what others
+        // have is called in only when reclaim has been tried.
+        let drained = self.zones_for(first).filter(|zone| self.drain_large(zone)).count();
+        if drained > 0
+            && let Some(found) = self.walk(first, Some(Mark::Low), Reserves::No)
+        {
+            return Ok(found);
+        }
         let context = self.platform.context();
         let can_block = gfp.can_block();
         let costly = order > COSTLY_ORDER;

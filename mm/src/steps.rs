@@ -35,7 +35,7 @@ pub struct Push {
     /// The generation it has to have, if that matters.
     pub generation: Option<u32>,
     /// The object's key.
-    pub key: u16,
+    pub key: u32,
     /// The object.
     pub object: *mut u8,
 }

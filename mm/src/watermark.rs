@@ -119,12 +119,16 @@ impl Check {
     }
 }
 
-/// Blocks that move between a zone and a per-CPU list at once.
-pub fn pcp_batch(managed: u64) -> u32 {
+/// Pages that move between a zone and a per-CPU list at once: by the zone's
+/// managed pages, and on small ones, where that comes to next to nothing, more,
+/// so long as it is an eighth of what a CPU's lists may hold at most. `low` and
+/// `cpus_of_node` are those of [`pcp_high`].
+pub fn pcp_batch(managed: u64, low: u64, cpus_of_node: u64) -> u32 {
+    let floor = (low / cpus_of_node.max(1) / 8).min(31) as u32;
     let mut batch = ((managed >> 10).min(256) / 4).max(1);
     batch += batch / 2;
     // One less than a power of two: streams of batches do not share a stride.
-    ((1 << (63 - batch.leading_zeros())) - 1).max(1) as u32
+    (((1 << (63 - batch.leading_zeros())) - 1) as u32).max(floor).max(1)
 }
 
 /// Pages a zone's per-CPU lists of one CPU may hold: its share of the low mark
@@ -132,6 +136,14 @@ pub fn pcp_batch(managed: u64) -> u32 {
 /// keeps compaction from working).
 pub fn pcp_high(low: u64, cpus_of_node: u64, batch: u32) -> u32 {
     (low / cpus_of_node.max(1)).max(4 * u64::from(batch)).min(u64::from(u32::MAX)) as u32
+}
+
+/// Blocks of order 9 that a zone's per-CPU lists of one CPU may hold, beside what
+/// [`pcp_high`] lets them: two, but all CPUs together no more than a sixteenth
+/// of the zone. On 64 MiB one CPU may have one (2 MiB), and each of four none:
+/// 8 MiB that only their CPUs can use at once would be too much there.
+pub fn pcp_large(managed: u64, cpus_of_node: u64) -> u32 {
+    (managed / 16 / cpus_of_node.max(1) / PAGEBLOCK_PAGES).min(2) as u32
 }
 
 /// Most pages that HighAtomic blocks may take of a zone (Linux 6.12).
@@ -216,10 +228,25 @@ mod tests {
     #[test]
     fn batches() {
         for (managed, batch) in [(262_144, 63), (131_072, 31), (32_768, 7), (3840, 1)] {
-            assert_eq!(pcp_batch(managed), batch, "{managed} pages");
+            assert_eq!(pcp_batch(managed, 0, 1), batch, "{managed} pages");
+        }
+        // The zone DMA32 of 64 MiB, of 512 MiB; and DMA.
+        for (managed, low, cpus, batch) in
+            [(11_000, 280, 1, 31), (11_000, 280, 4, 8), (121_404, 853, 1, 31), (3840, 26, 1, 3)]
+        {
+            assert_eq!(pcp_batch(managed, low, cpus), batch, "{managed} pages, {cpus} CPUs");
         }
         assert_eq!(pcp_high(853, 1, 31), 853);
         assert_eq!(pcp_high(853, 64, 31), 124);
+    }
+
+    #[test]
+    fn large_blocks_are_a_small_part_of_the_zone() {
+        for (mib, cpus, blocks) in [(1024, 1, 2), (48, 1, 1), (48, 4, 0), (15, 1, 0), (4096, 64, 2)]
+        {
+            assert_eq!(pcp_large(mib << 8, cpus), blocks, "{mib} MiB, {cpus} CPUs");
+        }
+        assert_eq!(pcp_large(1 << 18, 0), 2);
     }
 
     #[test]

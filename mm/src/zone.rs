@@ -11,8 +11,7 @@ use crate::sync::{
     AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Lock, LockRank, Ordering::Relaxed,
 };
 use crate::types::{
-    COSTLY_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, NR_ZONES, NodeId, Order, Pfn, PfnRange,
-    ZoneKind,
+    MigrateType, NR_MIGRATETYPES, NR_ORDERS, NR_ZONES, NodeId, Order, Pfn, PfnRange, ZoneKind,
 };
 use crate::watermark::{Check, Marks};
 
@@ -131,6 +130,7 @@ pub struct Zone {
     plain_low: [AtomicI64; NR_ZONES],
     pub(crate) pcp_batch: AtomicU32,
     pub(crate) pcp_high: AtomicU32,
+    pub(crate) pcp_large: AtomicU32,
     pub(crate) lock: Lock<FreeLists>,
     pub(crate) deferred: Deferred,
     pub(crate) compact: CompactState,
@@ -163,6 +163,7 @@ impl Zone {
             plain_low: [const { AtomicI64::new(0) }; NR_ZONES],
             pcp_batch: AtomicU32::new(1),
             pcp_high: AtomicU32::new(0),
+            pcp_large: AtomicU32::new(0),
             lock: Lock::new(
                 LockRank::Zone,
                 FreeLists { lists: [[PageList::new(); NR_MIGRATETYPES]; NR_ORDERS], capture: None },
@@ -279,17 +280,15 @@ impl Zone {
         self.pcp_batch.load(Relaxed)
     }
 
-    /// Pages that one CPU's lists may hold.
+    /// Pages in blocks of orders 0 to 3 that one CPU's lists may hold.
     pub fn pcp_high(&self) -> u32 {
         self.pcp_high.load(Relaxed)
     }
 
-    /// Whether CPUs' lists of this zone may hold blocks of `order`: a large one
-    /// that brings them near their limit would be given back with the next few
-    /// frees, and fetched again for the next request.
+    /// Blocks of order 9 that one CPU's lists may hold besides.
     #[inline]
-    pub(crate) fn keeps(&self, order: Order) -> bool {
-        order <= COSTLY_ORDER || 2 * order.pages() <= u64::from(self.pcp_high())
+    pub fn pcp_large(&self) -> u32 {
+        self.pcp_large.load(Relaxed)
     }
 
     /// What a check of the zone's free pages looks at, as of now.

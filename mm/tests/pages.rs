@@ -267,23 +267,49 @@ fn a_failure_says_why() {
     assert!(log.iter().any(|l| l.1.contains("lowmem_reserve[]:")));
 }
 
-/// A list that one large block would fill gives it back at once: such blocks go
-/// past it, and the way there and back changes nothing.
+/// Large blocks have a budget of their own on a CPU's list: what goes beyond it
+/// goes past, and the small ones count for nothing there.
 #[test]
 #[cfg_attr(miri, ignore = "a machine of 2 GiB")]
-fn a_short_list_keeps_no_large_block() {
+fn large_blocks_are_kept_where_they_are_a_small_part() {
     let request = Request::new(PAGEBLOCK_ORDER, Gfp::KERNEL);
-    for (mib, kept) in [(64, 0), (2048, PAGEBLOCK_ORDER.pages())] {
-        let mm = pc(mib, 1, &Config::default()).expect("a machine");
+    for (mib, cpus, kept) in [(64, 1, 1), (64, 4, 0), (256, 4, 1), (2048, 1, 2)] {
+        let kept = kept * PAGEBLOCK_ORDER.pages();
+        let mm = pc(mib, cpus, &Config::default()).expect("a machine");
         let listed = || mm.zones().iter().map(|zone| mm.pcp_pages(zone)).sum::<u64>();
-        let page = mm.alloc_pages(request).expect("a block");
+        let pages = [(); 3].map(|()| mm.alloc_pages(request).expect("a block"));
         mm.drain_all(None);
-        mm.free_pages(page).expect("ours");
-        assert_eq!(listed(), kept, "{mib} MiB");
         let free = mm.free_pages_total();
+        for page in pages {
+            mm.free_pages(page).expect("ours");
+        }
+        assert_eq!(listed(), kept, "{mib} MiB, {cpus} CPUs");
+        let freed = 3 * PAGEBLOCK_ORDER.pages();
+        assert_eq!(mm.free_pages_total() + kept, free + freed, "{mib} MiB, {cpus} CPUs");
+        mm.audit().expect("a sound manager");
+        let small = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page");
+        mm.free_pages(small).expect("ours");
+        assert!(listed() >= kept, "a small page pushed a large one out");
         let again = mm.alloc_pages(request).expect("a block");
-        assert_eq!(mm.free_pages_total() + PAGEBLOCK_ORDER.pages() - kept, free, "{mib} MiB");
+        assert!(kept == 0 || pages.contains(&again), "the list is not asked");
         mm.free_pages(again).expect("ours");
+        mm.drain_all(None);
+        assert_eq!((listed(), mm.free_pages_total()), (0, free + freed), "{mib} MiB");
         mm.audit().expect("a sound manager");
     }
+}
+
+/// What a CPU has put by of large blocks is no loss to its small requests, even
+/// where these may not wait for anybody.
+#[test]
+fn a_kept_large_block_serves_small_requests() {
+    let mm = machine(64);
+    let block = mm.alloc_pages(Request::new(PAGEBLOCK_ORDER, Gfp::KERNEL)).expect("a block");
+    mm.drain_all(None);
+    mm.free_pages(block).expect("ours");
+    let listed = || mm.zones().iter().map(|zone| mm.pcp_pages(zone)).sum::<u64>();
+    assert_eq!(listed(), PAGEBLOCK_ORDER.pages(), "the block is kept");
+    exhaust(&mm, Gfp::NOWAIT);
+    assert!(listed() < PAGEBLOCK_ORDER.pages(), "the block is kept still");
+    mm.audit().expect("a sound manager");
 }

@@ -170,6 +170,58 @@ fn a_double_free_that_nobody_checks_does_no_harm_to_the_slabs() {
     mm.audit().expect("whole");
 }
 
+/// Numbers in no order.
+fn shuffle<T>(items: &mut [T]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for i in (1..items.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        items.swap(i, (state >> 33) as usize % (i + 1));
+    }
+}
+
+#[test]
+fn wrong_frees_among_many_in_no_order_are_all_found() {
+    let mm = machine();
+    // Sizes that are powers of two, odd multiples, coloured, and in numbers that
+    // a descriptor has no room for.
+    for size in [32, 64, 96, 192, 328, 1024] {
+        let config = CacheConfig { merge: false, ..CacheConfig::new(size) };
+        let cache = mm.cache_create("many", config).expect("a cache");
+        let other = mm.cache_create("other", config).expect("a cache");
+        let keeper = alloc(&mm, cache);
+        let mut objects: Vec<_> = (0..900).map(|_| alloc(&mm, cache)).collect();
+        shuffle(&mut objects);
+        // One that is free already, one that is none, and one in the midst.
+        let mut wrong = Vec::new();
+        for (i, &object) in objects.iter().enumerate().skip(3).step_by(50) {
+            wrong.push(match i % 100 {
+                3 => object,
+                // SAFETY: inside of the object.
+                _ => unsafe { object.add(8) },
+            });
+        }
+        mm.platform().take_log();
+        for (i, &object) in objects.iter().enumerate() {
+            assert_eq!(mm.cache_free(cache, object), Ok(()));
+            if let Some(&object) = wrong.get(i / 50).filter(|_| i % 50 == 47) {
+                assert_eq!(mm.cache_free(other, keeper), Err(SlabError::WrongCache));
+                // Found now, or when it leaves the array.
+                mm.cache_free(cache, object).ok();
+            }
+        }
+        mm.cache_shrink(cache).expect("a cache");
+        let log = log(&mm);
+        let said = |what: &str| log.matches(what).count();
+        let found = said("double free") + said("not the start") + said("not an object");
+        assert_eq!(found, wrong.len(), "{size}: {log}");
+        assert_eq!(said("of another cache"), wrong.len(), "{size}: {log}");
+        mm.audit().expect("a whole machine");
+        mm.cache_free(cache, keeper).expect("an object of it");
+        mm.cache_destroy(cache).expect("nothing is in use");
+        mm.cache_destroy(other).expect("nothing is in use");
+    }
+}
+
 fn construct(object: NonNull<u8>) {
     // SAFETY: the caches that use it have objects of 100 bytes.
     unsafe { object.write_bytes(0xc7, 100) };

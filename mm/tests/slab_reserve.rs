@@ -56,11 +56,15 @@ impl Short {
 
     /// Takes all memory that takes no right.
     fn exhaust(&mut self) {
-        // What the lists of the CPU hold counts as taken: twice round.
-        for order in (0..=10).rev().chain([1, 0]) {
-            let request = Request::new(Order(order), QUIET);
-            self.held.extend(core::iter::from_fn(|| self.mm.alloc_pages(request).ok()));
-            self.mm.drain_all(None);
+        // What the lists of the CPU hold counts as taken: round after round,
+        // until one finds nothing.
+        let mut held = None;
+        while held.replace(self.held.len()) != Some(self.held.len()) {
+            for order in (0..=10).rev() {
+                let request = Request::new(Order(order), QUIET);
+                self.held.extend(core::iter::from_fn(|| self.mm.alloc_pages(request).ok()));
+                self.mm.drain_all(None);
+            }
         }
     }
 
@@ -485,17 +489,18 @@ fn pressure_that_ends_on_one_node_says_nothing_of_another() {
         mm.cache_shrink(cache).expect("shrunk");
         let mut held = [Vec::new(), Vec::new()];
         let exhaust = |held: &mut Vec<Page>, node| {
-            for order in (0..=10).rev() {
-                let gfp = QUIET | Gfp::THISNODE;
-                let request = Request::new(Order(order), gfp).on(NodeId(node));
-                held.extend(core::iter::from_fn(|| mm.alloc_pages(request).ok()));
+            let mut before = None;
+            while before.replace(held.len()) != Some(held.len()) {
+                for order in (0..=10).rev() {
+                    let gfp = QUIET | Gfp::THISNODE;
+                    let request = Request::new(Order(order), gfp).on(NodeId(node));
+                    held.extend(core::iter::from_fn(|| mm.alloc_pages(request).ok()));
+                }
+                mm.drain_all(None);
             }
-            mm.drain_all(None);
         };
-        for _ in 0..2 {
-            exhaust(&mut held[0], 0);
-            exhaust(&mut held[1], 1);
-        }
+        exhaust(&mut held[0], 0);
+        exhaust(&mut held[1], 1);
         let mut reserve = Vec::new();
         for cpu in 0..2 {
             mm.platform().run_on(CpuId(cpu));

@@ -14,13 +14,27 @@ use std::ptr::NonNull;
 pub fn manager(pages: u64, cpus: u16, nodes: u64) -> Mm<Lean> {
     let start = Pfn(1 << 20);
     let share = pages / nodes;
-    let mut machine = Machine::new(start, start.add(pages), cpus).expect("address space");
+    let (mut machine, pieces) = Machine::scattered(start, pages, cpus).expect("address space");
     for cpu in 0..cpus {
         machine.set_node_of_cpu(CpuId(cpu), NodeId((u64::from(cpu) % nodes) as u8));
     }
-    let ram: Vec<_> = (0..nodes)
-        .map(|node| (PfnRange::sized(start.add(node * share), share), NodeId(node as u8)))
-        .collect();
+    if pieces.len() > 1 {
+        eprintln!("RAM of {} MiB lies in pieces: {pieces:x?}", pages >> 8);
+    }
+    // As many pages for each node, whatever pieces they lie in.
+    let mut ram = Vec::new();
+    let (mut node, mut room) = (0, share);
+    for mut piece in pieces {
+        while piece.pages() > 0 {
+            let part = PfnRange::sized(piece.start, piece.pages().min(room));
+            ram.push((part, NodeId(node)));
+            piece.start = part.end;
+            room -= part.pages();
+            if room == 0 {
+                (node, room) = (node + 1, share);
+            }
+        }
+    }
     let mm = build(Lean::new(machine), &ram, &Config::default()).expect("a manager");
     mm.slab_init().expect("the slab layer");
     mm

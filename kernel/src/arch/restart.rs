@@ -121,7 +121,7 @@ pub(crate) unsafe fn push(step: Push) -> bool {
                 "mov {n:e}, [{t} + {avail}]",
                 "cmp {n:e}, [{t} + {limit}]",
                 "jae {fail}",
-                "cmp word ptr [{t} + {offset}], {key:x}",
+                "cmp dword ptr [{t} + {offset}], {key:e}",
                 "jne {fail}",
                 "mov [{t} + {n} * 8 + {objects}], {object}",
                 "add {n:e}, 1",

@@ -19,7 +19,7 @@ use mm::types::{CpuId, Order, PAGE_SIZE};
 use mm::{Gfp, Page, Request};
 use quarry_kernel::cpuset::{AtomicCpuSet, CpuSet};
 use quarry_kernel::sched::Name;
-use quarry_kernel::sdt::{MAX_CPUS, Presence};
+use quarry_kernel::sdt::{Cpu, MAX_CPUS, Presence};
 use selftest::{Case, CaseResult, Suite, Test, check, check_eq, check_ok, skip};
 
 /// Milliseconds in which threads that can leave a CPU surely do, however slow the
@@ -49,7 +49,10 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
 /// Every CPU that the firmware lists and the command line wants is there.
 fn all_are_online(test: &mut Test<'_, Subject>) -> CaseResult {
     let Some(cpus) = smp::cpus() else { skip!("no list of CPUs") };
-    let enabled = cpus.iter().filter(|cpu| cpu.presence == Presence::Enabled).count();
+    let can_run = |(id, cpu): &(usize, &Cpu)| {
+        cpu.presence == Presence::Enabled && !smp::is_deaf(CpuId(*id as u16))
+    };
+    let enabled = cpus.iter().enumerate().filter(can_run).count();
     let online = smp::online();
     check_eq!(online.len(), smp::limit().map_or(enabled, |limit| enabled.min(limit.max(1))));
     for id in online.iter() {

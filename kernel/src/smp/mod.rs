@@ -33,6 +33,9 @@ static ONLINE: AtomicCpuSet = AtomicCpuSet::new();
 /// CPUs to be started at boot at most, `usize::MAX` if nobody says.
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
+/// CPUs that are to seem as if they did not answer.
+static DEAF: AtomicCpuSet = AtomicCpuSet::new();
+
 /// Finds out which CPUs there are. Once, on the boot CPU, after [`acpi::init`]
 /// and before the memory manager starts, which keeps lists for each.
 pub(crate) fn discover(
@@ -45,6 +48,7 @@ pub(crate) fn discover(
     if let Some(limit) = options.maxcpus {
         LIMIT.store(limit as usize, Ordering::Relaxed);
     }
+    options.deafcpus.iter().for_each(|cpu| DEAF.add(cpu));
     let cpus = match options.maxcpus {
         Some(0) => 1,
         _ if !features.apic => 1,
@@ -87,6 +91,11 @@ pub(crate) fn possible() -> u16 {
 /// How many CPUs the command line lets be started, if it says so.
 pub(crate) fn limit() -> Option<usize> {
     Some(LIMIT.load(Ordering::Relaxed)).filter(|&limit| limit != usize::MAX)
+}
+
+/// Whether `cpu` is to seem as if it did not answer.
+pub(crate) fn is_deaf(cpu: CpuId) -> bool {
+    DEAF.contains(cpu)
 }
 
 /// The CPUs that run and can be called, at this moment.

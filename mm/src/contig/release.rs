@@ -123,13 +123,12 @@ fn cut_out(map: &MemMap, piece: PfnRange) {
     for (pfn, word) in heads(map, piece) {
         let block = PfnRange::sized(pfn, word.order().pages());
         let page = map.page(pfn);
-        let (index, private, owner) = (page.index(), page.private(), page.owner());
+        let (mark, owner) = (page.both(), page.owner());
         page.clear();
         for rest in [PfnRange::new(block.start, piece.start), PfnRange::new(piece.end, block.end)] {
             for (pfn, order) in natural_blocks(rest) {
                 let page = map.page(pfn);
-                page.set_index(index);
-                page.set_private(private);
+                page.set_both(mark);
                 page.set_owner(owner);
                 page.set_head(HeadWord::new(PageType::Contig, order));
             }

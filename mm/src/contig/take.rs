@@ -117,8 +117,7 @@ impl<P: Platform> Mm<P> {
         buddy.take_range(piece, from)?;
         for (pfn, order) in natural_blocks(piece) {
             let page = self.map.page(pfn);
-            page.set_index(link(range.start));
-            page.set_private(purpose.tag());
+            page.set_index_and_private(link(range.start), purpose.tag());
             page.set_head(HeadWord::new(PageType::Contig, order));
         }
         Ok(())

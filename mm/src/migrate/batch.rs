@@ -155,8 +155,7 @@ impl<P: Platform> Mm<P> {
     /// reference for the driver and one for us.
     fn dress(&self, to: &PageDesc, from: &PageDesc) {
         to.set_owner(from.owner());
-        to.set_index(from.index());
-        to.set_private(from.private());
+        to.set_both(from.both());
         to.set_inuse(0);
         to.set_next(0);
         to.set_prev(0);

@@ -156,8 +156,7 @@ impl<P: Platform> Mm<P> {
             return Err(NotAllocated);
         }
         desc.set_owner(owner.0);
-        desc.set_index(index);
-        desc.set_private(private);
+        desc.set_index_and_private(index, private);
         let kept = word.flags() & PageFlags::PFMEMALLOC;
         desc.set_head(HeadWord::new(PageType::Movable, Order(0)).with(kept));
         // Until this store nobody can get a reference.

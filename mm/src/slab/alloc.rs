@@ -404,7 +404,7 @@ impl<P: Platform> Mm<P> {
             while taken < want {
                 let Some(pfn) = lists.list(reserve, fill).first() else { break };
                 let slab = self.slab_at(cache, pfn);
-                let n = with_rest((want - taken) as u32, slab.free()) as usize;
+                let n = with_rest((want - taken) as u32, &slab) as usize;
                 let end = out.len().min(taken + n);
                 let n = lists.take(&self.map, &slab, &mut out[taken..end]);
                 debug_assert!(n > 0, "{pfn:?} is listed as having free objects");

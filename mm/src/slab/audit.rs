@@ -92,11 +92,11 @@ impl<P: Platform> Mm<P> {
                     auditor.holds("node of a listed slab", pfn, here)?;
                     auditor.holds("reserve slab's list", pfn, slab.is_reserve() == reserve)?;
                     auditor.holds("list of a slab so full", pfn, slab.fill() == fill)?;
-                    let objects = u64::from(cache.geometry.objects);
-                    let inuse = objects - u64::from(slab.count_free());
-                    let says = u64::from(slab.desc.inuse());
-                    auditor.equal("objects in use of a slab", Some(pfn), inuse, says)?;
-                    free += objects - inuse;
+                    let counted = u64::from(slab.count_free());
+                    let says = u64::from(slab.free());
+                    auditor.equal("free objects of a slab", Some(pfn), counted, says)?;
+                    auditor.holds("bits of a slab's objects", pfn, slab.has_only_its_bits())?;
+                    free += counted;
                     seen += 1;
                     auditor.holds("length of a list of slabs", pfn, seen <= list.len())?;
                 }

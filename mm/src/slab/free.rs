@@ -8,8 +8,9 @@ use super::alloc::Target;
 use super::array::ArrayCache;
 use super::cache::{Cache, CacheId};
 use super::geometry::free_limit;
+
 use super::node::NodeLists;
-use super::slabs::{Key, Slab};
+use super::slabs::Key;
 use crate::list::PageList;
 use crate::mm::Mm;
 use crate::page::{PageDesc, PageType};
@@ -17,10 +18,13 @@ use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::steps::Push;
 use crate::sync::{Cpu, Ordering::Relaxed};
-use crate::types::{NodeId, Pfn};
+use crate::types::{NodeId, PAGE_SIZE, Pfn};
 use core::num::NonZeroU32;
 use core::panic::Location;
 use core::ptr::NonNull;
+
+/// Objects freed in no order after which is looked whether they come in order.
+const STRAYS: usize = 8;
 
 impl<P: Platform> Mm<P> {
     /// Frees an object of a cache, from any context.
@@ -56,16 +60,15 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// The key of the objects in the page that `ptr` points into, if that is a
-    /// slab's first.
+    /// The key of the objects in the page that `ptr` points into if that is a
+    /// slab's first, else one that no objects have; None for no page.
     #[inline]
     pub(crate) fn key_at(&self, ptr: NonNull<u8>) -> Option<Key> {
         let pfn = self.platform.frame_number(ptr.as_ptr());
         if !self.map.has_page(pfn) {
             return None;
         }
-        let desc = self.map.page(pfn);
-        (desc.head().ty() == PageType::Slab).then(|| Key::of(desc))
+        Some(Key::of(self.map.page(pfn)))
     }
 
     /// The head of the slab that `ptr` points into.
@@ -73,8 +76,10 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn slab_of(&self, ptr: NonNull<u8>) -> Option<(Pfn, &PageDesc)> {
         let pfn = self.platform.pfn_of(ptr.as_ptr())?;
         let desc = self.map.try_page(pfn)?;
-        if desc.head().ty() == PageType::Slab {
-            return Some((pfn, desc));
+        match desc.head().ty() {
+            PageType::Slab => return Some((pfn, desc)),
+            PageType::Tail => {}
+            _ => return None,
         }
         let (head, word) = self.map.head_of(pfn)?;
         (word.ty() == PageType::Slab).then(|| (head, self.map.page(head)))
@@ -294,40 +299,45 @@ impl<P: Platform> Mm<P> {
     }
 
     /// The quick part of [`put_objects`](Self::put_objects): the leading ones of
-    /// `objects`, as long as each has no neighbour beside it, lies in a slab's
-    /// first page and leaves the slab on the list it is on; the very last one is
-    /// not looked at. Returns how many; counting them among the free ones is the
-    /// caller's. On its own, so that all it needs is in registers: objects freed
-    /// in no order come this way.
+    /// `objects`, as long as each lies in a slab's first page and leaves the slab
+    /// on the list it is on, and they do not come as neighbours (a look now and
+    /// then is enough for that: the other way is quicker for many, not for few).
+    /// Returns how many; counting them among the free ones is the caller's. On
+    /// its own, so that all it needs is in registers: objects freed in no order
+    /// come this way.
     #[inline(never)]
     fn put_strays(&self, cache: &Cache, ours: Key, objects: &[NonNull<u8>]) -> usize {
-        let geometry = &cache.geometry;
+        let geometry = cache.geometry;
         if !geometry.in_descriptor() {
             return 0;
         }
-        let size = geometry.size as usize;
-        // Neither the first free object nor the last one in use.
-        let stays = 2..u32::from(geometry.objects);
-        for (i, pair) in objects.windows(2).enumerate() {
-            let (ptr, next) = (pair[0], pair[1]);
-            let step = next.addr().get().wrapping_sub(ptr.addr().get());
-            if step == size || step == size.wrapping_neg() {
-                return i;
+        let (size, all_free) = (geometry.size as usize, geometry.all_free);
+        let pages = self.map.pages();
+        for (chunk, few) in objects.chunks(STRAYS).enumerate() {
+            if let [first, second, ..] = *few {
+                let step = second.addr().get().wrapping_sub(first.addr().get());
+                if step == size || step == size.wrapping_neg() {
+                    return chunk * STRAYS;
+                }
             }
-            let pfn = self.platform.frame_number(ptr.as_ptr());
-            let desc = self.map.page(pfn);
-            if desc.head().ty() != PageType::Slab || Key::of(desc) != ours {
-                return i;
+            for (i, &ptr) in few.iter().enumerate() {
+                let desc = pages.at(self.platform.frame_number(ptr.as_ptr()));
+                if Key::of(desc) != ours {
+                    return chunk * STRAYS + i;
+                }
+                let in_page = ptr.addr().get() % PAGE_SIZE;
+                let at = in_page.wrapping_sub(desc.owner() as usize);
+                let Some(number) = geometry.number(at) else { return chunk * STRAYS + i };
+                let before = desc.both();
+                let after = before | 1 << number;
+                // Of a full slab, free already, the last one in use.
+                if before == 0 || after == before || after == all_free {
+                    return chunk * STRAYS + i;
+                }
+                desc.set_both(after);
             }
-            let slab = Slab::new(pfn, desc, geometry, self.platform.frame(pfn));
-            let inuse = desc.inuse();
-            let Some(number) = slab.number(ptr) else { return i };
-            if !stays.contains(&inuse) || !desc.set_object_bit(number) {
-                return i;
-            }
-            desc.set_inuse(inuse - 1);
         }
-        objects.len().saturating_sub(1)
+        objects.len()
     }
 
     /// Says why an object cannot be put into a slab.

@@ -100,14 +100,14 @@ pub struct Geometry {
     pub colours: u16,
     /// The checks for which there was room.
     pub debug: Debug,
-    /// 2^44 / `size`, rounded up: to divide by `size` with.
-    pub reciprocal: u64,
+    /// What the odd factor of `size` times this is 1, modulo 2^64.
+    pub inverse: u64,
+    /// The other factor's power of two.
+    pub shift: u32,
+    /// A bit for each object, up to 64: the word that says of a slab's objects,
+    /// if the descriptor does, that all of them are free.
+    pub all_free: u64,
 }
-
-/// Offsets in a slab and sizes have at most 22 bits. The reciprocal is too large
-/// by less than size / 2^44 of itself, an offset times that by less than one:
-/// not enough to change the quotient's integer part.
-const RECIPROCAL_SHIFT: u32 = 44;
 
 /// Objects that two words of a slab's descriptor number.
 const IN_DESCRIPTOR: u16 = 64;
@@ -124,11 +124,25 @@ impl Geometry {
     /// its slab. None if none begins there.
     #[inline]
     pub fn number(&self, at: usize) -> Option<u16> {
-        // For offsets that lie in no slab this is nonsense, which the test finds.
-        let i = (at as u64).wrapping_mul(self.reciprocal) >> RECIPROCAL_SHIFT;
-        let begins = i.wrapping_mul(u64::from(self.size)) == at as u64;
-        (begins && i < u64::from(self.objects)).then_some(i as u16)
+        // This takes `i * size` to `i`. Multiplying by an odd number and rotating
+        // can both be undone, so whatever else `at` is goes to other numbers than
+        // those of objects: one test finds all that does not begin one
+        // (Granlund and Montgomery, "Division by invariant integers", section 9).
+        let i = (at as u64).wrapping_mul(self.inverse).rotate_right(self.shift);
+        (i < u64::from(self.objects)).then_some(i as u16)
     }
+}
+
+/// The inverse of an odd number modulo 2^64.
+const fn inverse(odd: u64) -> u64 {
+    // Each step (Newton's) makes twice as many of the low bits right; the number
+    // itself is right in three.
+    let (mut x, mut right) = (odd, 3);
+    while right < u64::BITS {
+        x = x.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(x)));
+        right *= 2;
+    }
+    x
 }
 
 const fn align_up(bytes: usize, align: usize) -> usize {
@@ -236,7 +250,9 @@ pub fn geometry(want: &Want) -> Option<Geometry> {
         colour_off: colour_off as u32,
         colours: (left / colour_off).min(usize::from(u16::MAX)) as u16,
         debug,
-        reciprocal: (1 << RECIPROCAL_SHIFT) / size as u64 + 1,
+        inverse: inverse(size as u64 >> size.trailing_zeros()),
+        shift: size.trailing_zeros(),
+        all_free: u64::MAX >> (64 - objects.min(64)),
     })
 }
 
@@ -433,6 +449,13 @@ mod tests {
                 }
             }
             size += size / if cfg!(miri) { 2 } else { 50 } + 1;
+        }
+    }
+
+    #[test]
+    fn inverses_of_odd_numbers() {
+        for odd in (1..10_000).step_by(2).chain([u64::MAX, 0x1234_5678_9abc_def1]) {
+            assert_eq!(odd.wrapping_mul(inverse(odd)), 1, "{odd}");
         }
     }
 

@@ -4,11 +4,11 @@ use super::alloc::Target;
 use super::array::Taken;
 use super::cache::Cache;
 use super::geometry::{Debug, Geometry};
-use super::slabs::{Key, Owner, Slab};
+use super::slabs::{Key, Slab};
 use crate::gfp::{AllocError, Gfp, Page, Request};
 use crate::list::PageList;
 use crate::mm::Mm;
-use crate::page::{HeadWord, PageFlags, PageType};
+use crate::page::{PageFlags, PageType};
 use crate::platform::Platform;
 use crate::sync::{AtomicI64, Cpu, Ordering::Relaxed};
 use crate::types::{NodeId, Pfn};
@@ -44,10 +44,13 @@ impl Plan {
     }
 }
 
-/// Objects to move out of a slab that has `free`: a batch, and what is left if
-/// that is too little to come back for.
-pub(crate) const fn with_rest(batch: u32, free: u32) -> u32 {
-    if free <= batch + batch / 4 { free } else { batch }
+/// The most objects to move out of a slab: a batch, and what is left if that is
+/// too little to come back for.
+#[inline]
+pub(crate) fn with_rest(batch: u32, slab: &Slab<'_>) -> u32 {
+    let few = batch + batch / 4;
+    // Without counting, if however many there are they are few.
+    if slab.capacity() <= few || slab.free() <= few { few } else { batch }
 }
 
 impl<P: Platform> Mm<P> {
@@ -108,7 +111,7 @@ impl<P: Platform> Mm<P> {
                     && let Some(array) = all.get(target.index)
                     && array.key.node() == node
                 {
-                    let n = slab.take(array.spare(with_rest(array.batch, slab.free())));
+                    let n = slab.take(array.spare(with_rest(array.batch, &slab)));
                     array.add(n as u32);
                     array.touched = true;
                 }
@@ -126,11 +129,11 @@ impl<P: Platform> Mm<P> {
         // The mark of the reserves stays; nothing else does.
         let mark = desc.head().flags() & PageFlags::PFMEMALLOC;
         let key = Key::new(plan.cache, self.map.block(pfn).node());
-        // The type last: who sees it may go by the owner.
-        Owner { key, colour: plan.colour }.write(desc);
-        desc.set_head(HeadWord::new(PageType::Slab, plan.geometry.order).with(mark));
         let slab = Slab::new(pfn, desc, &plan.geometry, self.platform.frame(pfn));
+        // The type last: who sees it may go by the rest.
+        slab.set_colour(plan.colour);
         slab.format();
+        desc.set_head(key.head(plan.geometry.order).with(mark));
         if !plan.geometry.debug.is_empty() {
             self.debug_format(&slab, &plan.geometry, plan.object_size);
         }

@@ -171,7 +171,7 @@ impl<P: Platform> Mm<P> {
         let page = self.alloc_pages(Request { order, gfp, node })?;
         let desc = self.map.page(page.pfn);
         let mark = desc.head().flags() & PageFlags::PFMEMALLOC;
-        desc.set_index(order.pages() as u32);
+        desc.set_both(order.pages());
         desc.set_head(HeadWord::new(PageType::LargeKmalloc, order).with(mark));
         self.slab.large_pages.fetch_add(order.pages() as i64, Relaxed);
         NonNull::new(self.platform.frame(page.pfn)).ok_or(AllocError::NoMemory)

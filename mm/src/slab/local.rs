@@ -22,7 +22,7 @@ pub const ENTRY_READY: usize = offset_of!(Entry, ready);
 pub const AVAIL: usize = offset_of!(ArrayCache, avail);
 /// In an array: 32 bits, how many it has room for.
 pub const LIMIT: usize = offset_of!(ArrayCache, limit);
-/// In an array: 16 bits, the key of its objects.
+/// In an array: 32 bits, the key of its objects.
 pub const KEY: usize = offset_of!(ArrayCache, key);
 /// In an array: a byte, not 0 if an object was taken out lately.
 pub const TOUCHED: usize = offset_of!(ArrayCache, touched);

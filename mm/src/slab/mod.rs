@@ -2,10 +2,10 @@
 //! mm/slab.c), with objects of the reserves kept for those who may have them.
 //!
 //! A slab is a block of type Slab. All that is known of it stands in the
-//! descriptor of its head: the cache, the colour, objects in use, a bit for each
-//! free object (more than 64 objects: in the last words of the slab), and the
-//! PFMEMALLOC flag, the only truth about whether its objects are reserve
-//! objects. Each CPU has an array of free objects per cache, reached with its
+//! descriptor of its head: cache and node, where its first object is, a bit for
+//! each free object (more than 64 objects: in the last words of the slab, and a
+//! count of those in use), and the PFMEMALLOC flag, the only truth about whether
+//! its objects are reserve objects. Each CPU has an array of free objects per cache, reached with its
 //! token only; each node has lists of slabs per cache under a lock. Objects in
 //! an array are in use by their slab's count.
 //!

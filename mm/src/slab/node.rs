@@ -152,25 +152,21 @@ impl NodeLists {
     /// moves the slab, which is listed, to the list it belongs on now. Returns
     /// how many.
     pub(crate) fn put(&mut self, map: &MemMap, slab: &Slab<'_>, objects: &[NonNull<u8>]) -> usize {
+        let before = slab.fill();
         let put = slab.put(objects);
-        let before = slab.desc.inuse();
-        let after = before - put as u32;
-        if put > 0 && (after == 0 || before == slab.capacity()) {
-            self.move_up(map, slab, put as u32);
-        } else {
-            slab.desc.set_inuse(after);
+        let after = slab.fill();
+        if before != after {
+            self.move_up(map, slab, before, after);
         }
         self.free_objects += put as u64;
         put
     }
 
-    /// Counts objects that were put back into a slab that was full, or that is
-    /// free now.
+    /// Moves a slab whose objects were put back from the list it is on to that
+    /// where it belongs now.
     #[inline(never)]
-    fn move_up(&mut self, map: &MemMap, slab: &Slab<'_>, put: u32) {
-        let (reserve, before) = (slab.is_reserve(), slab.fill());
-        slab.desc.set_inuse(slab.desc.inuse() - put);
-        let after = slab.fill();
+    fn move_up(&mut self, map: &MemMap, slab: &Slab<'_>, before: Fill, after: Fill) {
+        let reserve = slab.is_reserve();
         self.list(reserve, before).remove(map, slab.pfn);
         if after == Fill::Free {
             self.list(reserve, after).push_front(map, slab.pfn);

@@ -4,19 +4,21 @@
 
 use super::MAX_CACHES;
 use super::geometry::Geometry;
-use crate::page::{PageDesc, PageFlags};
-use crate::types::{MAX_NODES, NodeId, PAGE_SIZE, Pfn};
+use crate::page::{HeadWord, PageDesc, PageFlags};
+use crate::types::{MAX_NODES, NodeId, Order, PAGE_SIZE, Pfn};
 use core::ptr::NonNull;
 
 /// Words that number more.
 const WORDS: usize = 4;
 
 /// A cache and a node in one: objects with the same key belong on the same
-/// lists. An array of free objects takes those of one key, so that whether an
-/// object may go in there is one comparison.
+/// lists. It is what the word of their slab's head says without order and flags,
+/// its type too, and that of a page that is no slab's first is equal to none. An
+/// array of free objects takes those of one key, so that whether something may
+/// go in there is one comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
-pub(crate) struct Key(u16);
+pub(crate) struct Key(HeadWord);
 
 const NODE_SHIFT: u32 = 12;
 const _: () = assert!(MAX_CACHES <= 1 << NODE_SHIFT && MAX_NODES <= 1 << (16 - NODE_SHIFT));
@@ -24,44 +26,42 @@ const _: () = assert!(MAX_CACHES <= 1 << NODE_SHIFT && MAX_NODES <= 1 << (16 - N
 impl Key {
     /// The key of the objects that cache number `cache` has on `node`.
     pub(crate) fn new(cache: u16, node: NodeId) -> Self {
-        Self(cache | u16::from(node.0) << NODE_SHIFT)
+        Self(HeadWord::slab(Order(0), cache | u16::from(node.0) << NODE_SHIFT))
     }
 
     /// The cache's own number.
     #[inline]
     pub(crate) fn cache(self) -> u16 {
-        self.0 & ((1 << NODE_SHIFT) - 1)
+        self.0.key() & ((1 << NODE_SHIFT) - 1)
     }
 
     /// The node.
     #[inline]
     pub(crate) fn node(self) -> NodeId {
-        NodeId((self.0 >> NODE_SHIFT) as u8)
+        NodeId((self.0.key() >> NODE_SHIFT) as u8)
     }
 
     /// As a number, as arrays hold it.
     #[inline]
-    pub(crate) fn bits(self) -> u16 {
-        self.0
+    pub(crate) fn bits(self) -> u32 {
+        self.0.0
+    }
+
+    /// The word of the head of a slab of `order` with that key.
+    pub(crate) fn head(self, order: Order) -> HeadWord {
+        HeadWord::slab(order, self.0.key())
     }
 
     /// The key that the head of a slab names.
     #[inline]
     pub(crate) fn of(desc: &PageDesc) -> Self {
-        Self(desc.owner() as u16)
+        Self::in_word(desc.head())
     }
-}
 
-/// The owner word of a slab's head: its cache and node, and its colour.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Owner {
-    pub(crate) key: Key,
-    pub(crate) colour: u16,
-}
-
-impl Owner {
-    pub(crate) fn write(self, desc: &PageDesc) {
-        desc.set_owner(u32::from(self.key.0) | u32::from(self.colour) << 16);
+    /// The key in the word of a page.
+    #[inline]
+    pub(crate) fn in_word(word: HeadWord) -> Self {
+        Self(word.type_and_key())
     }
 }
 
@@ -108,6 +108,13 @@ impl<'a> Slab<'a> {
     /// The list it belongs on.
     #[inline]
     pub(crate) fn fill(&self) -> Fill {
+        if self.geometry.in_descriptor() {
+            return match self.desc.both() {
+                0 => Fill::Full,
+                bits if bits == self.geometry.all_free => Fill::Free,
+                _ => Fill::Partial,
+            };
+        }
         match self.desc.inuse() {
             0 => Fill::Free,
             n if n >= u32::from(self.geometry.objects) => Fill::Full,
@@ -121,16 +128,40 @@ impl<'a> Slab<'a> {
         u32::from(self.geometry.objects)
     }
 
+    /// Whether no bit says anything of an object that it has not.
+    pub(crate) fn has_only_its_bits(&self) -> bool {
+        let last = self.geometry.objects % 64;
+        last == 0 || self.word(self.words() - 1) >> last == 0
+    }
+
     /// Objects that are free in it.
     pub(crate) fn free(&self) -> u32 {
+        if self.geometry.in_descriptor() {
+            return self.desc.both().count_ones();
+        }
         u32::from(self.geometry.objects) - self.desc.inuse()
+    }
+
+    /// Counts objects that come to be in use, or with a negative number are not
+    /// any more. Where all free objects are in one word, that says it.
+    #[inline]
+    fn count_inuse(&self, n: i32) {
+        if !self.geometry.in_descriptor() {
+            self.desc.set_inuse(self.desc.inuse().wrapping_add_signed(n));
+        }
     }
 
     /// Bytes before the first object.
     #[inline]
     fn start(&self) -> usize {
-        let colour = (self.desc.owner() >> 16) as usize;
-        colour * self.geometry.colour_off as usize + self.geometry.offset as usize
+        self.desc.owner() as usize
+    }
+
+    /// Says where its first object begins: after so many colours, and what each
+    /// slot begins with.
+    pub(crate) fn set_colour(&self, colour: u16) {
+        let Geometry { colour_off, offset, .. } = *self.geometry;
+        self.desc.set_owner(u32::from(colour) * colour_off + offset);
     }
 
     /// The object with number `i`.
@@ -178,7 +209,7 @@ impl<'a> Slab<'a> {
     #[inline]
     fn word(&self, i: usize) -> u64 {
         if self.geometry.in_descriptor() {
-            return u64::from(self.desc.index()) | u64::from(self.desc.private()) << 32;
+            return self.desc.both();
         }
         // SAFETY: `i` is below four, and with more than 64 objects the geometry
         // leaves a byte for each at the end of the slab: more than four words.
@@ -188,8 +219,7 @@ impl<'a> Slab<'a> {
     #[inline]
     fn set_word(&self, i: usize, bits: u64) {
         if self.geometry.in_descriptor() {
-            self.desc.set_index(bits as u32);
-            self.desc.set_private((bits >> 32) as u32);
+            self.desc.set_both(bits);
             return;
         }
         // SAFETY: as in `word`.
@@ -242,13 +272,13 @@ impl<'a> Slab<'a> {
                 break;
             }
         }
-        self.desc.set_inuse(self.desc.inuse() + taken as u32);
+        self.count_inuse(taken as i32);
         taken
     }
 
     /// Makes the leading ones of `objects` free, up to the first that lies in
-    /// another slab, is no object or is free already; returns how many. They
-    /// are still to be counted ([`set_inuse`](PageDesc::set_inuse)). Neighbours that come one after the other, up or down, are one write.
+    /// another slab, is no object or is free already; returns how many.
+    /// Neighbours that come one after the other, up or down, are one write.
     #[inline]
     pub(crate) fn put(&self, objects: &[NonNull<u8>]) -> usize {
         let start = self.frame.addr() + self.start();
@@ -286,6 +316,7 @@ impl<'a> Slab<'a> {
             self.set_word(word, bits | new);
             put += usize::from(run);
         }
+        self.count_inuse(-(put as i32));
         put
     }
 

@@ -8,7 +8,7 @@ use mm::memmap::zone_index;
 use mm::platform::Platform;
 use mm::setup::{DMA_END, DMA32_END};
 use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange, ZoneKind};
-use mm::watermark::{DEFAULT_LOWMEM_RATIO, lowmem_reserve, marks, pcp_batch, pcp_high};
+use mm::watermark::{DEFAULT_LOWMEM_RATIO, lowmem_reserve, marks, pcp_batch, pcp_high, pcp_large};
 use mm::{Gfp, Mm, Request};
 
 suite! {
@@ -89,13 +89,15 @@ fn cpu_lists_are_sized<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let (mm, platform) = (t.on.mm, t.on.mm.platform());
     for zone in mm.zones() {
         let cpus = (0..platform.cpus()).filter(|&c| platform.node_of_cpu(CpuId(c)) == zone.node);
-        let batch = pcp_batch(zone.managed());
-        check_eq!(zone.pcp_batch(), batch, "batch of {}", zone.kind.name());
         let cpus = match cpus.count() {
             // Where there are none, all of them come from elsewhere.
             0 => platform.cpus().into(),
             some => some as u64,
         };
+        let batch = pcp_batch(zone.managed(), zone.marks().low, cpus);
+        check_eq!(zone.pcp_batch(), batch, "batch of {}", zone.kind.name());
+        let large = pcp_large(zone.managed(), cpus);
+        check_eq!(zone.pcp_large(), large, "large blocks of {}", zone.kind.name());
         let high = pcp_high(zone.marks().low, cpus, batch);
         check_eq!(zone.pcp_high(), high, "high of {}", zone.kind.name());
     }
