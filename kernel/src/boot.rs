@@ -122,6 +122,8 @@ fn start(info: &'static mut BootInfo) -> ! {
     let (apic, local_apic) =
         if features.apic { apic::switch_on(x2apic) } else { (Mode::Off, None) };
     let mut registers = ioapic::pages();
+    let io_apics = ioapic::pages().map(|(_, pfn)| pfn);
+    memory::iomem::note(map, &loader, local_apic, io_apics);
     let plan = Plan {
         kernel_file: in_use.kernel,
         ramdisk: in_use.ramdisk,

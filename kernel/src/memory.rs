@@ -3,6 +3,7 @@
 //! out that is in use; a test of what is free; the manager. Calls `mm`,
 //! `platform`.
 
+pub(crate) mod iomem;
 mod map;
 mod memtest;
 

@@ -4,6 +4,7 @@
 use super::commands;
 use crate::cmdline;
 use crate::console::{self, input};
+use crate::memory;
 use crate::platform::Machine;
 use crate::task::{self, Rights};
 use crate::workers;
@@ -101,6 +102,7 @@ impl World for Kernel {
         let stopped = |_| Error::new(Errno::EINTR, "interrupted");
         match path {
             "/proc/cmdline" => writeln!(out, "{}", cmdline::get()).map_err(stopped),
+            "/proc/iomem" => memory::iomem::write(out).map_err(stopped),
             _ => Err(Error::new(Errno::ENOENT, "no such file")),
         }
     }
@@ -113,7 +115,7 @@ impl World for Kernel {
     }
 
     fn files(&self) -> &'static [&'static str] {
-        &["/proc/cmdline"]
+        &["/proc/cmdline", "/proc/iomem"]
     }
 
     fn command(&mut self, words: &[&str]) -> Option<Result<(), Error>> {

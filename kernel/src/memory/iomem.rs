@@ -1,0 +1,96 @@
+//! What lies where in physical address space, for `/proc/iomem`: the firmware's
+//! map, the parts of the kernel image, the interrupt controllers. Calls `image`,
+//! `mm::proc`.
+
+use crate::image;
+use crate::vm::Loader;
+use core::fmt;
+use mm::firmware::Map;
+use mm::proc::{IoRange, write_iomem};
+use mm::types::{PAGE_SIZE, Pfn};
+use spin::Once;
+
+/// Ranges that have names: the image's parts, in pieces if its frames are.
+const NAMED: usize = 64;
+
+/// What Linux calls the I/O APICs.
+const IO_APICS: [&str; 8] = [
+    "IOAPIC 0", "IOAPIC 1", "IOAPIC 2", "IOAPIC 3", "IOAPIC 4", "IOAPIC 5", "IOAPIC 6", "IOAPIC 7",
+];
+
+/// The ranges, sorted by address.
+struct Named {
+    ranges: [IoRange<'static>; NAMED],
+    len: usize,
+}
+
+static KNOWN: Once<(Map<'static>, Named)> = Once::new();
+
+impl Named {
+    const fn new() -> Self {
+        Self { ranges: [IoRange { start: 0, end: 0, name: "" }; NAMED], len: 0 }
+    }
+
+    /// Adds a range; one that there is no room for is not shown.
+    fn add(&mut self, start: u64, end: u64, name: &'static str) {
+        let known = &mut self.ranges[..self.len];
+        if let Some(before) = known.iter_mut().find(|r| r.end == start && r.name == name) {
+            before.end = end;
+        } else if self.len < NAMED {
+            let at = known.partition_point(|range| range.start < start);
+            self.ranges.copy_within(at..self.len, at + 1);
+            self.ranges[at] = IoRange { start, end, name };
+            self.len += 1;
+        }
+    }
+
+    /// Adds where the image's bytes from `start` to `end` lie.
+    fn add_image(&mut self, loader: &Loader, start: u64, end: u64, name: &'static str) {
+        let mut at = start;
+        while at < end {
+            let next = end.min((at / PAGE_SIZE as u64 + 1) * PAGE_SIZE as u64);
+            if let Some(addr) = loader.translate(at) {
+                self.add(addr, addr + (next - at), name);
+            }
+            at = next;
+        }
+    }
+}
+
+/// Keeps what is known of the machine. Once, while the loader's tables are in
+/// force.
+pub(crate) fn note(
+    map: Map<'static>,
+    loader: &Loader,
+    local_apic: Option<Pfn>,
+    io_apics: impl Iterator<Item = Pfn>,
+) {
+    let mut named = Named::new();
+    for part in image::segments() {
+        let file_end = part.start + part.file_len;
+        let name = match (part.executable, part.writable) {
+            (true, _) => "Kernel code",
+            (false, true) => "Kernel data",
+            (false, false) => "Kernel rodata",
+        };
+        named.add_image(loader, part.start, file_end, name);
+        named.add_image(loader, file_end, part.end, "Kernel bss");
+    }
+    let local_apic = local_apic.map(|pfn| (pfn, "Local APIC"));
+    for (pfn, name) in io_apics.zip(IO_APICS).chain(local_apic) {
+        named.add(pfn.addr(), pfn.addr() + PAGE_SIZE as u64, name);
+    }
+    KNOWN.call_once(|| (map, named));
+}
+
+/// Writes `/proc/iomem`; nothing before [`note`].
+///
+/// # Errors
+///
+/// What `out` fails with.
+pub(crate) fn write(out: &mut dyn fmt::Write) -> fmt::Result {
+    match KNOWN.get() {
+        Some((map, named)) => write_iomem(map.regions(), &named.ranges[..named.len], out),
+        None => Ok(()),
+    }
+}
