@@ -122,6 +122,26 @@ impl Guest {
     }
 }
 
+impl Guest {
+    /// Waits until it has left by itself, at most for `limit`; its exit status.
+    ///
+    /// # Errors
+    ///
+    /// The host does not know it.
+    pub fn status(&mut self, limit: Duration) -> io::Result<Option<i32>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
 impl Drop for Guest {
     fn drop(&mut self) {
         let running = matches!(self.0.try_wait(), Ok(None));

@@ -121,6 +121,18 @@ impl Session {
         Ok(())
     }
 
+    /// Types `keys` and waits until `answer` has come after them.
+    ///
+    /// # Errors
+    /// It did not come in time, or the line is dead.
+    pub fn keys(&mut self, keys: &[u8], answer: &str) -> Result<()> {
+        let from = self.heard.len();
+        self.send(keys)?;
+        self.hear_until(None, |heard| find(&heard[from..], answer.as_bytes()).is_some())
+            .with_context(|| format!("no {answer:?} after {:?}", keys.escape_ascii().to_string()))
+            .map(drop)
+    }
+
     /// Sends a line without waiting for what becomes of it.
     pub fn farewell(&mut self, line: &str) {
         // It may have gone already.

@@ -57,6 +57,10 @@ impl Candidates {
     }
 
     fn add(&mut self, word: &[u8]) {
+        if self.count == 1 && self.common() == word {
+            // Two sources may know the same word.
+            return;
+        }
         if self.count == 0 {
             self.common[..word.len()].copy_from_slice(word);
             self.len = word.len();

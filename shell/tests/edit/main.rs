@@ -135,6 +135,7 @@ impl Complete for Words {
             "cat " => &["/proc/buddyinfo", "/proc/meminfo"],
             "get " if word.starts_with("zone.") => &["zone.DMA", "zone.DMA32"],
             "get " => &["zone.", "buddy."],
+            "free " => &["grp", "grp"],
             _ => &["ZERO", "HIGH", "\x1bevil"],
         };
         words.iter().for_each(|word| each(word));
@@ -160,6 +161,7 @@ fn tab_completes_what_is_clear() {
         (b"al x\x1bb\x02\t", "alloc^ x"),
         (b"alx\x02\t", "alloc ^x"),
         (b"cat\t", "cat ^"),
+        (b"free g\t", "free grp ^"),
     ] {
         assert_eq!(Session::new(80, &Words).send(typed).line(), expected, "{typed:?}");
     }

@@ -2,6 +2,8 @@
 //! new command is completed like the others without a line here. Calls the lab's
 //! tables.
 
+mod facts;
+
 use crate::edit::Complete;
 use crate::errno::Errno;
 use crate::gfp::gfp_words;
@@ -76,12 +78,16 @@ impl<W: World> Lab<W> {
         self.world().commands().iter().for_each(|command| each(command[0], command[1]));
     }
 
-    fn each_of_kind(&self, kind: &str, each: &mut dyn FnMut(&str)) {
+    /// Calls `each` with what can stand for `kind`, of facts only those that go on
+    /// from `word`.
+    fn each_of_kind(&self, kind: &str, word: &str, each: &mut dyn FnMut(&str)) {
         match kind {
             "GFP" => gfp_words().for_each(each),
+            "FACT" => self.each_fact(word, each),
+            "OP" => ["==", "!=", "<", "<=", ">", ">="].into_iter().for_each(each),
             "PATH" => self.files().for_each(each),
             "ERRNO" => Errno::ALL.iter().for_each(|errno| each(errno.name())),
-            "NAME" | "NAME[I]" | "CACHE" => self.names().for_each(each),
+            "NAME" | "CACHE" => self.names().for_each(each),
             _ if kind.starts_with("COMMAND") => self.each_command(&mut |name, _| each(name)),
             _ => literals(kind, each),
         }
@@ -89,7 +95,7 @@ impl<W: World> Lab<W> {
 }
 
 impl<W: World> Complete for Lab<W> {
-    fn words(&self, before: &str, _word: &str, each: &mut dyn FnMut(&str)) {
+    fn words(&self, before: &str, word: &str, each: &mut dyn FnMut(&str)) {
         if before.ends_with('|') {
             return gfp_words().for_each(each);
         }
@@ -99,7 +105,7 @@ impl<W: World> Complete for Lab<W> {
         };
         self.each_command(&mut |known, synopsis| {
             if known == name {
-                self.arguments(synopsis, before, each);
+                self.arguments(synopsis, before, word, each);
             }
         });
     }
@@ -108,17 +114,17 @@ impl<W: World> Complete for Lab<W> {
 impl<W: World> Lab<W> {
     /// Calls `each` with what could come after `before`, a command that is
     /// written as `synopsis` and some of its arguments.
-    fn arguments(&self, synopsis: &str, before: &str, each: &mut dyn FnMut(&str)) {
+    fn arguments(&self, synopsis: &str, before: &str, word: &str, each: &mut dyn FnMut(&str)) {
         let wanted = before.split_whitespace().count() - 1;
         for slot in slots(synopsis) {
             let follows = slot.kind.ends_with("...") && wanted > slot.position;
             if follows && slot.kind.starts_with("COMMAND") {
                 // A command of its own, with arguments of its own.
                 let own = skip_words(before, slot.position + 1);
-                return self.words(own, "", each);
+                return self.words(own, word, each);
             }
             if wanted == slot.position || slot.optional && wanted > slot.position {
-                self.each_of_kind(slot.kind, each);
+                self.each_of_kind(slot.kind, word, each);
             }
         }
     }
