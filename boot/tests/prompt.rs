@@ -62,7 +62,8 @@ fn somebody_types() {
 
     // Nonsense of all sorts, and the machine stands.
     say(&[&[b'x'; 10_000][..], b"\r"].concat(), "error: E2BIG: ");
-    let noise: Vec<u8> = (0..4000_u32).map(|i| (i * 2_654_435_769 >> 13) as u8).collect();
+    let noise: Vec<u8> =
+        (0..4000_u32).map(|i| (i.wrapping_mul(2_654_435_769) >> 13) as u8).collect();
     // QEMU's own escape key, and what would be a command that ends all.
     let noise: Vec<u8> = noise.into_iter().filter(|&byte| byte != 1).collect();
     say(&noise, "");
