@@ -40,7 +40,8 @@ impl<P: Platform> Mm<P> {
     ///
     /// # Errors
     /// [`AllocError::Invalid`] for an order above 10 or flags that contradict
-    /// each other; [`AllocError::NoMemory`] when nothing may be taken.
+    /// each other; [`AllocError::NoMemory`] when nothing may be taken;
+    /// [`AllocError::Injected`] while [`set_faults`](Self::set_faults) is armed.
     #[track_caller]
     #[inline(always)]
     pub fn alloc_pages(&self, req: Request) -> Result<Page, AllocError> {
@@ -119,9 +120,22 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Allocates in every way there is.
+    /// Allocates in every way there is, unless it is to fail.
     #[inline(never)]
     fn alloc_general(
+        &self,
+        req: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Page, AllocError> {
+        if self.fault_strikes(req.gfp) {
+            return Err(AllocError::Injected);
+        }
+        self.alloc_unfailed(req, at)
+    }
+
+    /// Allocates in every way there is.
+    #[inline]
+    pub(crate) fn alloc_unfailed(
         &self,
         req: Request,
         at: &'static Location<'static>,

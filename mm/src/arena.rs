@@ -159,13 +159,24 @@ impl<P: Platform> MovableArena<P> {
     /// registered.
     #[track_caller]
     pub fn alloc(&self, mm: &Mm<P>, gfp: Gfp) -> Result<Handle, AllocError> {
+        self.alloc_block(mm, Request::new(Order(0), gfp))
+    }
+
+    /// [`alloc`](Self::alloc) for a block of any order, which moves as a whole
+    /// (see [`Mm::make_movable`] for what larger ones make way for).
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc).
+    #[track_caller]
+    pub fn alloc_block(&self, mm: &Mm<P>, req: Request) -> Result<Handle, AllocError> {
+        let gfp = req.gfp;
         let owner = OwnerId(self.owner.load(Relaxed));
         if owner.0 == NOT_REGISTERED {
             return Err(AllocError::Invalid("the arena is not registered"));
         }
-        let page = mm.alloc_pages(Request::new(Order(0), gfp | Gfp::MOVABLE))?;
-        let slot = match self.take_slot(mm, gfp) {
-            Ok(slot) => slot,
+        let page = mm.alloc_pages(Request { gfp: gfp | Gfp::MOVABLE, ..req })?;
+        let (slot, generation) = match self.take_slot(mm, gfp) {
+            Ok(taken) => taken,
             Err(e) => {
                 // The page is the caller's own and just allocated.
                 let _ = mm.free_pages(page);
@@ -176,9 +187,7 @@ impl<P: Platform> MovableArena<P> {
         let Some(entry) = inner.slot(mm, slot) else {
             return Err(AllocError::Invalid("slot without a table"));
         };
-        let generation = entry.generation.load(Relaxed).wrapping_add(1);
         entry.word.store(link(page.pfn), Relaxed);
-        entry.generation.store(generation, Relaxed);
         if mm.make_movable(page, owner, slot, 0).is_err() {
             return Err(AllocError::Invalid("page changed hands"));
         }
@@ -201,8 +210,8 @@ impl<P: Platform> MovableArena<P> {
         Ok(())
     }
 
-    /// Runs `f` on a page's bytes, which stay where they are meanwhile. `f`
-    /// must not call the arena, nor wait.
+    /// Runs `f` on the bytes of a block's first page, which stay where they are
+    /// meanwhile. `f` must not call the arena, nor wait.
     ///
     /// # Errors
     /// A handle that names no page.
@@ -212,11 +221,28 @@ impl<P: Platform> MovableArena<P> {
         handle: Handle,
         f: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R,
     ) -> Result<R, StaleHandle> {
+        self.with_page(mm, handle, 0, f)
+    }
+
+    /// [`with`](Self::with) for the page of that number in its block.
+    ///
+    /// # Errors
+    /// As [`with`](Self::with), and beyond the end of the block.
+    pub fn with_page<R>(
+        &self,
+        mm: &Mm<P>,
+        handle: Handle,
+        page: u64,
+        f: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R,
+    ) -> Result<R, StaleHandle> {
         let inner = self.lock(mm);
         let (pfn, _) = inner.lookup(mm, handle)?;
+        if page >= mm.map().page(pfn).head().order().pages() {
+            return Err(StaleHandle);
+        }
         // SAFETY: the frame is the client's; while the arena is locked it is
         // neither moved nor freed, and nobody else gets a reference to it.
-        let bytes = unsafe { &mut *mm.platform().frame(pfn).cast::<[u8; PAGE_SIZE]>() };
+        let bytes = unsafe { &mut *mm.platform().frame(pfn.add(page)).cast::<[u8; PAGE_SIZE]>() };
         let result = f(bytes);
         drop(inner);
         Ok(result)
@@ -281,8 +307,29 @@ impl<P: Platform> MovableArena<P> {
         Ok(())
     }
 
-    /// A slot that is nobody's; makes a page of them if there is none.
-    fn take_slot(&self, mm: &Mm<P>, gfp: Gfp) -> Result<u32, AllocError> {
+    /// Gives back those pages of slots, from the last one down, that have no slot
+    /// in use. Takes time with the number of slots.
+    pub fn trim_tables(&self, mm: &Mm<P>) {
+        if self.release_tables(mm).is_ok() {
+            return;
+        }
+        let mut inner = self.lock(mm);
+        let old = inner.slots;
+        inner.drop_last_slots(mm);
+        for table in inner.slots / SLOTS..old / SLOTS {
+            let Some(dir) = inner.dirs.get((table / DIR) as usize).and_then(|&d| linked(d)) else {
+                continue;
+            };
+            if let Some(pfn) = linked(table_word(mm, dir, table % DIR).swap(NIL, Relaxed)) {
+                let _ = mm.free_pages(Page { pfn, order: Order(0) });
+                self.table_pages.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+
+    /// A slot that was nobody's, in use by now, and its generation; makes a page
+    /// of them if there is none.
+    fn take_slot(&self, mm: &Mm<P>, gfp: Gfp) -> Result<(u32, u32), AllocError> {
         loop {
             let mut inner = self.lock(mm);
             if inner.free != NIL {
@@ -290,9 +337,11 @@ impl<P: Platform> MovableArena<P> {
                 let Some(entry) = inner.slot(mm, slot) else {
                     return Err(AllocError::Invalid("slot without a table"));
                 };
-                inner.free = entry.word.load(Relaxed);
+                let generation = entry.generation.load(Relaxed).wrapping_add(1);
+                inner.free = entry.word.swap(NIL, Relaxed);
+                entry.generation.store(generation, Relaxed);
                 self.used.fetch_add(1, Relaxed);
-                return Ok(slot);
+                return Ok((slot, generation));
             }
             drop(inner);
             self.grow(mm, gfp)?;
@@ -302,10 +351,12 @@ impl<P: Platform> MovableArena<P> {
     /// Adds a page of slots. Allocates without the lock, so that it may wait.
     fn grow(&self, mm: &Mm<P>, gfp: Gfp) -> Result<(), AllocError> {
         // The tables stay where they are: unmovable, and where the kernel lives.
-        let gfp = gfp - (Gfp::MOVABLE | Gfp::HIGHMEM | Gfp::RECLAIMABLE);
+        // Whoever has allocations fail means the arena's pages, not these.
+        let place = Gfp::MOVABLE | Gfp::HIGHMEM | Gfp::RECLAIMABLE | Gfp::DMA | Gfp::DMA32;
+        let gfp = gfp - (place | Gfp::THISNODE | Gfp::PINNED);
         let request = Request::new(Order(0), gfp);
-        let page = mm.alloc_pages(request)?;
-        let mut dir_page = Some(match mm.alloc_pages(request) {
+        let page = mm.alloc_pages_spared(request)?;
+        let mut dir_page = Some(match mm.alloc_pages_spared(request) {
             Ok(dir) => dir,
             Err(e) => {
                 let _ = mm.free_pages(page);
@@ -371,6 +422,32 @@ impl Inner {
         Some(unsafe { &*mm.platform().frame(page).cast::<Slot>().add((slot % SLOTS) as usize) })
     }
 
+    /// Forgets the slots behind the last page of slots of which some is in use.
+    fn drop_last_slots<P: Platform>(&mut self, mm: &Mm<P>) {
+        let generation = |slot| self.slot(mm, slot).map(|s| s.generation.load(Relaxed));
+        let last = (0..self.slots).rev().find(|&slot| generation(slot).is_none_or(|g| g % 2 == 1));
+        let keep = last.map_or(0, |slot| (slot / SLOTS + 1) * SLOTS);
+        // Their handles are stale, and so they are to stay.
+        let newest =
+            (keep..self.slots).filter_map(generation).fold(self.first_generation, u32::max);
+        self.first_generation = newest.next_multiple_of(2);
+        // What is left of the list of free slots, in its order.
+        let (mut at, mut tail) = (core::mem::replace(&mut self.free, NIL), None);
+        while let Some(slot) = self.slot(mm, at) {
+            let next = slot.word.load(Relaxed);
+            if at < keep {
+                match tail.and_then(|tail| self.slot(mm, tail)) {
+                    Some(before) => before.word.store(at, Relaxed),
+                    None => self.free = at,
+                }
+                slot.word.store(NIL, Relaxed);
+                tail = Some(at);
+            }
+            at = next;
+        }
+        self.slots = keep;
+    }
+
     fn lookup<'m, P: Platform>(
         &self,
         mm: &'m Mm<P>,
@@ -432,7 +509,10 @@ impl<P: Platform> MovableOps<P> for MovableArena<P> {
         if desc.inuse() > 0 {
             return Err(MigrateError::Busy);
         }
-        mm.copy_frame(dst, src);
+        match desc.head().order() {
+            Order(0) => mm.copy_frame(dst, src),
+            order => mm.copy_block(dst, src, order),
+        }
         if let Some(slot) = inner.slot(mm, desc.index()) {
             slot.word.store(link(dst), Relaxed);
         }

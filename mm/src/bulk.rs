@@ -37,8 +37,11 @@ impl<P: Platform> Mm<P> {
     ) -> Result<usize, AllocError> {
         let at = Location::caller();
         let attempt = self.attempt(Request { order: Order(0), gfp, node })?;
-        let mut got = self.bulk_from_pcp(&attempt, out);
-        if !self.tunables.plain.load(Relaxed) || gfp.contains(Gfp::ZERO) {
+        let plain = self.tunables.plain.load(Relaxed);
+        // One by one, if some are to fail.
+        let bulky = plain || !self.faults.are_armed();
+        let mut got = if bulky { self.bulk_from_pcp(&attempt, out) } else { 0 };
+        if !plain || gfp.contains(Gfp::ZERO) {
             for &pfn in &out[..got] {
                 self.hand_out(&attempt.request, (pfn, false), at);
             }

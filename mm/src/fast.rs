@@ -98,6 +98,16 @@ impl Default for Homes {
     }
 }
 
+impl Homes {
+    /// Nothing is plain any more.
+    fn forget(&self) {
+        self.cells.store(null_mut(), Relaxed);
+        for home in &self.homes {
+            home.lists.store(null_mut(), Relaxed);
+        }
+    }
+}
+
 impl<P: Platform> Mm<P> {
     /// A plain block of order 0 to 3 from this CPU's list of the best zone, if
     /// that is above its low mark. Its head word says Kernel.
@@ -363,9 +373,26 @@ impl<P: Platform> Mm<P> {
                 self.first_zones[node * NR_ZONES + class.index()].store(index, Relaxed);
             }
         }
-        if self.tunables.plain.load(Relaxed) {
-            for (cpu, homes) in (0..).map(CpuId).zip(self.homes.iter()) {
+        self.decide_plain();
+    }
+
+    /// Lets plain requests go the fast way, or not, as is right by now: knobs
+    /// may want to see each page, or somebody each allocation. A CPU that is on
+    /// the fast way just now finishes it. Any context.
+    pub(crate) fn decide_plain(&self) {
+        let t = &self.tunables;
+        let cpu = self.enter();
+        let _deciding = self.faults.deciding.lock(&cpu);
+        let special = [&t.init_on_alloc, &t.init_on_free, &t.page_poison];
+        let plain = !special.iter().any(|knob| knob.load(Relaxed))
+            && !self.owners.is_on()
+            && !self.faults.are_armed();
+        t.plain.store(plain, Relaxed);
+        for (cpu, homes) in (0..).map(CpuId).zip(self.homes.iter()) {
+            if plain {
                 self.note_homes(cpu, homes);
+            } else {
+                homes.forget();
             }
         }
     }

@@ -21,6 +21,7 @@ mod dump;
 pub mod early;
 mod fallback;
 mod fast;
+pub mod fault;
 pub mod firmware;
 mod free;
 pub mod gfp;

@@ -6,6 +6,7 @@ use crate::boot_slice::BootSlice;
 use crate::cma::CmaAreas;
 use crate::dump::Reports;
 use crate::fast::Homes;
+use crate::fault::Faults;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
@@ -36,8 +37,8 @@ pub(crate) struct Tunables {
     pub(crate) init_on_alloc: AtomicBool,
     pub(crate) init_on_free: AtomicBool,
     pub(crate) page_poison: AtomicBool,
-    /// None of the above, and nobody keeps a record of who has what: pages need
-    /// no more than to change hands.
+    /// None of the above, nobody keeps a record of who has what, and no fault is
+    /// to be injected: pages need no more than to change hands.
     pub(crate) plain: AtomicBool,
 }
 
@@ -84,6 +85,7 @@ pub struct Mm<P: Platform> {
     pub(crate) cma: CmaAreas,
     pub(crate) movable_owners: MovableOwners<P>,
     pub(crate) slab: SlabState,
+    pub(crate) faults: Faults,
 }
 
 impl<P: Platform> Mm<P> {

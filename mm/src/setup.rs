@@ -11,6 +11,7 @@ use crate::deferred::whole_blocks;
 use crate::dump::Reports;
 use crate::early::EarlyMem;
 use crate::fast::Homes;
+use crate::fault::Faults;
 use crate::firmware::numa::Distances;
 use crate::memmap::{BlockInfo, MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
@@ -153,8 +154,6 @@ impl<P: Platform> Mm<P> {
         tunables.init_on_alloc.store(config.init_on_alloc, Relaxed);
         tunables.init_on_free.store(config.init_on_free, Relaxed);
         tunables.page_poison.store(config.page_poison, Relaxed);
-        let special = config.init_on_alloc || config.init_on_free || config.page_poison;
-        tunables.plain.store(!special && !config.page_owner, Relaxed);
         let owners = PageOwner::new();
         owners.set(config.page_owner);
         let stats = Stats::default();
@@ -174,6 +173,7 @@ impl<P: Platform> Mm<P> {
             cma,
             movable_owners,
             slab,
+            faults: Faults::default(),
         };
         // What has to be written to anyway need not be put off.
         mm.hand_over(&early, config.defer && !config.init_on_free && !config.page_poison);

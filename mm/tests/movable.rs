@@ -6,7 +6,7 @@ use mm::host::{Machine, pc};
 use mm::list::PageList;
 use mm::migrate::{MigrateError, MigrateMode, MovableOps};
 use mm::page::PageType;
-use mm::types::{Order, Pfn};
+use mm::types::{Order, Pfn, PfnRange};
 use mm::{Config, Gfp, Mm, Request};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -188,6 +188,79 @@ fn the_put_after_a_failed_isolate_may_be_the_last() {
     assert!(mm.free_pages(page).is_err(), "a movable page is given back by its driver");
     assert!(mm.isolate_movable(page.pfn, MigrateMode::Async).is_err());
     assert_eq!(driver.0.load(Relaxed), 1);
+    mm.drain_all(None);
+    assert_eq!(mm.free_pages_total(), free);
+    mm.audit().expect("whole");
+}
+
+/// Larger blocks stay where compaction meets them, and make way for contiguous
+/// memory as they are.
+#[test]
+fn larger_blocks_move_as_a_whole() {
+    let (mm, arena) = setup();
+    if cfg!(miri) {
+        return;
+    }
+    let free = mm.free_pages_total();
+    for order in [1, 4, 9, 10] {
+        let request = Request::new(Order(order), Gfp::HIGHUSER_MOVABLE);
+        let h = arena.alloc_block(&mm, request).expect("a block");
+        let pages = request.order.pages();
+        let was = arena.frame(&mm, h).expect("live");
+        for i in 0..pages {
+            arena
+                .with_page(&mm, h, i, |bytes| bytes[..8].copy_from_slice(&(i + 7).to_le_bytes()))
+                .expect("in the block");
+        }
+        assert_eq!(arena.with_page(&mm, h, pages, |_| ()), Err(StaleHandle));
+        mm.compact_memory(None);
+        assert_eq!(arena.frame(&mm, h), Ok(was), "compaction leaves it");
+        mm.audit().expect("whole");
+        // Its second half is enough.
+        let range = PfnRange::sized(was.add(pages / 2), pages / 2);
+        let range = mm.alloc_contig_range(range, Gfp::KERNEL).expect("a range");
+        let is = arena.frame(&mm, h).expect("live");
+        assert!(PfnRange::sized(is, pages).intersect(range).is_empty());
+        assert!(is.is_aligned(request.order));
+        mm.audit().expect("whole");
+        for i in 0..pages {
+            let read = |b: &mut [u8; 4096]| u64::from_le_bytes(b[..8].try_into().expect("8"));
+            assert_eq!(arena.with_page(&mm, h, i, read), Ok(i + 7));
+        }
+        mm.free_contig_range(range).expect("allocated");
+        arena.free(&mm, h).expect("live");
+        arena.release_tables(&mm).expect("empty");
+        mm.drain_all(None);
+        assert_eq!(mm.free_pages_total(), free);
+        mm.audit().expect("whole");
+    }
+}
+
+#[test]
+fn tables_are_trimmed_from_their_end() {
+    let (mm, arena) = setup();
+    let free = mm.free_pages_total();
+    let count = if cfg!(miri) { 20 } else { 1500 };
+    let mut handles: Vec<_> =
+        (0..count).map(|_| arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page")).collect();
+    let tables = arena.table_pages();
+    let keep = handles.split_off(count - 2);
+    let stale = handles[0];
+    handles.into_iter().for_each(|h| arena.free(&mm, h).expect("live"));
+    arena.trim_tables(&mm);
+    assert_eq!(arena.table_pages(), tables, "the last slots are in use");
+    let first = arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page");
+    keep.into_iter().for_each(|h| arena.free(&mm, h).expect("live"));
+    arena.trim_tables(&mm);
+    assert!(arena.frame(&mm, first).is_ok() && arena.table_pages() <= tables);
+    let more: Vec<_> =
+        (0..count).map(|_| arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page")).collect();
+    assert_eq!(arena.frame(&mm, stale), Err(StaleHandle));
+    more.into_iter().for_each(|h| arena.free(&mm, h).expect("live"));
+    arena.free(&mm, first).expect("live");
+    arena.trim_tables(&mm);
+    assert_eq!(arena.table_pages(), 0);
+    assert_eq!(arena.frame(&mm, stale), Err(StaleHandle));
     mm.drain_all(None);
     assert_eq!(mm.free_pages_total(), free);
     mm.audit().expect("whole");

@@ -28,6 +28,8 @@ impl<P: Platform> Mm<P> {
             // never leaves the block.
             let word = self.map.page(pfn).head();
             match word.ty() {
+                // Targets are single pages: a larger block stays.
+                PageType::Movable if word.order().0 > 0 => {}
                 PageType::Movable if self.isolate_movable(pfn, run.mode).is_ok() => {
                     run.sources.push_back(&self.map, pfn);
                     pfn = pfn.add(1);

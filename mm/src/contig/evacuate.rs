@@ -3,12 +3,12 @@
 
 use super::isolate::Isolated;
 use super::walk::{Kind, heads};
-use crate::gfp::Gfp;
+use crate::gfp::{Gfp, Page, Request};
 use crate::list::PageList;
 use crate::migrate::{MigrateMode, Migrated};
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::types::{Pfn, PfnRange};
+use crate::types::{NodeId, Order, Pfn, PfnRange};
 
 /// Pages that are isolated and moved at once.
 const BATCH: u32 = 32;
@@ -38,7 +38,14 @@ impl<P: Platform> Mm<P> {
         let mode = if gfp.can_block() { MigrateMode::Sync } else { MigrateMode::Async };
         let mut list = PageList::new();
         for (pfn, word) in heads(&self.map, range) {
-            if Kind::of(word.ty()) == Kind::Movable && self.isolate_movable(pfn, mode).is_ok() {
+            if Kind::of(word.ty()) != Kind::Movable {
+                continue;
+            }
+            if word.order().0 > 0 {
+                if self.move_block_away(pfn, word.order(), node, gfp, mode).out_of_memory {
+                    return Evacuation::OutOfMemory;
+                }
+            } else if self.isolate_movable(pfn, mode).is_ok() {
                 list.push_back(&self.map, pfn);
             }
             if list.len() == BATCH && self.move_away(&mut list, node, gfp, mode).out_of_memory {
@@ -51,18 +58,40 @@ impl<P: Platform> Mm<P> {
         Evacuation::Done
     }
 
+    /// Moves one larger block, if its owner lets it go.
+    #[cold]
+    fn move_block_away(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        node: NodeId,
+        gfp: Gfp,
+        mode: MigrateMode,
+    ) -> Migrated {
+        if self.isolate_movable_block(pfn, order, mode).is_err() {
+            return Migrated::default();
+        }
+        let mut list = PageList::of_one(&self.map, pfn);
+        let request = Request::new(order, target_gfp(gfp)).on(node);
+        let mut target = || self.alloc_pages(request).ok().map(|page| page.pfn);
+        let mut unused = |pfn| {
+            let freed = self.free_pages(Page { pfn, order });
+            debug_assert!(freed.is_ok(), "a target is an allocated block");
+        };
+        let result = self.migrate_blocks(&mut list, order, &mut target, &mut unused, mode);
+        self.putback_list(&mut list);
+        result
+    }
+
     /// Moves what is on the list; what stays goes back to its owners.
     fn move_away(
         &self,
         list: &mut PageList,
-        node: crate::types::NodeId,
+        node: NodeId,
         gfp: Gfp,
         mode: MigrateMode,
     ) -> Migrated {
-        // Never from the blocks that are being emptied: nothing is allocated
-        // there. How hard to try is for the caller's gfp to say.
-        let how = gfp & (Gfp::KERNEL | Gfp::NORETRY | Gfp::NOMEMALLOC);
-        let gfp = Gfp::HIGHMEM | Gfp::MOVABLE | Gfp::RETRY_MAYFAIL | Gfp::NOWARN | how;
+        let gfp = target_gfp(gfp);
         let mut targets = [Pfn(0); BATCH as usize];
         let (mut next, mut end) = (0, 0);
         let mut left = (list.len() as usize).min(targets.len());
@@ -85,4 +114,12 @@ impl<P: Platform> Mm<P> {
         self.putback_list(list);
         result
     }
+}
+
+/// How to get a place for what has to move. Never from the blocks that are being
+/// emptied: nothing is allocated there. How hard to try is for the caller's gfp
+/// to say.
+fn target_gfp(gfp: Gfp) -> Gfp {
+    let how = gfp & (Gfp::KERNEL | Gfp::NORETRY | Gfp::NOMEMALLOC);
+    Gfp::HIGHMEM | Gfp::MOVABLE | Gfp::RETRY_MAYFAIL | Gfp::NOWARN | how
 }

@@ -21,7 +21,7 @@ pub struct Migrated {
     /// Pages whose old frame is free now, those included that their drivers
     /// freed themselves.
     pub moved: u32,
-    /// Pages that are still on the list.
+    /// Pages, or larger blocks, that are still on the list.
     pub failed: u32,
     /// There was no frame to move a page to.
     pub out_of_memory: bool,
@@ -40,6 +40,32 @@ impl<P: Platform> Mm<P> {
         unused: &mut dyn FnMut(Pfn),
         mode: MigrateMode,
     ) -> Migrated {
+        self.migrate_list(list, Order(0), target, unused, mode)
+    }
+
+    /// [`migrate_pages`](Self::migrate_pages) for blocks of `order`.
+    #[cold]
+    pub(crate) fn migrate_blocks(
+        &self,
+        list: &mut PageList,
+        order: Order,
+        target: &mut dyn FnMut() -> Option<Pfn>,
+        unused: &mut dyn FnMut(Pfn),
+        mode: MigrateMode,
+    ) -> Migrated {
+        self.migrate_list(list, order, target, unused, mode)
+    }
+
+    // Inlined, as what it calls, so that single pages do not pay for the others.
+    #[inline(always)]
+    fn migrate_list(
+        &self,
+        list: &mut PageList,
+        order: Order,
+        target: &mut dyn FnMut() -> Option<Pfn>,
+        unused: &mut dyn FnMut(Pfn),
+        mode: MigrateMode,
+    ) -> Migrated {
         let mut result = Migrated::default();
         let mut failed = PageList::new();
         let mut spare = None;
@@ -53,9 +79,9 @@ impl<P: Platform> Mm<P> {
                     break;
                 };
                 let patient = pass >= PATIENT_PASS && mode != MigrateMode::Async;
-                match self.migrate_page(dst, src, mode, patient, &mut emptied) {
+                match self.migrate_page(dst, src, order, mode, patient, &mut emptied) {
                     Ok(used) => {
-                        result.moved += 1;
+                        result.moved += order.pages() as u32;
                         if !used {
                             spare = Some(dst);
                         }
@@ -90,12 +116,14 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Moves one isolated page to `dst`. Ok(false): nothing had to be moved,
-    /// `dst` is still the caller's.
+    /// Moves one isolated block of `order` to `dst`, another. Ok(false): nothing
+    /// had to be moved, `dst` is still the caller's.
+    #[inline(always)]
     fn migrate_page(
         &self,
         dst: Pfn,
         src: Pfn,
+        order: Order,
         mode: MigrateMode,
         patient: bool,
         emptied: &mut Emptied,
@@ -107,7 +135,7 @@ impl<P: Platform> Mm<P> {
             return Err(MigrateError::Again);
         }
         if from.head().flags().contains(PageFlags::RELEASED) {
-            self.let_go(src, from, emptied);
+            self.let_go(src, order, from, emptied);
             return Ok(false);
         }
         let Some(ops) = self.movable_ops(from) else {
@@ -116,7 +144,7 @@ impl<P: Platform> Mm<P> {
         };
         let to = self.map.page(dst);
         let before = to.head();
-        self.dress(to, from);
+        self.dress(to, from, order);
         match self.move_to(ops, dst, src, mode) {
             Ok(()) => {
                 // Two references to `dst`: the driver's and ours.
@@ -126,13 +154,13 @@ impl<P: Platform> Mm<P> {
                 from.set_flags(PageFlags::RELEASED);
                 let last = from.put();
                 debug_assert!(!last, "the isolation still has a reference");
-                self.let_go(src, from, emptied);
+                self.let_go(src, order, from, emptied);
                 Ok(true)
             }
             Err(why) => {
                 undress(to, before);
                 if from.head().flags().contains(PageFlags::RELEASED) {
-                    self.let_go(src, from, emptied);
+                    self.let_go(src, order, from, emptied);
                     return Ok(false);
                 }
                 from.unlock();
@@ -153,22 +181,23 @@ impl<P: Platform> Mm<P> {
 
     /// Makes a target look like the page that moves there: locked, with a
     /// reference for the driver and one for us.
-    fn dress(&self, to: &PageDesc, from: &PageDesc) {
+    fn dress(&self, to: &PageDesc, from: &PageDesc, order: Order) {
         to.set_owner(from.owner());
         to.set_both(from.both());
         to.set_inuse(0);
         to.set_next(0);
         to.set_prev(0);
         let kept = to.head().flags() & PageFlags::PFMEMALLOC;
-        to.set_head(HeadWord::new(PageType::Movable, Order(0)).with(kept | PageFlags::LOCKED));
+        to.set_head(HeadWord::new(PageType::Movable, order).with(kept | PageFlags::LOCKED));
         to.publish(2);
     }
 
     /// Ends the isolation of a locked page that its driver has let go of.
-    fn let_go(&self, pfn: Pfn, desc: &PageDesc, emptied: &mut Emptied) {
+    #[inline(always)]
+    fn let_go(&self, pfn: Pfn, order: Order, desc: &PageDesc, emptied: &mut Emptied) {
         desc.clear_flags(PageFlags::ISOLATED);
         desc.unlock();
-        self.put_migrated(pfn, desc, emptied);
+        self.put_migrated(pfn, order, desc, emptied);
     }
 }
 

@@ -45,10 +45,21 @@ impl Buddy<'_> {
 
 impl<P: Platform> Mm<P> {
     /// As [`put_movable`](Self::put_movable), but past the per-CPU lists: what
-    /// migration empties is to merge, though not before `emptied` is full or at
-    /// its end.
-    pub(super) fn put_migrated(&self, pfn: Pfn, desc: &PageDesc, emptied: &mut Emptied) {
+    /// migration empties is to merge, single pages though not before `emptied`
+    /// is full or at its end.
+    #[inline(always)]
+    pub(super) fn put_migrated(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        desc: &PageDesc,
+        emptied: &mut Emptied,
+    ) {
         if !desc.put() {
+            return;
+        }
+        if order.0 > 0 {
+            self.free_emptied_block(pfn, desc, order);
             return;
         }
         desc.reset(HeadWord::new(PageType::Held, Order(0)));
@@ -57,6 +68,16 @@ impl<P: Platform> Mm<P> {
         if emptied.len == BATCH {
             self.free_emptied(emptied);
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_emptied_block(&self, pfn: Pfn, desc: &PageDesc, order: Order) {
+        self.scrub(pfn, order);
+        desc.reset(HeadWord::new(PageType::Held, order));
+        self.put_back(pfn, order, Placement::Auto);
+        let cpu = self.enter();
+        self.count_freed(self.zone_at(pfn), order.pages(), &cpu);
     }
 
     /// Frees what has been collected.

@@ -13,16 +13,16 @@ use crate::types::{Order, Pfn};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotIsolated;
 
-/// Whether a page is a driver's that could be isolated now. A hint unless the
-/// page is locked.
-fn is_isolatable(desc: &PageDesc) -> bool {
+/// Whether a block is a driver's that could be isolated now. A hint unless the
+/// block is locked.
+fn is_isolatable(desc: &PageDesc, order: Order) -> bool {
     let word = desc.head();
-    word.is(PageType::Movable, Order(0))
+    word.is(PageType::Movable, order)
         && !word.flags().intersects(PageFlags::ISOLATED | PageFlags::RELEASED)
 }
 
 impl<P: Platform> Mm<P> {
-    /// Isolates a movable page: its driver gives it up for now, and the caller
+    /// Isolates a movable single page: its driver gives it up for now, and the caller
     /// has a reference that [`putback`](Self::putback) or migration drops. The
     /// page may be looked at without owning anything, so each step checks what
     /// the one before could not hold on to. No lock held; may call the driver.
@@ -30,12 +30,29 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// See [`NotIsolated`]; nothing has changed then.
     pub fn isolate_movable(&self, pfn: Pfn, mode: MigrateMode) -> Result<(), NotIsolated> {
+        self.isolate_of(pfn, Order(0), mode)
+    }
+
+    /// [`isolate_movable`](Self::isolate_movable) for a block of `order`.
+    #[cold]
+    pub(crate) fn isolate_movable_block(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        mode: MigrateMode,
+    ) -> Result<(), NotIsolated> {
+        self.isolate_of(pfn, order, mode)
+    }
+
+    // Inlined, so that single pages do not pay for the others.
+    #[inline(always)]
+    fn isolate_of(&self, pfn: Pfn, order: Order, mode: MigrateMode) -> Result<(), NotIsolated> {
         let desc = self.map.try_page(pfn).ok_or(NotIsolated)?;
         // Most pages met are none of ours: no atomic operation for them.
-        if !is_isolatable(desc) || !desc.get_unless_zero() {
+        if !is_isolatable(desc, order) || !desc.get_unless_zero() {
             return Err(NotIsolated);
         }
-        let isolated = self.isolate_referenced(pfn, desc, mode);
+        let isolated = self.isolate_referenced(pfn, desc, order, mode);
         if !isolated {
             // If the driver let go meanwhile, this is the last reference.
             self.put_movable(pfn, desc);
@@ -44,14 +61,21 @@ impl<P: Platform> Mm<P> {
         Ok(())
     }
 
-    fn isolate_referenced(&self, pfn: Pfn, desc: &PageDesc, mode: MigrateMode) -> bool {
+    #[inline(always)]
+    fn isolate_referenced(
+        &self,
+        pfn: Pfn,
+        desc: &PageDesc,
+        order: Order,
+        mode: MigrateMode,
+    ) -> bool {
         // Between the look and the reference the page may have been freed and
         // become something else that is counted.
-        if !is_isolatable(desc) || !desc.try_lock() {
+        if !is_isolatable(desc, order) || !desc.try_lock() {
             return false;
         }
         // Locked, the answer is final: isolation happens under the lock only.
-        let isolated = is_isolatable(desc)
+        let isolated = is_isolatable(desc, order)
             && self.movable_ops(desc).is_some_and(|ops| ops.isolate(self, pfn, mode));
         if isolated {
             desc.set_flags(PageFlags::ISOLATED);

@@ -71,8 +71,8 @@ pub trait MovableOps<P: Platform>: Sync {
     /// links of its descriptor belong to the caller.
     fn isolate(&self, mm: &Mm<P>, page: Pfn, mode: MigrateMode) -> bool;
 
-    /// Moves the content and every reference of the driver from `src` to `dst`.
-    /// The descriptor of `dst` has owner, `index` and `private` of `src`
+    /// Moves the content and every reference of the driver from `src` to `dst`,
+    /// blocks of the same order. The descriptor of `dst` has owner, `index` and `private` of `src`
     /// already, and is locked. After success the driver has `dst` and must not
     /// know `src` any more.
     ///
@@ -135,14 +135,16 @@ impl<P: Platform> Mm<P> {
         self.movable_owners.owners.get(page.owner() as usize)?.get().copied()
     }
 
-    /// Makes an allocated page of order 0 one that can be moved. It should have
-    /// been allocated as movable. `index` and `private` are the driver's words
-    /// in the descriptor, which migration carries along; from now on the page
-    /// is given back by [`release_movable`](Self::release_movable) only.
+    /// Makes an allocated block one that can be moved, as a whole. It should
+    /// have been allocated as movable. `index` and `private` are the driver's
+    /// words in the descriptor, which migration carries along; from now on the
+    /// block is given back by [`release_movable`](Self::release_movable) only.
+    /// Compaction moves single pages; larger blocks make way for contiguous
+    /// allocations only.
     ///
     /// # Errors
-    /// A page that is not the caller's to give: not allocated, or not of order
-    /// 0. Nothing has changed then.
+    /// A block that is not the caller's to give: not allocated, or of another
+    /// order. Nothing has changed then.
     pub fn make_movable(
         &self,
         page: Page,
@@ -152,19 +154,19 @@ impl<P: Platform> Mm<P> {
     ) -> Result<(), NotAllocated> {
         let desc = self.map.try_page(page.pfn).ok_or(NotAllocated)?;
         let word = desc.head();
-        if page.order.0 != 0 || !word.is(PageType::Kernel, Order(0)) {
+        if !word.is(PageType::Kernel, page.order) {
             return Err(NotAllocated);
         }
         desc.set_owner(owner.0);
         desc.set_index_and_private(index, private);
         let kept = word.flags() & PageFlags::PFMEMALLOC;
-        desc.set_head(HeadWord::new(PageType::Movable, Order(0)).with(kept));
+        desc.set_head(HeadWord::new(PageType::Movable, page.order).with(kept));
         // Until this store nobody can get a reference.
         desc.publish(1);
         Ok(())
     }
 
-    /// Gives a movable page back. The driver has taken it out of its tables
+    /// Gives a movable block back. The driver has taken it out of its tables
     /// first and does not touch it any more. If it is isolated just now, it is
     /// freed when migration lets go of it. Any context.
     pub fn release_movable(&self, pfn: Pfn) {
@@ -173,10 +175,10 @@ impl<P: Platform> Mm<P> {
         self.put_movable(pfn, desc);
     }
 
-    /// Drops a reference to a movable page; frees it if that was the last.
+    /// Drops a reference to a movable block; frees it if that was the last.
     pub(crate) fn put_movable(&self, pfn: Pfn, desc: &PageDesc) {
         if desc.put() {
-            self.free_owned(pfn, Order(0), desc);
+            self.free_owned(pfn, desc.head().order(), desc);
         }
     }
 
@@ -188,6 +190,15 @@ impl<P: Platform> Mm<P> {
         let (dst, src) = (self.platform.frame(dst), self.platform.frame(src));
         // SAFETY: two different frames, both allocated to the caller.
         unsafe { core::ptr::copy_nonoverlapping(src, dst, PAGE_SIZE) };
+    }
+
+    /// Copies the content of a block of several pages.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn copy_block(&self, dst: Pfn, src: Pfn, order: Order) {
+        for i in 0..order.pages() {
+            self.copy_frame(dst.add(i), src.add(i));
+        }
     }
 
     /// Waits for the page lock, with no lock held.
@@ -203,7 +214,7 @@ impl<P: Platform> Mm<P> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyOwners;
 
-/// The page is not allocated to the caller as a single page.
+/// The block is not allocated to the caller as one of that order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NotAllocated;
 
@@ -215,7 +226,7 @@ impl core::fmt::Display for TooManyOwners {
 
 impl core::fmt::Display for NotAllocated {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("not an allocated single page")
+        f.write_str("not an allocated block of that order")
     }
 }
 
