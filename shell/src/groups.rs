@@ -74,6 +74,11 @@ impl Groups {
         self.0.iter().flatten()
     }
 
+    /// The group at a place.
+    pub(crate) fn at(&self, place: usize) -> Option<Group> {
+        *self.0.get(place)?
+    }
+
     /// # Errors
     /// ENOENT.
     pub(crate) fn find(&mut self, name: &str) -> Result<&mut Group, Error> {

@@ -23,26 +23,163 @@ const fn command(
     Command { name, synopsis, help, example }
 }
 
+/// What `help` explains beside commands: name and text.
+pub const TOPICS: &[[&str; 2]] = &[["facts", FACTS], ["gfp", GFP], ["values", VALUES]];
+
+const FACTS: &str = "\
+zone.ZONE.FACT      free min low high boost spanned present managed cma cma_free highatomic pcp
+buddy.ZONE.TYPE[O]  free blocks of order O; TYPE as in /proc/pagetypeinfo
+blocks.ZONE.TYPE    pageblocks
+vmstat.KEY          a line of /proc/vmstat
+cache.NAME.FACT     active_objs num_objs active_slabs num_slabs objperslab pagesperslab
+                    reserve_objs objsize shared_avail alien_avail
+fault.FACT          seen failed: page allocations since fail was armed
+NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
+ZONE is DMA DMA32 Normal or Movable, of node 0; node1.zone... is that of node 1, as with buddy
+and blocks. A group's zone is mixed if it is in several, so is the type of its pageblocks; its
+pfn and node are those of the first block, and pfmemalloc is true if it is true of some block.
+";
+
+const GFP: &str = "\
+One of KERNEL (default) ATOMIC NOWAIT NOIO NOFS, joined by | with
+MOVABLE        may be moved, and live in zone Movable and in contiguous areas
+RECLAIMABLE    counts as memory that a shrinker can give back
+DMA DMA32      from these zones or below
+ZERO           cleared
+HIGH           may use half of what the min mark keeps back
+MEMALLOC       may use all of it; NOMEMALLOC: none, whoever asks
+NORETRY RETRY_MAYFAIL NOFAIL   how hard to try; NOFAIL is refused where it would wait for ever
+THISNODE       from the given node only
+NOWARN PINNED  no report of a failure; movable, but not from contiguous areas
+";
+
+const VALUES: &str = "\
+Numbers are decimal or 0x, with K M G T as sizes have them. After expect FACT OP: a number, a
+$NAME of note, another fact, a sum or difference of two; a word where the fact is one (zone,
+type), with == or !=; true, false, 1 or 0 for pfmemalloc.
+";
+
 /// The interpreter's own commands; those of a world come on top.
 pub const COMMANDS: &[Command] = &[
     command(
         "alloc",
         "alloc NAME ORDER [GFP] [count=N] [node=N] [cpu=N]",
-        "allocates blocks of 2^ORDER pages and keeps them as group NAME",
+        "allocates blocks of 2^ORDER pages as group NAME",
         "alloc a 3 ATOMIC count=100",
     ),
+    command("audit", "audit", "checks each page, list and counter against all others", "audit"),
     command(
-        "audit",
-        "audit",
-        "checks each page, list and counter of the machine against all others",
-        "audit",
+        "cache",
+        "cache NAME size=N [align=N] [ctor] [hwalign] [debug] [reclaim] [merge]",
+        "makes a slab cache",
+        "cache c size=192 hwalign",
     ),
     command("cat", "cat PATH", "prints a file as Linux has it", "cat /proc/buddyinfo"),
     command(
+        "cma",
+        "cma NAME PAGES [area=AREA] [align=ORDER]",
+        "allocates from a contiguous area (its number, or default)",
+        "cma c 512 align=9",
+    ),
+    command("compact", "compact [NODE]", "compacts all zones, or those of a node", "compact"),
+    command(
+        "contig",
+        "contig NAME PAGES [GFP] [align=PAGES] [node=N]",
+        "allocates any number of contiguous pages",
+        "contig c 1000 align=512",
+    ),
+    command("destroy", "destroy CACHE", "destroys a cache that has no objects in use", "destroy c"),
+    command("drain", "drain", "gives the pages of all per-CPU lists back to the buddy", "drain"),
+    command(
+        "echo",
+        "echo TEXT | VALUE > PATH",
+        "prints words, or writes them to a file",
+        "echo 1 > /proc/sys/vm/compact_memory",
+    ),
+    command(
+        "expect",
+        "expect FACT OP VALUE [+|- VALUE]",
+        "passes if it is so; OP is == != < <= > or >=",
+        "expect zone.DMA32.free >= zone.DMA32.high",
+    ),
+    command(
+        "expect-error",
+        "expect-error ERRNO COMMAND...",
+        "passes if COMMAND fails so",
+        "expect-error ENOENT free nothing",
+    ),
+    command(
+        "fail",
+        "fail nth=N | every=N | off",
+        "has page allocations fail, from now on",
+        "fail every=3",
+    ),
+    command(
+        "fill",
+        "fill NAME GFP [order=O] [pages=N | until=high|low|min|empty] [node=N] [cpu=N]",
+        "allocates blocks until no zone is above the mark, or none is left (default)",
+        "fill f MOVABLE until=low",
+    ),
+    command(
         "free",
         "free NAME | NAME[I] [cpu=N]",
-        "gives a group back, or one block of it",
+        "gives a group of pages back, or one block of it",
         "free a[7]",
     ),
-    command("help", "help [COMMAND]", "lists all commands, or explains one", "help alloc"),
+    command("get", "get FACT", "prints a fact (see: help facts)", "get zone.DMA32.free"),
+    command(
+        "help",
+        "help [COMMAND | facts | gfp | values]",
+        "lists all commands, or explains one",
+        "help alloc",
+    ),
+    command(
+        "kalloc",
+        "kalloc NAME CACHE [GFP] [count=N] [node=N] [cpu=N]",
+        "allocates objects; CACHE is a cache, kmalloc-64 or a size",
+        "kalloc o kmalloc-64 count=1000",
+    ),
+    command("kfree", "kfree NAME | NAME[I] [cpu=N]", "gives objects back", "kfree o"),
+    command("list", "list", "lists what the lab holds", "list"),
+    command(
+        "machine",
+        "machine",
+        "begins to describe another machine, up to `end` (on the host only)",
+        "machine",
+    ),
+    command(
+        "memalloc",
+        "memalloc on|off",
+        "gives the lab PF_MEMALLOC, which may use the reserves",
+        "memalloc on",
+    ),
+    command(
+        "note",
+        "note NAME FACT",
+        "notes a number down; $NAME stands for it in expect",
+        "note before zone.DMA32.free",
+    ),
+    command(
+        "offline",
+        "offline 0xSTART SIZE",
+        "takes memory out of use (not yet)",
+        "offline 0x8000000 128M",
+    ),
+    command(
+        "online",
+        "online 0xSTART SIZE",
+        "puts memory back into use (not yet)",
+        "online 0x8000000 128M",
+    ),
+    command(
+        "punch",
+        "punch NAME every=K [cpu=N]",
+        "gives each K-th block of a group back",
+        "punch f every=2",
+    ),
+    command("reap", "reap", "has each CPU give up free objects and slabs, as a timer does", "reap"),
+    command("shrink", "shrink CACHE", "gives all free slabs of a cache back", "shrink c"),
+    command("tick", "tick MS", "lets time pass; workers that are due run", "tick 2000"),
+    command("touch", "touch NAME", "writes a pattern made of name and index", "touch f"),
+    command("verify", "verify NAME", "checks that the pattern is still there", "verify f"),
 ];

@@ -5,6 +5,7 @@ use crate::commands::caches::Caches;
 use crate::errno::{Errno, Error};
 use crate::groups::Groups;
 use crate::ledger::Ledger;
+use crate::notes::Notes;
 use crate::parse::{Words, text};
 use crate::world::World;
 use core::fmt;
@@ -72,6 +73,7 @@ pub struct Lab<W: World> {
     pub(crate) ledger: Ledger,
     pub(crate) groups: Groups,
     pub(crate) caches: Caches,
+    pub(crate) notes: Notes,
     trace: bool,
     /// Whether commands ran with the rights of `memalloc on`.
     pub(crate) memalloc: bool,
@@ -99,6 +101,7 @@ impl<W: World> Lab<W> {
             ledger: Ledger::new(),
             groups: Groups::new(),
             caches: Caches::new(),
+            notes: Notes::new(),
             trace: false,
             memalloc: false,
         }
@@ -122,7 +125,7 @@ impl<W: World> Lab<W> {
 
     /// Paths that `cat` can show, for completion.
     pub fn files(&self) -> impl Iterator<Item = &'static str> + use<W> {
-        crate::commands::files::FILES.iter().chain(self.world.files()).copied()
+        mm::proc::FILES.iter().chain(self.world.files()).copied()
     }
 
     /// Has each command of a script shown before it runs, or not.
@@ -175,13 +178,11 @@ impl<W: World> Lab<W> {
         verdict
     }
 
-    /// Gives back all that the lab holds and all that it has switched on.
+    /// Gives back all that the lab holds and switches off all that it has
+    /// switched on.
     pub fn reset(&mut self) {
         if let Ok(on) = self.subject() {
             self.release_all(on);
-        }
-        if core::mem::take(&mut self.memalloc) {
-            self.world.set_memalloc(false);
         }
     }
 
@@ -214,20 +215,7 @@ impl<W: World> Lab<W> {
             return Ok(self.world.describe(text)?);
         }
         let words = Words::split(text)?;
-        match words.as_slice() {
-            [] => Ok(()),
-            ["machine", ..] => self.begin_machine(text),
-            words => self.command(words, text),
-        }
-    }
-
-    fn begin_machine(&mut self, text: &str) -> Done {
-        let old = self.subject();
-        self.world.describe(text)?;
-        if let Ok(old) = old {
-            self.release_all(old);
-        }
-        Ok(())
+        self.command(words.as_slice())
     }
 }
 

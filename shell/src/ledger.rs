@@ -191,10 +191,10 @@ impl Ledger {
 }
 
 /// A page for notes. They are what the experiment is watched with: when nothing
-/// is left but reserves, they come from there.
+/// is left but reserves, they come from there, and no fault is meant for them.
 fn page<P: Platform>(mm: &Mm<P>) -> Result<Page, AllocError> {
     let plain = Gfp::NOWAIT | Gfp::NOWARN | Gfp::NOMEMALLOC;
     let deep = Gfp::NOWAIT | Gfp::NOWARN | Gfp::MEMALLOC;
-    mm.alloc_pages(Request::new(Order(0), plain))
-        .or_else(|_| mm.alloc_pages(Request::new(Order(0), deep)))
+    mm.alloc_pages_spared(Request::new(Order(0), plain))
+        .or_else(|_| mm.alloc_pages_spared(Request::new(Order(0), deep)))
 }

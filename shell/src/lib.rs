@@ -4,7 +4,6 @@
 //! in `mm`; what it runs in is behind the trait [`World`]. It allocates nothing
 //! of its own but what its commands ask for.
 #![no_std]
-#![allow(dead_code, reason = "the commands that use it follow")]
 #[cfg(test)]
 extern crate std;
 
@@ -12,19 +11,21 @@ mod commands;
 mod complete;
 pub mod edit;
 mod errno;
+mod facts;
 mod gfp;
 mod groups;
 mod help;
 mod lab;
 mod ledger;
 mod name;
+mod notes;
 mod parse;
 mod world;
 
 pub use errno::{Errno, Error};
 pub use gfp::gfp_words;
 pub use groups::GROUPS_MAX;
-pub use help::{COMMANDS, Command};
+pub use help::{COMMANDS, Command, TOPICS};
 pub use lab::{Lab, Outcome, Verdict};
 pub use name::NAME_MAX;
 pub use parse::{LINE_MAX, WORDS_MAX};

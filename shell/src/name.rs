@@ -14,7 +14,7 @@ pub(crate) struct Name {
 }
 
 /// First words of facts, which a group of that name would hide.
-const RESERVED: [&str; 5] = ["zone", "buddy", "blocks", "vmstat", "cache"];
+const RESERVED: [&str; 6] = ["zone", "buddy", "blocks", "vmstat", "cache", "fault"];
 
 impl Name {
     pub(crate) const NONE: Self = Self { len: 0, bytes: [0; NAME_MAX] };
@@ -44,10 +44,6 @@ impl Name {
 
     pub(crate) fn as_str(&self) -> &str {
         core::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or("?")
-    }
-
-    pub(crate) fn is_none(&self) -> bool {
-        self.len == 0
     }
 }
 

@@ -1,6 +1,7 @@
 //! The blocks of a group one by one: getting, giving back, looking at them.
 //! May call `mm`.
 
+use super::promise::hopeless;
 use crate::errno::{Errno, Error};
 use crate::groups::{GONE, Group, Kind, Source};
 use crate::lab::{Lab, Subject};
@@ -8,16 +9,36 @@ use crate::ledger::{Cursor, Ledger, List};
 use crate::world::World;
 use core::fmt;
 use core::ptr::NonNull;
+use mm::AllocError;
 use mm::arena::Handle;
+use mm::fault::FaultPlan;
 use mm::gfp::{Gfp, Page, Request};
 use mm::platform::Platform;
-use mm::types::{CpuId, MigrateType, Order, PAGE_SIZE, Pfn, PfnRange, ZoneKind};
+use mm::types::{CpuId, MigrateType, NodeId, Order, PAGE_SIZE, Pfn, PfnRange, ZoneKind};
 
 /// What is to be allocated, a block at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub(crate) kind: Kind,
+    /// Its order is that of the pages which it may come to.
     pub(crate) request: Request,
+}
+
+/// Why there are fewer blocks than were asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Short {
+    /// Nothing was left that the request may have.
+    Empty(Error),
+    /// Something else.
+    Stopped(Error),
+}
+
+impl From<Short> for Error {
+    fn from(short: Short) -> Self {
+        match short {
+            Short::Empty(error) | Short::Stopped(error) => error,
+        }
+    }
 }
 
 /// What a group's blocks have in common.
@@ -25,6 +46,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Seen {
     /// The first block's first frame.
     pub(crate) pfn: Option<Pfn>,
+    /// The first block's node.
+    pub(crate) node: Option<NodeId>,
     zone: Same<ZoneKind>,
     ty: Same<MigrateType>,
     pub(crate) pfmemalloc: bool,
@@ -81,12 +104,32 @@ impl fmt::Display for Seen {
 
 impl<W: World> Subject<W> {
     /// Allocates one block; the word by which the group knows it.
-    pub(crate) fn obtain(self, wanted: &Wanted) -> Result<u64, Error> {
-        match wanted.kind {
+    pub(crate) fn obtain(self, wanted: &Wanted) -> Result<u64, AllocError> {
+        let (mm, Request { gfp, node, .. }) = (self.mm, wanted.request);
+        let object = match wanted.kind {
             Kind::Movable(_) => {
-                Ok(self.arena.alloc(self.mm, wanted.request.gfp).map(Handle::to_bits)?)
+                return Ok(self.arena.alloc_block(mm, wanted.request)?.to_bits());
             }
-            _ => Ok(self.mm.alloc_pages(wanted.request)?.pfn.0),
+            Kind::Objects(Source::Cache(id)) => match node {
+                Some(node) => mm.cache_alloc_node(id, gfp, node),
+                None => mm.cache_alloc(id, gfp),
+            },
+            Kind::Objects(Source::General(size)) => match node {
+                Some(node) => mm.kmalloc_node(size, gfp, node),
+                None => mm.kmalloc(size, gfp),
+            },
+            _ => return Ok(mm.alloc_pages(wanted.request)?.pfn.0),
+        }?;
+        let at = object.as_ptr();
+        let pfn = mm.platform().pfn_of(at).ok_or(AllocError::Invalid("not in RAM"))?;
+        Ok(pfn.addr() + (at.addr() % PAGE_SIZE) as u64)
+    }
+
+    /// Bytes that the user of an object may write to.
+    pub(crate) fn object_size(self, source: Source) -> usize {
+        match source {
+            Source::Cache(id) => self.mm.cache_info(id).map_or(0, |info| info.object_size as usize),
+            Source::General(size) => size,
         }
     }
 
@@ -126,9 +169,19 @@ impl<W: World> Subject<W> {
         let Some(block) = self.mm.map().try_block(pfn) else { return };
         seen.pfn.get_or_insert(pfn);
         let zone = self.mm.zones().get(block.zone_index());
+        seen.node.get_or_insert(block.node());
         seen.zone.add(zone.map_or(ZoneKind::Dma, |zone| zone.kind));
         seen.ty.add(block.migratetype());
         seen.pfmemalloc |= self.mm.is_pfmemalloc(pfn);
+    }
+
+    /// What there is to be seen of one block.
+    pub(crate) fn seen_one(self, kind: Kind, word: u64) -> Seen {
+        let mut seen = Seen::default();
+        if let Some(pfn) = self.frame(kind, word) {
+            self.look(&mut seen, pfn);
+        }
+        seen
     }
 
     /// What the blocks of a group have in common.
@@ -168,7 +221,7 @@ impl<W: World> Lab<W> {
     /// Allocates up to `count` blocks into `list`, until `enough` says so.
     ///
     /// # Errors
-    /// Whatever kept it from more; what is in the list by then stays there.
+    /// What kept it from more; what is in the list by then stays there.
     pub(crate) fn obtain_all(
         &mut self,
         on: Subject<W>,
@@ -177,11 +230,11 @@ impl<W: World> Lab<W> {
         count: u64,
         cpu: Option<CpuId>,
         enough: &dyn Fn() -> bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Short> {
         let mut left = count;
         while left > 0 {
-            self.go_on()?;
-            self.ledger.reserve(on.mm, list)?;
+            self.go_on().map_err(Short::Stopped)?;
+            self.ledger.reserve(on.mm, list).map_err(Short::Empty)?;
             let piece = left.min(Ledger::room(list) as u64);
             let ledger = &mut self.ledger;
             let mut result = Ok(true);
@@ -191,18 +244,22 @@ impl<W: World> Lab<W> {
                         result = Ok(false);
                         return;
                     }
-                    match on.obtain(wanted) {
+                    match on.obtain(&on.within_reach(*wanted)) {
                         Ok(word) => {
                             let noted = ledger.push(on.mm, list, word);
                             debug_assert!(noted, "a place was reserved");
                         }
                         Err(why) => {
-                            result = Err(why);
+                            let error = hopeless(wanted.request.gfp, why.into());
+                            let empty = why == AllocError::NoMemory;
+                            let short = if empty { Short::Empty } else { Short::Stopped };
+                            result = Err(short(error));
                             return;
                         }
                     }
                 }
-            })?;
+            })
+            .map_err(Short::Stopped)?;
             if !result? {
                 return Ok(());
             }
@@ -237,14 +294,26 @@ impl<W: World> Lab<W> {
             }
         }
         self.ledger.clear(on.mm, list);
+        if matches!(kind, Kind::Movable(_)) {
+            on.arena.trim_tables(on.mm);
+        }
         result
     }
 
-    /// Gives back all groups and caches, whatever becomes of it.
+    /// Gives back all groups and caches and switches everything off, whatever
+    /// becomes of it.
     pub(crate) fn release_all(&mut self, on: Subject<W>) {
+        on.mm.set_faults(FaultPlan::Off);
+        if core::mem::take(&mut self.memalloc) {
+            self.world.set_memalloc(false);
+        }
+        self.notes.clear();
         while let Some(mut group) = self.groups.take_any() {
             // What the manager refuses it has logged.
             let _ = self.give_back_all(on, group.kind, &mut group.list, None);
+        }
+        while let Some(cache) = self.caches.take_any() {
+            let _ = on.mm.cache_destroy(cache.id);
         }
     }
 
@@ -259,8 +328,9 @@ impl<W: World> Lab<W> {
             Kind::Contig(pages) | Kind::Cma(_, pages) => {
                 self.print(format_args!("-> {name}: {live} x {pages} pages{seen}\n"));
             }
-            Kind::Objects(_) => {
-                self.print(format_args!("-> {name}: {live} objects{seen}\n"));
+            Kind::Objects(source) => {
+                let size = on.object_size(source);
+                self.print(format_args!("-> {name}: {live} x {size} bytes{seen}\n"));
             }
         }
     }

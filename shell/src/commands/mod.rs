@@ -3,10 +3,16 @@
 
 pub(crate) mod blocks;
 pub(crate) mod caches;
+mod content;
+mod contiguous;
+mod expect;
 pub(crate) mod files;
+mod fill;
 mod helping;
 mod machine;
+mod objects;
 mod pages;
+mod promise;
 
 use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab};
@@ -14,17 +20,41 @@ use crate::parse::Args;
 use crate::world::World;
 
 impl<W: World> Lab<W> {
-    /// Runs the command `words`, the first of which is its name; `text` is the
-    /// line that they come from.
-    pub(crate) fn command(&mut self, words: &[&str], _text: &str) -> Done {
+    /// Runs the command `words`, the first of which is its name.
+    pub(crate) fn command(&mut self, words: &[&str]) -> Done {
         let Some((&name, rest)) = words.split_first() else { return Ok(()) };
         let args = Args::new(rest);
         match name {
             "alloc" => self.alloc(args),
             "audit" => self.audit(args),
+            "cache" => self.cache(args),
             "cat" => self.cat(args),
+            "cma" => self.cma(args),
+            "compact" => self.compact(args),
+            "contig" => self.contig(args),
+            "destroy" => self.destroy(args),
+            "drain" => self.drain(args),
+            "echo" => self.echo(rest),
+            "expect" => self.expect(rest),
+            "expect-error" => self.expect_error(rest),
+            "fail" => self.fail(args),
+            "fill" => self.fill(args),
             "free" => self.free(args),
+            "get" => self.get(args),
             "help" => self.help(args),
+            "kalloc" => self.kalloc(args),
+            "kfree" => self.kfree(args),
+            "list" => self.list(args),
+            "machine" => self.begin_machine(args),
+            "memalloc" => self.memalloc(args),
+            "note" => self.note(args),
+            "offline" | "online" => self.hotplug(args),
+            "punch" => self.punch(args),
+            "reap" => self.reap(args),
+            "shrink" => self.shrink(args),
+            "tick" => self.tick(args),
+            "touch" => self.touch(args),
+            "verify" => self.verify(args),
             _ => self.foreign(words),
         }
     }

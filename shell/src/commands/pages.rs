@@ -10,7 +10,7 @@ use crate::name::Name;
 use crate::parse::{Args, count, indexed, small};
 use crate::world::World;
 use mm::gfp::{Gfp, Request};
-use mm::types::{CpuId, NodeId};
+use mm::types::{CpuId, NodeId, Order};
 
 impl<W: World> Lab<W> {
     pub(super) fn alloc(&mut self, mut args: Args<'_>) -> Done {
@@ -25,15 +25,26 @@ impl<W: World> Lab<W> {
         args.done()?;
         let name = self.groups.new_name(name)?;
         let wanted = Wanted { kind: kind_of(order, gfp), request: Request { order, gfp, node } };
-        if count.saturating_mul(order.pages()) > on.mm.managed_pages() {
-            return Err(Error::new(Errno::ENOMEM, "more than the machine has").into());
-        }
+        sane(on.mm.managed_pages(), count, order)?;
         let mut list = List::NEW;
         if let Err(why) = self.obtain_all(on, &wanted, &mut list, count, cpu, &|| false) {
             self.give_back_all(on, wanted.kind, &mut list, cpu)?;
-            return Err(why.into());
+            return Err(Error::from(why).into());
         }
         self.keep(on, name, wanted.kind, list);
+        Ok(())
+    }
+
+    pub(super) fn list(&mut self, args: Args<'_>) -> Done {
+        args.done()?;
+        let on = self.subject()?;
+        for at in 0..crate::groups::GROUPS_MAX {
+            if let Some(group) = self.groups.at(at) {
+                self.go_on()?;
+                self.print_group(on, &group);
+            }
+        }
+        self.list_caches(on);
         Ok(())
     }
 
@@ -112,4 +123,13 @@ impl<W: World> Lab<W> {
         }
         Ok(Some(CpuId(cpu)))
     }
+}
+
+/// # Errors
+/// ENOMEM for more blocks than a machine of that many pages can ever have.
+pub(super) fn sane(managed: u64, blocks: u64, order: Order) -> Result<(), Error> {
+    if blocks.saturating_mul(order.pages()) > managed {
+        return Err(Error::new(Errno::ENOMEM, "more than the machine has"));
+    }
+    Ok(())
 }

@@ -4,10 +4,11 @@
 
 use mm::Mm;
 use mm::arena::MovableArena;
+use mm::cma::CmaRequest;
 use mm::host::{Machine, pc};
 use mm::platform::{Context, Platform};
 use mm::setup::Config;
-use mm::types::CpuId;
+use mm::types::{CpuId, Order};
 use shell::{Errno, Error, Lab, Outcome, World};
 use std::fmt::{self, Write};
 
@@ -22,7 +23,14 @@ pub struct HostWorld {
 impl HostWorld {
     /// A machine of `mib` MiB. It lives as long as the test.
     pub fn new(mib: u64, cpus: u16) -> Self {
-        let mm = pc(mib, cpus, &Config::default()).expect("a machine");
+        let mut config = Config::default();
+        // As the kernel does by default.
+        if mib >= 256 {
+            let request =
+                CmaRequest { size: 16 << 20, base: None, end: None, order_per_bit: Order(0) };
+            config.cma[0] = Some(request);
+        }
+        let mm = pc(mib, cpus, &config).expect("a machine");
         mm.slab_init().expect("slab");
         let mm: &'static Mm<Machine> = Box::leak(Box::new(mm));
         let arena: &'static MovableArena<Machine> = Box::leak(Box::new(MovableArena::new()));
@@ -76,6 +84,9 @@ impl World for HostWorld {
             "/proc/cmdline" => {
                 out.write_str("quiet\n").map_err(|_| Error::new(Errno::EINTR, "interrupted"))
             }
+            "/proc/long" => (0..1000)
+                .try_for_each(|i| writeln!(out, "line {i} \u{e4}"))
+                .map_err(|_| Error::new(Errno::EINTR, "interrupted")),
             _ => Err(Error::new(Errno::ENOENT, "no such file").about(path)),
         }
     }
@@ -131,4 +142,10 @@ pub fn fails(lab: &mut Lab<HostWorld>, errno: Errno, line: &str) -> String {
     assert!(out.starts_with(&format!("error: {errno}: ")), "{line}: {out}");
     assert_eq!(out.lines().count(), 1, "{line}: {out}");
     out
+}
+
+/// Free pages, those on per-CPU lists among them.
+pub fn free_pages(lab: &Lab<HostWorld>) -> u64 {
+    let mm = lab.world().mm;
+    mm.zones().iter().map(|zone| zone.free_pages() + mm.pcp_pages(zone)).sum()
 }
