@@ -1,7 +1,7 @@
 //! What the kernel measured: read from its log, shown beside Linux's figures
 //! and the goals, kept in a file, and compared with what was kept. Pure.
 
-use crate::options::{Accel, CmdLine, Firmware, Memory, RunOptions, Words};
+use crate::options::{Accel, CmdLine, Disk, Firmware, Machine, Memory, RunOptions, Words};
 use anyhow::{Result, bail};
 use bench::Cost;
 use bench::table::{ROWS, Row, find};
@@ -31,6 +31,11 @@ pub fn run_options(glob: &str) -> RunOptions {
         log: None,
         qemu: Words(words.map(str::to_owned).to_vec()),
         accel: Accel::Tcg,
+        machine: Machine::Pc,
+        disk: Disk::Hd,
+        image: None,
+        no_serial: false,
+        picture: None,
         checked: false,
         dry_run: false,
     }

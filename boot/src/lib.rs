@@ -8,6 +8,7 @@
 
 pub mod archive;
 pub mod benchmark;
+pub mod blind;
 pub mod cargo;
 pub mod collect;
 pub mod figures;
@@ -17,5 +18,6 @@ pub mod options;
 pub mod outcome;
 pub mod qemu;
 pub mod run;
+pub mod screendump;
 pub mod script;
 pub mod symbols;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use boot::benchmark;
+use boot::blind;
 use boot::cargo::{Build, Workspace};
 use boot::collect::{self, session::Session};
 use boot::image;
@@ -13,7 +14,7 @@ use boot::script::{Scripts, Verdict};
 use clap::Parser;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -68,7 +69,10 @@ impl Machine {
             true => (Build::Checked, "run-checked"),
         };
         let dir = workspace.target().join(dir);
-        let disk = image::image_path(&dir, options.firmware);
+        let disk = match &options.image {
+            Some(image) => image.clone(),
+            None => image::image_path(&dir, options.firmware),
+        };
         let ovmf = match options.firmware {
             Firmware::Bios => None,
             Firmware::Uefi => match Ovmf::find() {
@@ -162,7 +166,7 @@ fn boot(options: &RunOptions) -> Result<u8> {
     let args = qemu::arguments(options, disk, ovmf.as_ref(), script.as_deref());
     if options.dry_run {
         if !disk.exists() {
-            eprintln!("quarry: the image is not built yet; a run without --dry-run does that");
+            eprintln!("quarry: there is no image yet; a run without --dry-run builds its own");
         }
         println!("{}", qemu::line(&args));
         return Ok(0);
@@ -178,7 +182,12 @@ fn boot(options: &RunOptions) -> Result<u8> {
         },
     };
 
-    machine.build(options)?;
+    if options.image.is_none() {
+        machine.build(options)?;
+    }
+    if options.no_serial {
+        return boot_blind(options, &args);
+    }
     if !options.exits() {
         eprintln!("quarry: booting; Ctrl-A X leaves QEMU");
     }
@@ -203,5 +212,20 @@ fn boot(options: &RunOptions) -> Result<u8> {
     if outcome.status() != 0 && !ran.seen.last_line.is_empty() {
         eprintln!("quarry: the last line was: {}", ran.seen.last_line);
     }
+    Ok(outcome.status())
+}
+
+/// Boots a machine that has nothing to tell by but its screen.
+fn boot_blind(options: &RunOptions, args: &[String]) -> Result<u8> {
+    let scratch = tempfile::tempdir().context("cannot make a scratch directory")?;
+    let picture = match &options.picture {
+        Some(path) => path::absolute(path)?,
+        None => scratch.path().join("screen.ppm"),
+    };
+    let seen = blind::run(qemu::QEMU, args, options.time_limit(), &picture)?;
+    let lines = seen.summary.as_ref().map_or(&seen.text, |summary| &summary.lines);
+    lines.iter().for_each(|line| println!("{line}"));
+    let outcome = seen.outcome();
+    eprintln!("\nquarry: as the screen tells: {outcome}");
     Ok(outcome.status())
 }

@@ -68,6 +68,22 @@ pub struct RunOptions {
     /// More arguments for QEMU, split as a shell would.
     #[arg(long, value_name = "ARGS", default_value = "", allow_hyphen_values = true, value_parser = parse_words)]
     pub qemu: Words,
+    /// Machine: an i440FX or a Q35 chipset.
+    #[arg(long, value_enum, default_value_t = Machine::Pc)]
+    pub machine: Machine,
+    /// What the image is attached as.
+    #[arg(long, value_enum, default_value_t = Disk::Hd)]
+    pub disk: Disk,
+    /// Boot this image; build none.
+    #[arg(long, value_name = "FILE", conflicts_with = "checked")]
+    pub image: Option<PathBuf>,
+    /// No serial port: leave when the screen shows the result in large letters,
+    /// which is read off a picture of it.
+    #[arg(long, conflicts_with_all = ["log", "lab"])]
+    pub no_serial: bool,
+    /// Leave the picture in this file (PPM).
+    #[arg(long, value_name = "FILE", requires = "no_serial")]
+    pub picture: Option<PathBuf>,
     /// Boot the build that checks itself as it goes: the order of locks, waiting
     /// with a lock held, per-CPU data used while the CPU may change.
     #[arg(long)]
@@ -214,6 +230,34 @@ impl Firmware {
     }
 }
 
+/// QEMU's machines.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Machine {
+    /// i440FX and PIIX3, of 1996.
+    Pc,
+    /// Q35 and ICH9, of 2009, with PCI Express.
+    Q35,
+}
+
+impl Machine {
+    /// As QEMU calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pc => "pc",
+            Self::Q35 => "q35",
+        }
+    }
+}
+
+/// How a disk is attached.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disk {
+    /// A hard disk at the chipset's own controller.
+    Hd,
+    /// A USB stick at an xHCI controller.
+    Usb,
+}
+
 /// QEMU's accelerators.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Accel {
@@ -311,6 +355,7 @@ mod tests {
         assert_eq!(options.memory, Memory("512M".into()));
         assert_eq!((options.cpus, options.nodes), (1, 1));
         assert_eq!(options.accel, Accel::Tcg);
+        assert_eq!((options.machine, options.disk), (Machine::Pc, Disk::Hd));
         assert_eq!(options.cmdline(), None);
         assert_eq!(options.time_limit(), None);
         assert!(options.qemu.0.is_empty() && !options.exit && !options.checked && !options.dry_run);
@@ -359,6 +404,11 @@ mod tests {
             &["--append", "a\nb"],
             &["--qemu", "'open"],
             &["--accel", "hvf"],
+            &["--machine", "isapc"],
+            &["--disk", "floppy"],
+            &["--image", "x.img", "--checked"],
+            &["--no-serial", "--log", "x"],
+            &["--picture", "x.ppm"],
             &["--log"],
             &["--bogus"],
             &["bogus"],

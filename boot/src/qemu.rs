@@ -1,6 +1,6 @@
 //! The QEMU command line. Pure, but for looking where the firmware lies.
 
-use crate::options::RunOptions;
+use crate::options::{Disk, RunOptions};
 use std::path::{Path, PathBuf};
 
 /// The program.
@@ -49,7 +49,7 @@ pub fn arguments(
     let mut args = Vec::new();
     let mut arg = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
 
-    arg(&["-accel", options.accel.name(), "-cpu", cpu(options)]);
+    arg(&["-M", options.machine.name(), "-accel", options.accel.name(), "-cpu", cpu(options)]);
     arg(&["-m", &options.memory.0, "-smp", &options.cpus.to_string()]);
     args.extend(memory(options));
     let mut arg = |words: &[&str]| args.extend(words.iter().map(|&word| word.to_owned()));
@@ -59,10 +59,24 @@ pub fn arguments(
         };
         arg(&["-drive", &chip(0, "readonly", code), "-drive", &chip(1, "snapshot", vars)]);
     }
-    arg(&["-drive", &format!("format=raw,snapshot=on,file={}", escape_path(disk))]);
-    arg(&["-display", "none", "-serial", "mon:stdio", "-nic", "none"]);
+    let disk = format!("format=raw,snapshot=on,file={}", escape_path(disk));
+    match options.disk {
+        Disk::Hd => arg(&["-drive", &disk]),
+        Disk::Usb => {
+            arg(&["-drive", &format!("if=none,id=stick,{disk}"), "-device", "qemu-xhci"]);
+            arg(&["-device", "usb-storage,drive=stick,removable=on,bootindex=0"]);
+        }
+    }
+    arg(&["-display", "none", "-nic", "none"]);
     // A crash that resets the machine ends the run instead of starting it over.
-    arg(&["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    arg(&["-no-reboot"]);
+    if options.no_serial {
+        // Nor the exit device: the screen would go with the machine.
+        arg(&["-serial", "none", "-parallel", "none", "-monitor", "none", "-qmp", "stdio"]);
+    } else {
+        arg(&["-serial", "mon:stdio"]);
+        arg(&["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    }
     if let Some(line) = options.cmdline() {
         arg(&["-fw_cfg", &format!("name=opt/quarry/cmdline,string={}", escape(&line))]);
     }
@@ -176,6 +190,15 @@ mod tests {
         let args = args(&["--lab", "x"], None);
         assert!(has(&args, "-fw_cfg", "name=opt/quarry/lab,file=/x/c,,d.lab"));
         assert!(has(&args, "-fw_cfg", "name=opt/quarry/cmdline,string=exit"));
+    }
+
+    #[test]
+    fn a_stick_and_no_serial_port() {
+        let args = args(&["--machine", "q35", "--disk", "usb", "--no-serial"], None);
+        assert!(has(&args, "-M", "q35") && has(&args, "-device", "qemu-xhci"));
+        assert!(has(&args, "-drive", "if=none,id=stick,format=raw,snapshot=on,file=/x/a,,b.img"));
+        assert!(has(&args, "-serial", "none") && has(&args, "-qmp", "stdio"));
+        assert!(!args.iter().any(|arg| arg.contains("isa-debug-exit") || arg.contains("stdio,")));
     }
 
     #[test]

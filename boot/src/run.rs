@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often QEMU is looked at.
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 /// How long QEMU may take to put the terminal back and leave.
 const GRACE: Duration = Duration::from_secs(3);
 /// Lines are watched up to this length, in bytes.
@@ -75,7 +75,7 @@ pub fn run(
 }
 
 /// Starts `program`, its output piped.
-fn start(program: &str, args: &[String], input: Stdio) -> Result<Child> {
+pub(crate) fn start(program: &str, args: &[String], input: Stdio) -> Result<Child> {
     let mut command = Command::new(program);
     command.args(args).stdin(input).stdout(Stdio::piped());
     // SAFETY: between fork and exec only one system call is made, nothing that
@@ -177,12 +177,12 @@ fn most_memory_kib(pid: u32) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-fn end(status: ExitStatus) -> End {
+pub(crate) fn end(status: ExitStatus) -> End {
     status.code().map_or(End::Killed, End::Exited)
 }
 
 /// Ends `child`, gently first: QEMU has a terminal to put back.
-fn stop(child: &mut Child) -> io::Result<()> {
+pub(crate) fn stop(child: &mut Child) -> io::Result<()> {
     kill_process(Pid::from_child(child), Signal::TERM)?;
     let patience = Instant::now() + GRACE;
     while Instant::now() < patience {

@@ -17,7 +17,7 @@ use crate::vm::kstack;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
 use crate::{acpi, numa, smp};
-use crate::{benchmarks, cmdline, console, heap, ramdisk, selftests, stage, workers};
+use crate::{benchmarks, cmdline, console, heap, ramdisk, selftests, stage, summary, workers};
 use alloc::boxed::Box;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
@@ -35,6 +35,7 @@ use quarry_kernel::direct_map::PageSize;
 use quarry_kernel::lapic::Mode;
 use quarry_kernel::options::Options as KernelOptions;
 use quarry_kernel::sched::Name;
+use selftest::Level;
 use x86_64::VirtAddr;
 
 /// What the boot loader is asked to map. No physical memory: with a reserved
@@ -100,6 +101,7 @@ fn start(info: &'static mut BootInfo) -> ! {
     let in_use = find_in_use(info, &loader, screen);
     let edits = options.memory.map_edits();
     let regions = &info.memory_regions;
+    summary::note_firmware(regions);
     let Some(FirmwareMap { map, mut early }) =
         memory::early(regions, features.phys_bits, edits, &in_use)
     else {
@@ -217,7 +219,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
 /// The boot's last stages, in a thread.
 fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'static>) {
     stage::begin("self-tests");
-    let counts = selftests::run(mm, options);
+    let (counts, failed) = selftests::run(mm, options);
     if mm.page_owner().is_on() {
         mm.log_holdings();
     }
@@ -226,6 +228,9 @@ fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'static>) {
         let _quiet = workers::quiet();
         benchmarks::run(mm, glob)
     });
+    if options.selftest != Level::Off {
+        summary::show(mm, counts, &failed);
+    }
     let scripts = Shell::open(mm, options).map(|mut shell| {
         let ok = shell.scripts(options.lab);
         (shell, ok)

@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_macros, clippy::disallowed_methods))]
 
 pub mod archive;
+pub mod banner;
 pub mod bringup;
 pub mod calls;
 pub mod cpuset;

@@ -48,6 +48,8 @@ mod smp;
 #[cfg(target_os = "none")]
 mod stage;
 #[cfg(target_os = "none")]
+mod summary;
+#[cfg(target_os = "none")]
 mod take;
 #[cfg(target_os = "none")]
 mod task;

@@ -88,10 +88,10 @@ pub(crate) fn watchdog(frame: &TrapFrame) {
     }
 }
 
-/// Runs what the command line asks for. Returns how it went. A function of its
-/// own in every backtrace.
+/// Runs what the command line asks for. Returns how it went, and what failed. A
+/// function of its own in every backtrace.
 #[inline(never)]
-pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
+pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> (Counts, Failed) {
     LIMIT_MS.store(u64::from(options.test_timeout) * 1000, Ordering::Relaxed);
     let config = Config {
         level: options.selftest,
@@ -107,7 +107,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
     };
     let mut ground = GROUND.lock();
     let Some(on) = prepare(mm, config.level, &mut ground) else {
-        return Counts { fail: 1, ..Counts::default() };
+        return (Counts { fail: 1, ..Counts::default() }, Failed::default());
     };
     // The audit of everything is the last of `mm`'s suites.
     let groups = [
@@ -121,7 +121,9 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> Counts {
         Suites::<Machine>::ALL,
     ];
     let mut scratch = SCRATCH_AREA.lock();
-    selftest::run(&on, &groups, &config, &mut scratch[..], &mut ToConsole { quiet: None })
+    let mut harness = ToConsole { quiet: None, failed: Failed::default() };
+    let counts = selftest::run(&on, &groups, &config, &mut scratch[..], &mut harness);
+    (counts, harness.failed)
 }
 
 /// What the tests run on, with all CPUs if there are to be tests; says why if
@@ -156,6 +158,29 @@ static ARENA: MovableArena<Machine> = MovableArena::new();
 struct ToConsole {
     /// Tests measure what the background changes, so it works between them.
     quiet: Option<Quiet>,
+    failed: Failed,
+}
+
+/// Names of the tests that have failed, as many as one can do something about.
+#[derive(Default)]
+pub(crate) struct Failed {
+    names: [(&'static str, &'static str); Self::MAX],
+    count: usize,
+}
+
+impl Failed {
+    /// How many are kept by name.
+    pub(crate) const MAX: usize = 8;
+
+    /// Suite and case of the first of them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.names.into_iter().take(self.count)
+    }
+
+    /// How many more there are.
+    pub(crate) fn unnamed(&self) -> usize {
+        self.count.saturating_sub(Self::MAX)
+    }
 }
 
 impl Harness for ToConsole {
@@ -173,6 +198,13 @@ impl Harness for ToConsole {
         *RUNNING.lock() = None;
         self.quiet = None;
         workers::settle();
+    }
+
+    fn case_failed(&mut self, suite: &'static str, case: &'static str) {
+        if let Some(name) = self.failed.names.get_mut(self.failed.count) {
+            *name = (suite, case);
+        }
+        self.failed.count += 1;
     }
 
     fn now_ms(&self) -> u64 {

@@ -18,6 +18,9 @@ pub trait Harness {
     /// Called when the case that began last is over.
     fn case_ended(&mut self);
 
+    /// Called after that if the case has failed.
+    fn case_failed(&mut self, _suite: &'static str, _case: &'static str) {}
+
     /// Milliseconds since some fixed moment.
     fn now_ms(&self) -> u64;
 }

@@ -62,6 +62,7 @@ pub fn run<C: Subject>(
             harness.line(format_args!("1..1"));
             harness.line(format_args!("# no case of level {} matches", config.level.name()));
             harness.line(format_args!("not ok 1 filter_glob"));
+            harness.case_failed("kunit", "filter_glob");
         } else {
             harness.line(format_args!("1..{plan}"));
             let selected = suites().filter(|suite| config.selected(suite) > 0);
@@ -160,6 +161,7 @@ fn run_case<C: Subject>(
         }
         _ => {
             harness.line(format_args!("    not ok {number} {name}"));
+            harness.case_failed(suite, name);
             Counts { fail: 1, ..Counts::default() }
         }
     }

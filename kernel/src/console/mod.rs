@@ -2,6 +2,7 @@
 //! with its time stamps, and whole lines without stamps for the test report.
 //! Calls `arch` for time and interrupt masking.
 
+mod banner;
 pub(crate) mod input;
 mod logger;
 mod screen;
@@ -12,6 +13,7 @@ pub(crate) use screen::Framebuffer;
 use crate::arch::irq::{IrqGuard, IrqMutex};
 use core::fmt::{self, Write};
 use mm::sync::LockRank;
+use quarry_kernel::banner::Line;
 use quarry_kernel::tty::Ring;
 use screen::Screen;
 use serial::Serial;
@@ -236,6 +238,14 @@ pub(crate) fn log_text(each: &mut dyn FnMut(&str) -> bool) {
 pub(crate) fn listen() {
     let serial = CONSOLE.lock().serial.listen();
     input::start(serial);
+}
+
+/// Clears the screen and writes large text at its top. What is printed from then
+/// on comes below it.
+pub(crate) fn banner<'a>(lines: impl IntoIterator<Item = Line<'a>>) {
+    let mut console = CONSOLE.lock();
+    console.fresh_line();
+    console.screen.banner(lines);
 }
 
 /// The console for a crash report, at the start of a line.

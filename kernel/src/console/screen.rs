@@ -1,10 +1,12 @@
 //! Text on the boot loader's framebuffer. What would run off the lower edge
 //! goes on at the top, below it a blank line: nothing is ever scrolled, which
-//! would mean to read slow memory. Calls nothing.
+//! would mean to read slow memory. Large text may stand above all that. Calls
+//! `quarry_kernel::banner`.
 
 use bootloader_api::info::{FrameBufferInfo, PixelFormat};
 use core::ptr::NonNull;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+use quarry_kernel::banner::{self, Line};
 
 const WEIGHT: FontWeight = FontWeight::Regular;
 const HEIGHT: RasterHeight = RasterHeight::Size16;
@@ -29,13 +31,15 @@ unsafe impl Send for Framebuffer {}
 /// A text screen, if there is one.
 pub(crate) struct Screen {
     framebuffer: Option<Framebuffer>,
+    /// Rows that a banner takes, at the top.
+    top: usize,
     row: usize,
     column: usize,
 }
 
 impl Screen {
     pub(crate) const fn new() -> Self {
-        Self { framebuffer: None, row: 0, column: 0 }
+        Self { framebuffer: None, top: 0, row: 0, column: 0 }
     }
 
     /// Writes to `framebuffer` from now on, where the text stopped, or to none.
@@ -66,7 +70,16 @@ impl Screen {
         for row in 0..framebuffer.info.height.div_ceil(CELL_HEIGHT) {
             framebuffer.clear_row(row);
         }
-        (self.row, self.column) = (0, 0);
+        (self.top, self.row, self.column) = (0, 0, 0);
+    }
+
+    /// Makes it all blank, and writes `lines` large at the top, where they stay
+    /// until the next [`Self::clear`].
+    pub(crate) fn banner<'a>(&mut self, lines: impl IntoIterator<Item = Line<'a>>) {
+        self.clear();
+        let Some(mut framebuffer) = self.framebuffer else { return };
+        self.top = banner::draw(&mut framebuffer, lines).div_ceil(CELL_HEIGHT);
+        self.row = self.top;
     }
 
     /// Writes one character; what is not ASCII becomes one question mark.
@@ -93,15 +106,16 @@ impl Screen {
         let Some(framebuffer) = self.framebuffer else { return };
         let rows = framebuffer.info.height / CELL_HEIGHT;
         self.column = 0;
-        self.row = (self.row + 1) % rows;
+        let next = |row| if row + 1 < rows { row + 1 } else { self.top };
+        self.row = next(self.row);
         framebuffer.clear_row(self.row);
-        framebuffer.clear_row((self.row + 1) % rows);
+        framebuffer.clear_row(next(self.row));
     }
 }
 
 impl Framebuffer {
     /// Where `len` bytes at pixel `(x, y)` begin, if all lie inside.
-    fn at(&self, x: usize, y: usize, len: usize) -> Option<*mut u8> {
+    pub(super) fn at(&self, x: usize, y: usize, len: usize) -> Option<*mut u8> {
         let offset = (y * self.info.stride + x) * self.info.bytes_per_pixel;
         let inside = offset + len <= self.info.byte_len;
         inside.then(|| self.start.as_ptr().wrapping_add(offset))

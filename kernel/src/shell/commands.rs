@@ -147,7 +147,7 @@ fn selftest(on: &Subject, words: &[&str]) -> Result<(), Error> {
         level => level,
     };
     let options = Options { filter_glob, selftest, crash: None, ..on.options };
-    match selftests::run(on.mm, &options).fail {
+    match selftests::run(on.mm, &options).0.fail {
         0 => Ok(()),
         _ => Err(Error::new(Errno::EIO, "not all self-tests passed")),
     }
