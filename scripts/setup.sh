@@ -87,6 +87,7 @@ setup_checkers() {
     have prove || missing+=(perl)
     have python3 || missing+=(python3)
     have xz || missing+=(xz-utils)
+    have mcopy || missing+=(mtools)
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
 

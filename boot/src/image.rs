@@ -39,7 +39,7 @@ pub fn make(
 
     // The loader reads the file whole, sector by sector on a BIOS: leave out
     // what only a debugger wants.
-    let stripped = scratch.path().join("kernel");
+    let stripped = scratch.path().join(LABEL);
     let mut strip = Command::new(workspace.llvm_tool("llvm-objcopy")?);
     let status = strip.arg("--strip-all").arg(&kernel).arg(&stripped).status()?;
     ensure!(status.success(), "the kernel could not be stripped");
@@ -56,6 +56,10 @@ pub fn make(
     }
     Ok(images)
 }
+
+/// The boot partition's label, which the image writer makes of the kernel file's
+/// name; padded as labels are.
+const LABEL: &str = "QUARRY     ";
 
 fn image_name(firmware: Firmware) -> String {
     format!("quarry-{}.img", firmware.name())

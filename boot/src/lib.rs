@@ -12,6 +12,7 @@ pub mod blind;
 pub mod cargo;
 pub mod collect;
 pub mod figures;
+pub mod flash;
 pub mod growth;
 pub mod image;
 pub mod options;

@@ -5,6 +5,7 @@ use boot::benchmark;
 use boot::blind;
 use boot::cargo::{Build, Workspace};
 use boot::collect::{self, session::Session};
+use boot::flash;
 use boot::image;
 use boot::options::{Cli, CollectOptions, Command, Firmware, ImageOptions, RunOptions};
 use boot::outcome::{Outcome, Reason};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Command::Image(options)) => make_images(options),
+        Some(Command::Flash(options)) => flash::flash(options),
         Some(Command::Run(options)) => boot(options),
         Some(Command::Bench(options)) => benchmark::benchmark(options),
         Some(Command::Collect(options)) => collect(options),

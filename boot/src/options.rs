@@ -28,6 +28,8 @@ pub enum Command {
     Run(RunOptions),
     /// Write quarry-bios.img, quarry-uefi.img and their sha256.
     Image(ImageOptions),
+    /// Write an image to a USB stick.
+    Flash(FlashOptions),
     /// Count the instructions of the memory manager's operations.
     Bench(BenchOptions),
     /// Save every report file of a running Quarry in a directory.
@@ -168,6 +170,33 @@ impl CollectOptions {
         let words = ["quarry run".to_owned()].into_iter().chain(self.run.iter().cloned());
         Run::try_parse_from(words).map(|run| run.options)
     }
+}
+
+/// Options of `quarry flash`.
+///
+/// Refuses what is mounted, swap space or part of a volume, partitions, and disks
+/// that are too small: that cannot be forced. Nor is anything overwritten before
+/// its name has been typed. Exit status: 0 it is written, and reads back so; 1
+/// not so; 2 wrong usage.
+#[derive(Args, Clone, Debug)]
+pub struct FlashOptions {
+    /// The stick, such as /dev/sdb.
+    pub device: PathBuf,
+    /// Firmware of the machine that is to boot from it.
+    #[arg(long, value_enum, default_value_t = Firmware::Uefi)]
+    pub firmware: Firmware,
+    /// Kernel command line to build in.
+    #[arg(long, value_name = "K=V ...", allow_hyphen_values = true, value_parser = parse_cmdline)]
+    pub append: Option<CmdLine>,
+    /// Write this image instead of building one.
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Also to a disk that is not removable.
+    #[arg(long)]
+    pub force: bool,
+    /// Look at the device, make the image and print where it is, no more.
+    #[arg(long, hide = true)]
+    pub only_image: bool,
 }
 
 /// Options of `quarry bench`.

@@ -53,7 +53,8 @@ fn from_ramdisk(buffer: &mut Buffer) {
         None if archive::is_utf16(bytes) => {
             log::warn!("the file `ramdisk` was saved as UTF-16 and cannot be read; want UTF-8");
         }
-        None => log::warn!("the boot image has no command line"),
+        None if bytes.is_empty() => log::warn!("the boot loader has found no file `ramdisk`"),
+        None => log::warn!("the file `ramdisk` has no section `cmdline`"),
     });
 }
 
