@@ -95,8 +95,7 @@ impl Machine {
 fn collect(options: &CollectOptions) -> Result<u8> {
     if let Some(path) = &options.transcript {
         let transcript = read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        collect::save(&options.dir, &collect::contents(&transcript)?)?;
-        return Ok(0);
+        return saved(&options.dir, &collect::contents(&transcript)?);
     }
     let limit = Duration::from_secs(options.timeout);
     let (mut session, mut guest) = match &options.serial {
@@ -131,12 +130,20 @@ fn collect(options: &CollectOptions) -> Result<u8> {
     std::fs::create_dir_all(&options.dir)?;
     std::fs::write(options.dir.join("console"), session.transcript())?;
     let (files, at_rest) = read?;
-    collect::save(&options.dir, &files)?;
-    eprintln!("quarry: {} files in {}", files.len(), options.dir.display());
     if !at_rest {
-        eprintln!("quarry: the machine was never at rest: they need not agree with each other");
+        eprintln!("quarry: the machine was never at rest: files need not agree with each other");
     }
-    Ok(0)
+    saved(&options.dir, &files)
+}
+
+/// Saves the files, and tells whether all are there by the exit status.
+fn saved(dir: &Path, files: &collect::Files) -> Result<u8> {
+    collect::save(dir, files)?;
+    for (path, why) in &files.refused {
+        eprintln!("quarry: {path}: {why}");
+    }
+    eprintln!("quarry: {} files in {}", files.contents.len(), dir.display());
+    Ok(u8::from(!files.refused.is_empty()))
 }
 
 /// Reads a file, `-` for standard input.

@@ -22,8 +22,14 @@ const LOG: &str = "dmesg";
 /// Times that a machine is given to come to rest.
 const ATTEMPTS: u32 = 5;
 
-/// Contents by path.
-type Files = BTreeMap<String, Vec<u8>>;
+/// What a session has brought.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Files {
+    /// Contents by path.
+    pub contents: BTreeMap<String, Vec<u8>>,
+    /// What the machine would not show, by path, and why.
+    pub refused: BTreeMap<String, String>,
+}
 
 /// The paths of all files that there are to collect.
 pub fn paths() -> impl Iterator<Item = &'static str> {
@@ -45,10 +51,9 @@ pub fn file_name(path: &str) -> String {
 pub fn read_all(session: &mut Session) -> Result<(Files, bool)> {
     for _ in 1..ATTEMPTS {
         let files = read_once(session)?;
-        let before = files.get(PULSE);
         session.command(&format!("cat {PULSE}"))?;
-        let after = contents(session.transcript())?.remove(PULSE);
-        if before == after.as_ref() {
+        let after = contents(session.transcript())?;
+        if files.contents.get(PULSE) == after.contents.get(PULSE) {
             return Ok((files, true));
         }
     }
@@ -65,30 +70,27 @@ fn read_once(session: &mut Session) -> Result<Files> {
     contents(session.transcript())
 }
 
-/// The files that were printed in a session, each as it was the last time. One
-/// that the machine would not show is left out, with a message.
+/// The files that were printed in a session, each as it was the last time.
 ///
 /// # Errors
 /// None was printed, or one was lost on the way.
 pub fn contents(transcript: &[u8]) -> Result<Files> {
-    let mut files = Files::new();
+    let mut files = Files::default();
     for reply in replies(transcript) {
         if reply.command == LOG {
-            files.insert(LOG.into(), reply.text.into_bytes());
+            files.contents.insert(LOG.into(), reply.text.into_bytes());
         } else if let Some(path) = reply.command.strip_prefix("cat ") {
+            let path = path.trim().to_owned();
+            files.contents.remove(&path);
+            files.refused.remove(&path);
             match reply.content() {
-                Ok(content) => {
-                    files.insert(path.trim().into(), content);
-                }
-                Err(Unusable::Refused(why)) => {
-                    eprintln!("quarry: {path}: {why}");
-                    files.remove(path.trim());
-                }
+                Ok(content) => drop(files.contents.insert(path, content)),
+                Err(Unusable::Refused(why)) => drop(files.refused.insert(path, why)),
                 Err(error @ Unusable::Garbled) => bail!("{path}: {error}"),
             }
         }
     }
-    if !files.keys().any(|path| path.starts_with('/')) {
+    if !files.contents.keys().any(|path| path.starts_with('/')) {
         bail!("no file was printed");
     }
     Ok(files)
@@ -101,7 +103,7 @@ pub fn contents(transcript: &[u8]) -> Result<Files> {
 pub fn save(dir: &Path, files: &Files) -> Result<()> {
     let what = || format!("cannot write to {}", dir.display());
     fs::create_dir_all(dir).with_context(what)?;
-    for (path, content) in files {
+    for (path, content) in &files.contents {
         fs::write(dir.join(file_name(path)), content).with_context(what)?;
     }
     Ok(())
@@ -134,6 +136,7 @@ mod tests {
         assert_eq!(fs::read(dir.join("dmesg")).unwrap(), b"[    0.000001] hello\n");
         assert_eq!(fs::read(dir.join("proc_kpageflags")).unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert!(!dir.join("proc_b").exists());
+        assert_eq!(files.refused["/proc/b"], "error: ENOENT: no such file");
         assert!(contents(b"quarry> help\r\nhelp\r\nquarry> ").is_err());
         let cut = session.replace("====\r\n", "");
         assert!(contents(cut.as_bytes()).is_err());

@@ -18,6 +18,9 @@ const IO_APICS: [&str; 8] = [
     "IOAPIC 0", "IOAPIC 1", "IOAPIC 2", "IOAPIC 3", "IOAPIC 4", "IOAPIC 5", "IOAPIC 6", "IOAPIC 7",
 ];
 
+/// Bytes of an I/O APIC's registers, as Linux has it.
+const IO_APIC_LEN: u64 = 0x400;
+
 /// The ranges, sorted by address.
 struct Named {
     ranges: [IoRange<'static>; NAMED],
@@ -76,9 +79,11 @@ pub(crate) fn note(
         named.add_image(loader, part.start, file_end, name);
         named.add_image(loader, file_end, part.end, "Kernel bss");
     }
-    let local_apic = local_apic.map(|pfn| (pfn, "Local APIC"));
-    for (pfn, name) in io_apics.zip(IO_APICS).chain(local_apic) {
-        named.add(pfn.addr(), pfn.addr() + PAGE_SIZE as u64, name);
+    if let Some(pfn) = local_apic {
+        named.add(pfn.addr(), pfn.addr() + PAGE_SIZE as u64, "Local APIC");
+    }
+    for (pfn, name) in io_apics.zip(IO_APICS) {
+        named.add(pfn.addr(), pfn.addr() + IO_APIC_LEN, name);
     }
     KNOWN.call_once(|| (map, named));
 }

@@ -72,6 +72,7 @@ pub fn write_iomem(map: &[Region], named: &[IoRange<'_>], out: &mut dyn fmt::Wri
     let region = |r: Region| IoRange { start: r.start, end: r.end, name: name(r.kind) };
     let mut regions = map.iter().copied().flat_map(pieces).map(region).peekable();
     let mut named = named.iter().copied().filter(|r| r.start < r.end).peekable();
+    let mut named = core::iter::from_fn(|| next_joined(&mut named)).peekable();
     let mut below = 0;
     loop {
         let region = next_joined(&mut regions);
@@ -145,7 +146,8 @@ mod tests {
         let named = [
             range(0xf_f000, 0x10_0001, "into"),
             range(0x10_1000, 0x10_1000, "empty"),
-            range(0x10_2000, 0x10_3000, "inside"),
+            range(0x10_2000, 0x10_2800, "inside"),
+            range(0x10_2800, 0x10_3000, "inside"),
             range(0x1f_ffff, 0x20_0001, "out of"),
             range(0x20_1000, 0x20_2000, "after"),
         ];

@@ -13,6 +13,7 @@
 mod buddyinfo;
 mod iomem;
 mod kpage;
+mod lines;
 mod meminfo;
 mod sysctl;
 mod vmstat;
@@ -24,6 +25,7 @@ pub use kpage::KPageFlags;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use core::fmt;
+use lines::Lines;
 
 /// Why a file could not be read or written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,7 +85,8 @@ const SYSCTL: &str = "/proc/sys/vm/";
 
 impl<P: Platform> Mm<P> {
     /// Writes the content of the file at `path` to `out`; what is binary, as the
-    /// block of base64 that `uuencode -m` makes of it. Interrupts on, no lock
+    /// block of base64 that `uuencode -m` makes of it. Each line goes out as a
+    /// whole. Interrupts on, no lock
     /// held: it may wait for other CPUs. On a machine at rest the numbers of all
     /// files agree with each other.
     ///
@@ -91,6 +94,12 @@ impl<P: Platform> Mm<P> {
     /// [`FileError::NotFound`]; [`FileError::NotPermitted`] for a file that can
     /// only be written; [`FileError::Stopped`] when `out` fails.
     pub fn proc_read(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), FileError> {
+        let mut lines = Lines::new(out);
+        self.write_file(path, &mut lines)?;
+        Ok(lines.flush()?)
+    }
+
+    fn write_file(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), FileError> {
         match path {
             "/proc/buddyinfo" => self.buddyinfo(out)?,
             "/proc/kpagecount" => {
