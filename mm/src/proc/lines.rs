@@ -72,8 +72,9 @@ mod tests {
         let mut pieces = Pieces(Vec::new());
         let mut lines = Lines::new(&mut pieces);
         let long = "x".repeat(2 * HELD);
-        write!(lines, "a {} b\nc\n{}", 1, "d").expect("text");
-        write!(lines, "é{long}\n").expect("text");
+        let (one, last) = (1, "d");
+        write!(lines, "a {one} b\nc\n{last}").expect("text");
+        writeln!(lines, "é{long}").expect("text");
         write!(lines, "end").expect("text");
         lines.flush().expect("text");
         assert_eq!(pieces.0[..3], ["a 1 b\n", "c\n", "dé"]);

@@ -4,7 +4,7 @@
 
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::sync::{AtomicU32, Cpu, Ordering::Relaxed};
+use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
 use crate::types::{CpuId, ZoneKind};
 use crate::zone::{Mark, Zone};
 use core::fmt;
@@ -57,13 +57,13 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Pages on the lists of `zone` of the CPUs from `first` on.
-    fn pcp_counts(&self, zone: &Zone, first: usize) -> [AtomicU32; CPUS] {
-        let counts = [const { AtomicU32::new(0) }; CPUS];
+    fn pcp_counts(&self, zone: &Zone, first: usize) -> [AtomicU64; CPUS] {
+        let counts = [const { AtomicU64::new(0) }; CPUS];
         Cpu::on_each(&self.platform, &|cpu| {
             let CpuId(id) = cpu.id();
             if let Some(slot) = usize::from(id).checked_sub(first).and_then(|i| counts.get(i)) {
                 // SAFETY: `cpu` is that CPU's token; the closure does not nest.
-                let count = unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.count) };
+                let count = unsafe { self.pcp(cpu.id(), zone).with(|pcp| pcp.pages()) };
                 slot.store(count, Relaxed);
             }
         });
