@@ -149,6 +149,13 @@ impl<W: World> Subject<W> {
         }
     }
 
+    /// Gives back what the arena does not need after blocks of `kind` went.
+    pub(crate) fn trim(self, kind: Kind) {
+        if matches!(kind, Kind::Movable(_)) {
+            self.arena.trim_tables(self.mm);
+        }
+    }
+
     /// The frame that a block begins in at the moment.
     pub(crate) fn frame(self, kind: Kind, word: u64) -> Option<Pfn> {
         match kind {
@@ -294,9 +301,7 @@ impl<W: World> Lab<W> {
             }
         }
         self.ledger.clear(on.mm, list);
-        if matches!(kind, Kind::Movable(_)) {
-            on.arena.trim_tables(on.mm);
-        }
+        on.trim(kind);
         result
     }
 

@@ -108,6 +108,7 @@ impl<W: World> Lab<W> {
             };
             Self::at_cpu(&mut self.world, cpu, &mut punch)?;
         }
+        on.trim(group.kind);
         let group = self.groups.find(name)?;
         group.live -= freed;
         let group = *group;

@@ -89,6 +89,7 @@ impl<W: World> Lab<W> {
         Self::at_cpu(&mut self.world, cpu, &mut free)?;
         freed?;
         *word = GONE;
+        on.trim(group.kind);
         self.groups.find(group.name.as_str())?.live -= 1;
         Ok(())
     }
