@@ -4,7 +4,7 @@
 //! `page`.
 
 use crate::mm::Mm;
-use crate::page::{HeadWord, PageType};
+use crate::page::{HeadWord, PageDesc, PageType};
 use crate::platform::Platform;
 use crate::types::{
     MAX_NODES, MigrateType, NR_ZONES, NodeId, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn,
@@ -172,7 +172,7 @@ impl<P: Platform> Mm<P> {
             block.count(word.ty(), word.order(), at.0 - start.0);
         }
         while at < end {
-            let word = self.map.try_page(at).map_or(HeadWord::TAIL, |page| page.head());
+            let word = self.map.try_page(at).map_or(HeadWord::TAIL, PageDesc::head);
             // A word of a block that has just changed may say anything.
             let next = at.add(word.order().pages()).min(end);
             block.count(word.ty(), word.order(), next.0 - at.0);

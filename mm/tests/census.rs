@@ -6,6 +6,7 @@ use mm::census::{BlockRun, Usage};
 use mm::host::{Machine, build, pc};
 use mm::proc::PAGEBLOCKS;
 use mm::types::{MigrateType, NodeId, Order, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind};
+use mm::zone::Zone;
 use mm::{Config, Gfp, Mm, Request};
 use proptest::prelude::*;
 
@@ -35,7 +36,7 @@ fn sum(runs: &[BlockRun], usage: Usage) -> u64 {
 /// All pages of all zones: as many as the manager counts, where it counts.
 fn agrees(mm: &Mm<Machine>) {
     let runs = census(mm);
-    let free: u64 = mm.zones().iter().map(|zone| zone.free_pages()).sum();
+    let free: u64 = mm.zones().iter().map(Zone::free_pages).sum();
     assert_eq!(sum(&runs, Usage::Free), free);
     assert_eq!(sum(&runs, Usage::Unsettled), 0);
     for zone in mm.zones().iter().filter(|zone| zone.present() > 0) {
@@ -60,7 +61,8 @@ fn it_counts_what_the_manager_counts() {
     let kernel = Request::new(Order(3), Gfp::KERNEL);
     let blocks: Vec<_> = (0..200).map(|_| mm.alloc_pages(kernel).expect("eight pages")).collect();
     let objects: Vec<_> = (0..600).map(|_| mm.kmalloc(512, Gfp::KERNEL).expect("memory")).collect();
-    let pages: Vec<_> = (0..3000).map(|_| arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page")).collect();
+    let pages: Vec<_> =
+        (0..3000).map(|_| arena.alloc(&mm, Gfp::HIGHUSER_MOVABLE).expect("a page")).collect();
     mm.drain_all(None);
     agrees(&mm);
     let runs = census(&mm);
