@@ -115,6 +115,7 @@ fn expected_errors() {
     ok(&mut lab, "expect-error EINVAL expect-error EWHAT free x");
     fails(&mut lab, Errno::EINVAL, "expect-error EWHAT free x");
     fails(&mut lab, Errno::EINVAL, "expect-error ENOENT");
+    fails(&mut lab, Errno::EINVAL, &"expect-error EINVAL ".repeat(15));
     ok(&mut lab, "expect-error EPERM machine");
     ok(&mut lab, "expect-error EOPNOTSUPP offline 0x8000000 128M");
     fails(&mut lab, Errno::EOPNOTSUPP, "online 0x8000000 128M");
