@@ -96,7 +96,7 @@ impl<W: World> Lab<W> {
         Ok(())
     }
 
-    /// TERM, TERM + TERM or TERM - TERM.
+    /// Terms with + or - between them, added up from left to right.
     ///
     /// # Errors
     /// EINVAL for another form, ERANGE beyond 64 bits or below 0.
@@ -104,14 +104,16 @@ impl<W: World> Lab<W> {
         let &[first, ref rest @ ..] = words else {
             return Err(Error::new(Errno::EINVAL, "a value is missing"));
         };
-        let first = self.term(first)?;
-        let sum = match *rest {
-            [] => Some(first),
-            ["+", second] => first.checked_add(self.term(second)?),
-            ["-", second] => first.checked_sub(self.term(second)?),
-            _ => return Err(Error::new(Errno::EINVAL, "VALUE, VALUE + VALUE or VALUE - VALUE")),
-        };
-        sum.ok_or(Error::new(Errno::ERANGE, "beyond 64 bits"))
+        let mut sum = self.term(first)?;
+        for pair in rest.chunks(2) {
+            let next = match *pair {
+                ["+", term] => sum.checked_add(self.term(term)?),
+                ["-", term] => sum.checked_sub(self.term(term)?),
+                _ => return Err(Error::new(Errno::EINVAL, "VALUE + VALUE - VALUE ...")),
+            };
+            sum = next.ok_or(Error::new(Errno::ERANGE, "beyond 64 bits"))?;
+        }
+        Ok(sum)
     }
 
     /// A number, a note or a fact.
