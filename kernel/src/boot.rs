@@ -91,6 +91,7 @@ fn start(info: &'static mut BootInfo) -> ! {
 
     stage::begin("command line");
     let options = options::read(cmdline::get());
+    console::attach(&options.kernel.consoles, false);
 
     stage::begin("memory map");
     // SAFETY: the loader's tables are in force, and it was asked for this entry.
@@ -111,6 +112,7 @@ fn start(info: &'static mut BootInfo) -> ! {
         crash::give_up(format_args!("{error}"));
     }
     acpi::init(info.rsdp_addr.into_option(), &mut loader, &map, &mut early);
+    console::discover();
     ioapic::discover();
     smp::discover(&features, &options.kernel, &map, &early);
     numa::discover(&mut early, options.memory.numa_off);
@@ -123,7 +125,7 @@ fn start(info: &'static mut BootInfo) -> ! {
     let x2apic = features.x2apic && !options.kernel.nox2apic;
     let (apic, local_apic) =
         if features.apic { apic::switch_on(x2apic) } else { (Mode::Off, None) };
-    let mut registers = ioapic::pages();
+    let mut registers = ioapic::pages().chain(console::page());
     let io_apics = ioapic::pages().map(|(_, pfn)| pfn);
     memory::iomem::note(map, &loader, local_apic, io_apics);
     let plan = Plan {
@@ -165,6 +167,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     // SAFETY: `start` made it of a box and gave it away.
     let mut handover = unsafe { Box::from_raw(handover) };
     adopt(&handover);
+    console::attach(&handover.options.kernel.consoles, true);
 
     stage::begin("timer and interrupts");
     // SAFETY: the registers are mapped if they are in memory; all vectors have

@@ -99,7 +99,7 @@ fn report(cause: &dyn fmt::Display, frame: Option<&TrapFrame>, trace: Backtrace)
     // those that do not even take an NMI.
     let mut console = unsafe { console::seize() };
     // Writing to the console cannot fail.
-    let _ = write_report(&mut *console, cause, frame, &trace);
+    let _ = write_report(&mut console, cause, frame, &trace);
     if running > 0 {
         let _ = writeln!(console, "{running} other CPUs could not be stopped");
     }

@@ -2,6 +2,7 @@
 //! `mm`'s. Calls `mm::cmdline`.
 
 use crate::cpuset::CpuSet;
+use crate::tty::{Console, Consoles};
 use mm::cmdline::{Malformed, Token};
 use mm::options::Accept;
 use selftest::Level;
@@ -93,6 +94,9 @@ pub struct Options<'a> {
     /// `deafcpus=LIST`: CPUs that never get the command to begin, as if they did
     /// not answer (a debugging aid).
     pub deafcpus: CpuSet,
+    /// `console=DEVICE[,MODE]`, several times: where text goes; the prompt reads
+    /// at the last one. None: the screen and the first serial line.
+    pub consoles: Consoles,
     /// `nox2apic`: local APICs stay as the firmware has left them.
     pub nox2apic: bool,
     /// `bench=GLOB[,GLOB...]`: which operations to measure after the tests.
@@ -112,6 +116,7 @@ impl Default for Options<'_> {
             filter_glob: None,
             crash: None,
             maxcpus: None,
+            consoles: Consoles::NONE,
             deafcpus: CpuSet::EMPTY,
             nox2apic: false,
             bench: None,
@@ -151,6 +156,10 @@ impl<'a> Options<'a> {
             () if token.is("deafcpus") => {
                 let cpus = CpuSet::parse(token.value()?);
                 self.deafcpus = cpus.ok_or(token.malformed("not a list of CPUs"))?;
+            }
+            () if token.is("console") => {
+                let console = Console::parse(token.value()?);
+                self.consoles.add(console.map_err(|why| token.malformed(why))?);
             }
             () if token.is("selftest") => {
                 let level = Level::parse(token.value()?);
@@ -198,12 +207,18 @@ mod tests {
             "kunit.filter_glob=buddy.*",
             "crash=stack",
             "maxcpus=2",
+            "console=tty0",
+            "console=ttyS1,9600n8",
             "deafcpus=1,3",
             "nox2apic",
             "bench=pages.order*",
             "lab=holes,cma*",
         ] {
             assert_eq!(accept(&mut options, word), Accept::Known, "{word}");
+        }
+        let mut consoles = Consoles::NONE;
+        for text in ["tty0", "ttyS1,9600n8"] {
+            consoles.add(Console::parse(text).unwrap());
         }
         let want = Options {
             exit: true,
@@ -213,6 +228,7 @@ mod tests {
             filter_glob: Some("buddy.*"),
             crash: Some(Crash::StackOverflow),
             maxcpus: Some(2),
+            consoles,
             deafcpus: [1, 3].into_iter().map(CpuId).collect(),
             nox2apic: true,
             bench: Some("pages.order*"),
@@ -247,6 +263,9 @@ mod tests {
             "nox2apic=",
             "maxcpus",
             "maxcpus=4294967296",
+            "console",
+            "console=",
+            "console=ttyS0,fast",
             "deafcpus",
             "deafcpus=",
             "deafcpus=3-1",

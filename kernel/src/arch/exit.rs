@@ -1,6 +1,7 @@
-//! The end of a run: tells QEMU how it went, or stops. Calls `smp`.
+//! The end of a run: tells QEMU how it went, or stops. Calls
+//! `console`, `smp`.
 
-use crate::smp;
+use crate::{console, smp};
 use x86_64::instructions::{hlt, interrupts, port::Port};
 
 /// QEMU's isa-debug-exit device; QEMU leaves with status `value << 1 | 1`.
@@ -20,6 +21,7 @@ pub(crate) enum Verdict {
 /// all CPUs stay halted, so that what is on the screen and the serial line remains.
 pub(crate) fn exit(verdict: Verdict) -> ! {
     interrupts::disable();
+    console::flush();
     // SAFETY: port 0xf4 is QEMU's exit device; elsewhere it reaches nothing
     // (formerly the coprocessor's reset, which ignores a write).
     unsafe { Port::new(DEBUG_EXIT).write(verdict as u32) };

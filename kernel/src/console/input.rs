@@ -5,12 +5,15 @@
 
 use crate::arch::devices::{self, Delivery};
 use crate::arch::irq::IrqMutex;
+use crate::console::keyboard::{self, Keyboard};
 use crate::console::serial::Receiver;
 use crate::task::WaitQueue;
 use core::sync::atomic::{AtomicBool, Ordering};
 use mm::sync::LockRank;
-use quarry_kernel::tty::Typed;
+use quarry_kernel::tty::{SERIAL_LINES, Typed};
 
+/// Serial lines.
+const LINES: usize = SERIAL_LINES as usize;
 /// Bytes that can be typed ahead.
 const AHEAD: usize = 4096;
 /// Bytes taken from a device at a time. What is more waits for the next
@@ -19,12 +22,15 @@ const AT_A_TIME: usize = 64;
 
 /// The devices, and what came from them.
 struct Input {
-    serial: Option<Receiver>,
+    serial: [Option<Receiver>; LINES],
+    keyboard: Option<Keyboard>,
     typed: Typed<AHEAD>,
 }
 
-static INPUT: IrqMutex<Input> =
-    IrqMutex::new(LockRank::Leaf, Input { serial: None, typed: Typed::new() });
+static INPUT: IrqMutex<Input> = IrqMutex::new(
+    LockRank::Leaf,
+    Input { serial: [const { None }; LINES], keyboard: None, typed: Typed::new() },
+);
 
 /// Whether a ^C is waiting to be read.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -33,13 +39,30 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static READERS: WaitQueue = WaitQueue::new();
 
 /// Begins to listen. Once, on the boot CPU, when interrupts can come.
-pub(super) fn start(serial: Option<Receiver>) {
-    if let Some(serial) = &serial {
-        let delivery = devices::open(serial.irq());
-        log::info!("serial: input by {}", how(delivery));
+pub(super) fn start(serial: [Option<Receiver>; LINES], with_keyboard: bool) {
+    for (number, receiver) in serial.iter().enumerate() {
+        let Some(receiver) = receiver else { continue };
+        let delivery = receiver.irq().map_or(Delivery::Polled, devices::open);
+        log::info!("ttyS{number}: input by {}", how(delivery));
     }
-    INPUT.lock().serial = serial;
+    let keyboard = if with_keyboard { keyboard() } else { None };
+    let mut input = INPUT.lock();
+    (input.serial, input.keyboard) = (serial, keyboard);
+    drop(input);
     poll();
+}
+
+fn keyboard() -> Option<Keyboard> {
+    match Keyboard::open() {
+        Ok(keyboard) => {
+            log::info!("keyboard: input by {}", how(devices::open(keyboard::IRQ)));
+            Some(keyboard)
+        }
+        Err(why) => {
+            log::info!("keyboard: {why}");
+            None
+        }
+    }
 }
 
 fn how(delivery: Delivery) -> &'static str {
@@ -54,13 +77,19 @@ fn how(delivery: Delivery) -> &'static str {
 pub(crate) fn poll() {
     let mut input = INPUT.lock();
     let before = input.typed.len();
-    let Input { serial, typed } = &mut *input;
-    if let Some(serial) = serial {
+    // Whoever types 4096 bytes ahead has lost count as well.
+    let Input { serial, keyboard, typed } = &mut *input;
+    for serial in serial.iter_mut().flatten() {
         for _ in 0..AT_A_TIME {
             let Some(byte) = serial.receive() else { break };
-            // Whoever types 4096 bytes ahead has lost count as well.
             typed.push(byte);
         }
+    }
+    if let Some(keyboard) = keyboard {
+        let mut push = |byte| {
+            typed.push(byte);
+        };
+        (0..AT_A_TIME).any(|_| !keyboard.receive(&mut push));
     }
     let came = typed.len() != before || typed.is_interrupted();
     INTERRUPTED.store(typed.is_interrupted(), Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //! Linux's log, in constant width. Calls `arch::time`.
 
 use crate::arch::time;
-use crate::console::{CONSOLE, Console};
+use crate::console::{Lines, Output, output};
 use core::fmt::{self, Write};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -32,12 +32,15 @@ impl Log for KernelLog {
             Level::Warn => "warning: ",
             _ => "",
         };
-        let mut console = CONSOLE.lock();
-        console.fresh_line();
-        let mut stamped = Stamped { console: &mut console, now_us: time::now_us() };
-        // Writing to the console cannot fail.
-        let _ = write!(stamped, "{prefix}{}", record.args());
-        console.fresh_line();
+        output(|output| {
+            output.fresh_line();
+            let mut stamped = Stamped { output, now_us: time::now_us() };
+            // Writing to the rings cannot fail.
+            let _ = write!(stamped, "{prefix}{}", record.args());
+            if stamped.output.column != 0 {
+                stamped.output.push(b"\n", true);
+            }
+        });
     }
 
     fn flush(&self) {}
@@ -45,18 +48,18 @@ impl Log for KernelLog {
 
 /// Puts the time at the start of every line.
 struct Stamped<'a> {
-    console: &'a mut Console,
+    output: &'a mut Output,
     now_us: u64,
 }
 
 impl Write for Stamped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for part in text.split_inclusive('\n') {
-            if self.console.column == 0 {
+            if self.output.column == 0 {
                 let (s, us) = (self.now_us / 1_000_000, self.now_us % 1_000_000);
-                write!(self.console, "[{s:5}.{us:06}] ")?;
+                write!(Lines(self.output), "[{s:5}.{us:06}] ")?;
             }
-            self.console.write_str(part)?;
+            Lines(self.output).write_str(part)?;
         }
         Ok(())
     }

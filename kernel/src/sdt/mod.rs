@@ -9,12 +9,14 @@ mod irqs;
 mod madt;
 pub mod power;
 mod root;
+mod spcr;
 mod warning;
 
 pub use cpus::{ApicId, Cpu, CpuList, Limits, MAX_CPUS, Presence};
 pub use irqs::{IoApic, Irqs, MAX_IO_APICS, Route, Signal};
 pub use madt::{Entry, Lint, LintPin, Madt};
 pub use root::{Located, MAX_TABLES, Memory, TableList, walk};
+pub use spcr::{Registers, Spcr};
 pub use warning::{Flaw, Warning};
 
 use core::fmt;
@@ -32,6 +34,8 @@ pub struct Signature(pub [u8; 4]);
 impl Signature {
     /// The list of processors and interrupt controllers.
     pub const MADT: Self = Self(*b"APIC");
+    /// The serial line that is the firmware's console.
+    pub const SPCR: Self = Self(*b"SPCR");
 }
 
 impl fmt::Display for Signature {

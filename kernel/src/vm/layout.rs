@@ -16,6 +16,8 @@ pub(crate) const MMIO: u64 = 0xffff_c900_0000_0000;
 pub(crate) const LOCAL_APIC: u64 = MMIO;
 /// The I/O APICs' registers, a page for each.
 pub(crate) const IO_APICS: u64 = MMIO + 0x1_0000;
+/// The page with the registers of the firmware's serial line.
+pub(crate) const UART: u64 = MMIO + 0x2_0000;
 /// The framebuffer, 4 GiB at most.
 pub(crate) const FRAMEBUFFER: u64 = MMIO + (1 << 32);
 /// The manager's virtual arrays.
