@@ -91,6 +91,21 @@ setup_checkers() {
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
 
+# What reads Linux's report files: tools of procps, and jc, in an environment of
+# its own. `reader` is the Python that has it.
+reader=$target/readers/bin/python
+setup_readers() {
+    local missing=() jc=jc==1.26.1
+    have slabtop || missing+=(procps)
+    have unshare || missing+=(util-linux)
+    have python3 && python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
+    [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+    "$reader" -c 'import jc' 2>/dev/null && return 0
+    say "installing $jc in $target/readers"
+    python3 -m venv "$target/readers" || die "could not make $target/readers"
+    "$reader" -m pip install -q --disable-pip-version-check "$jc" >&2 || die "could not install $jc"
+}
+
 # The words of list KEY in rust-toolchain.toml.
 toolchain_list() {
     sed -n "s/^$1 *= *\[\(.*\)\]/\1/p" "$root/rust-toolchain.toml" | tr -d '" ' | tr ',' '\n'

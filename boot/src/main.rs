@@ -93,9 +93,13 @@ impl Machine {
 
 /// Saves every report file of a machine.
 fn collect(options: &CollectOptions) -> Result<u8> {
+    let Some(dir) = options.dir.as_ref().filter(|_| !options.list) else {
+        collect::paths().for_each(|path| println!("{path}"));
+        return Ok(0);
+    };
     if let Some(path) = &options.transcript {
         let transcript = read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        return saved(&options.dir, &collect::contents(&transcript)?);
+        return saved(dir, &collect::contents(&transcript)?);
     }
     let limit = Duration::from_secs(options.timeout);
     let (mut session, mut guest) = match &options.serial {
@@ -111,15 +115,16 @@ fn collect(options: &CollectOptions) -> Result<u8> {
             let machine = Machine::new(&run)?;
             machine.build(&run)?;
             let args = qemu::arguments(&run, &machine.disk, machine.ovmf.as_ref(), None);
-            std::fs::create_dir_all(&options.dir)?;
+            std::fs::create_dir_all(dir)?;
             let line = format!("{}\n", qemu::line(&args));
-            std::fs::write(options.dir.join("qemu-cmdline"), line)?;
+            std::fs::write(dir.join("qemu-cmdline"), line)?;
             let (guest, input, output) = run::Guest::start(qemu::QEMU, &args)?;
             (Session::new(input, output, limit), Some(guest))
         }
     };
     let read = session.log_in(options.serial.is_some()).and_then(|()| {
         eprintln!("quarry: the prompt is there");
+        options.first.iter().try_for_each(|line| collect::do_first(&mut session, line))?;
         collect::read_all(&mut session)
     });
     if let Some(guest) = &mut guest {
@@ -127,13 +132,13 @@ fn collect(options: &CollectOptions) -> Result<u8> {
         guest.leave()?;
     }
     // Whatever became of it: this is what there was to see.
-    std::fs::create_dir_all(&options.dir)?;
-    std::fs::write(options.dir.join("console"), session.transcript())?;
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(dir.join("console"), session.transcript())?;
     let (files, at_rest) = read?;
     if !at_rest {
         eprintln!("quarry: the machine was never at rest: files need not agree with each other");
     }
-    saved(&options.dir, &files)
+    saved(dir, &files)
 }
 
 /// Saves the files, and tells whether all are there by the exit status.

@@ -136,8 +136,14 @@ pub struct ImageOptions {
 #[derive(Args, Clone, Debug)]
 pub struct CollectOptions {
     /// Where the files are to go.
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "list")]
+    pub dir: Option<PathBuf>,
+    /// Print the paths of the files that there are, and do nothing.
+    #[arg(long)]
+    pub list: bool,
+    /// A line to type at the prompt first. Several are typed one after the other.
+    #[arg(long, value_name = "LINE", conflicts_with = "transcript")]
+    pub first: Vec<String>,
     /// A machine that runs: a serial device (115200 baud) or a Unix socket that
     /// leads to its serial line.
     #[arg(long, value_name = "PATH")]

@@ -11,6 +11,7 @@ mod backing;
 mod boot_slice;
 mod buddy;
 mod bulk;
+pub mod census;
 pub mod cma;
 pub mod cmdline;
 pub mod compact;

@@ -179,6 +179,12 @@ pub const COMMANDS: &[Command] = &[
     ),
     command("reap", "reap", "has each CPU give up free objects and slabs, as a timer does", "reap"),
     command("shrink", "shrink CACHE", "gives all free slabs of a cache back", "shrink c"),
+    command(
+        "snapshot",
+        "snapshot NAME",
+        "prints what is in each pageblock, for scripts/picture to draw",
+        "snapshot before",
+    ),
     command("tick", "tick MS", "lets time pass; workers that are due run", "tick 2000"),
     command("touch", "touch NAME", "writes a pattern made of name and index", "touch f"),
     command("verify", "verify NAME", "checks that the pattern is still there", "verify f"),

@@ -22,6 +22,7 @@ mod notes;
 mod parse;
 mod world;
 
+pub use commands::files::SNAPSHOT;
 pub use errno::{Errno, Error};
 pub use gfp::gfp_words;
 pub use groups::GROUPS_MAX;

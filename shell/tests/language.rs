@@ -21,6 +21,24 @@ fn a_script_ends_at_its_first_failure() {
 }
 
 #[test]
+fn a_snapshot_is_the_census_under_a_name() {
+    let mut lab = lab(64, 1);
+    ok(&mut lab, "fill a MOVABLE pages=1000");
+    let text = ok(&mut lab, "snapshot filled");
+    let census = ok(&mut lab, "cat /sys/kernel/debug/quarry/pageblocks");
+    assert!(census.starts_with("pageblocks: 512 pages each\n0x0-0x1ff node=0 zone=DMA "));
+    assert!(census.contains(" movable="), "{census}");
+    assert_eq!(text, format!("{}filled\n{census}", shell::SNAPSHOT));
+    fails(&mut lab, Errno::EINVAL, "snapshot");
+    fails(&mut lab, Errno::EINVAL, "snapshot a b");
+    fails(&mut lab, Errno::EINVAL, "snapshot 9");
+    lab.world_mut().patience.set(3);
+    assert!(
+        matches!(lab.line(b"snapshot a"), Outcome::Failed(error) if error.errno == Errno::EINTR)
+    );
+}
+
+#[test]
 fn facts_are_what_files_say() {
     let mut lab = lab(512, 2);
     for fact in [
@@ -97,6 +115,7 @@ fn expected_errors() {
     ok(&mut lab, "expect-error EINVAL expect-error EWHAT free x");
     fails(&mut lab, Errno::EINVAL, "expect-error EWHAT free x");
     fails(&mut lab, Errno::EINVAL, "expect-error ENOENT");
+    fails(&mut lab, Errno::EINVAL, &"expect-error EINVAL ".repeat(15));
     ok(&mut lab, "expect-error EPERM machine");
     ok(&mut lab, "expect-error EOPNOTSUPP offline 0x8000000 128M");
     fails(&mut lab, Errno::EOPNOTSUPP, "online 0x8000000 128M");

@@ -42,6 +42,21 @@ pub fn file_name(path: &str) -> String {
     path.trim_start_matches('/').replace('/', "_")
 }
 
+/// Has a command run before the files are read, and shows what it says.
+///
+/// # Errors
+/// It failed, or the machine does not answer.
+pub fn do_first(session: &mut Session, line: &str) -> Result<()> {
+    session.command(line)?;
+    let replies = replies(session.transcript());
+    let Some(reply) = replies.last() else { bail!("{line}: no answer") };
+    eprint!("{line}\n{}", reply.text);
+    match reply.content() {
+        Err(Unusable::Refused(why)) => bail!("{line}: {why}"),
+        _ => Ok(()),
+    }
+}
+
 /// Reads all files over a session whose prompt has been seen. On a machine at
 /// rest they agree with each other: they are read again until nothing has
 /// happened meanwhile. False if it never was at rest.

@@ -17,6 +17,8 @@ struct Terminal;
 
 impl fmt::Write for Terminal {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // The console puts the carriage return before a line feed itself.
+        let text = if text == "\r\n" { "\n" } else { text };
         console::print(format_args!("{text}"));
         Ok(())
     }

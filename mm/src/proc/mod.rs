@@ -15,12 +15,14 @@ mod iomem;
 mod kpage;
 mod lines;
 mod meminfo;
+mod pageblocks;
 mod sysctl;
 mod vmstat;
 mod zoneinfo;
 
 pub use iomem::{IoRange, write_iomem};
 pub use kpage::KPageFlags;
+pub use pageblocks::PAGEBLOCKS;
 
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -78,6 +80,7 @@ pub const FILES: &[&str] = &[
     "/proc/zoneinfo",
     "/sys/kernel/debug/extfrag/extfrag_index",
     "/sys/kernel/debug/extfrag/unusable_index",
+    "/sys/kernel/debug/quarry/pageblocks",
 ];
 
 /// Where the knobs are.
@@ -115,6 +118,7 @@ impl<P: Platform> Mm<P> {
             "/proc/zoneinfo" => self.zoneinfo(out)?,
             "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,
             "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
+            "/sys/kernel/debug/quarry/pageblocks" => self.pageblocks(out)?,
             _ => {
                 let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;
                 return self.sysctl_read(name, out);

@@ -6,6 +6,9 @@ use crate::lab::{Done, Lab, Stop};
 use crate::parse::{Args, number};
 use crate::world::World;
 
+/// How many `expect-error` one may contain.
+const NESTED_MOST: usize = 2;
+
 /// A comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Operator {
@@ -134,6 +137,11 @@ impl<W: World> Lab<W> {
         };
         if command.is_empty() {
             return Err(Error::new(Errno::EINVAL, "expect-error ERRNO COMMAND...").into());
+        }
+        // Each level takes its share of a stack that may be small.
+        let nested = command.chunks(2).take_while(|pair| pair[0] == "expect-error").count();
+        if nested > NESTED_MOST {
+            return Err(Error::new(Errno::EINVAL, "nested too deeply").into());
         }
         match self.command(command) {
             Err(Stop::Failed(error)) if error.errno == errno => {

@@ -2,10 +2,16 @@
 
 use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab};
+use crate::name::Name;
 use crate::parse::{Args, LINE_MAX};
 use crate::world::World;
 use core::fmt::{self, Write};
 use mm::proc::FileError;
+
+/// How the line before a snapshot begins; its name follows.
+pub const SNAPSHOT: &str = "-> snapshot ";
+/// The file that it prints.
+const CENSUS: &str = "/sys/kernel/debug/quarry/pageblocks";
 
 /// Prints what is written to it, until the user has seen enough.
 struct Printer<'a, W: World> {
@@ -72,6 +78,17 @@ impl<W: World> Lab<W> {
             Err(FileError::NotFound) => Ok(self.cat_foreign(path)?),
             result => Ok(result.map_err(|why| error(why, path))?),
         }
+    }
+
+    /// Prints what is in each pageblock, under a name by which a picture of it
+    /// can be asked for.
+    pub(super) fn snapshot(&mut self, mut args: Args<'_>) -> Done {
+        let name = Name::new(args.need("snapshot NAME")?)?;
+        args.done()?;
+        let on = self.subject()?;
+        self.print(format_args!("{SNAPSHOT}{name}\n"));
+        let result = on.mm.proc_read(CENSUS, &mut Printer { world: &mut self.world });
+        Ok(result.map_err(|why| error(why, CENSUS))?)
     }
 
     /// A file of the world's, in pieces: while it writes, it cannot print.

@@ -52,6 +52,7 @@ impl<W: World> Lab<W> {
             "punch" => self.punch(args),
             "reap" => self.reap(args),
             "shrink" => self.shrink(args),
+            "snapshot" => self.snapshot(args),
             "tick" => self.tick(args),
             "touch" => self.touch(args),
             "verify" => self.verify(args),

@@ -49,7 +49,7 @@ pub struct Editor {
     back: usize,
     /// The new line, while another one is looked at.
     draft: Text,
-    /// The key before was Tab, and there was nothing to add.
+    /// The key before was Tab, and left a choice.
     tabbed: bool,
     /// Characters were left out, for there was no room.
     overflowed: bool,
@@ -228,6 +228,8 @@ impl Editor {
                 // At the very end of the room there is none after it.
                 self.line.insert(b" ");
             }
+            // There is a choice: the next one lists it.
+            self.tabbed = fits && candidates.count() > 1;
         } else if again {
             self.row.leave(out);
             candidates.list(words, text, self.row.width(), out);

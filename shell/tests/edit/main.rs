@@ -178,6 +178,13 @@ fn a_second_tab_lists() {
     session.send(b"x\x7f\t");
     assert_eq!(session.terminal.rows().len(), 3);
 
+    // So does one after what was clear has been added.
+    let mut session = Session::new(80, &Words);
+    session.send(b"co\x08\x08cat /\t");
+    assert_eq!(session.terminal.rows(), ["quarry> cat /proc/"]);
+    session.send(b"\t");
+    assert_eq!(session.terminal.rows()[1], "/proc/buddyinfo  /proc/meminfo");
+
     let mut narrow = Session::new(24, &Words);
     narrow.send(b"\t\t");
     assert_eq!(
