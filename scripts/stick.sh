@@ -39,7 +39,7 @@ screen() {
         --no-serial --timeout 240 | tee "$stick_dir/said"
     # It tells which build this is, or a photograph would be worth little.
     grep -Eq '^build [0-9.]+ \(([0-9a-f]{7,}|sources-).*\)$' "$stick_dir/said"
-    grep -q "^${1^^}, 1 x QEMU" "$stick_dir/said"
+    grep -q "^${1^^} (BOCHS BXPC), 1 x QEMU" "$stick_dir/said"
 }
 
 # A failed test is named on the screen, and fails the run.

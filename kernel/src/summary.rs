@@ -6,11 +6,12 @@ use crate::arch::cpu;
 use crate::crash::BUILD_ID;
 use crate::platform::Machine;
 use crate::selftests::Failed;
-use crate::{cmdline, console, memory, numa, smp};
+use crate::{acpi, cmdline, console, memory, numa, smp};
 use bootloader_api::info::{MemoryRegion, MemoryRegionKind};
 use core::sync::atomic::{AtomicBool, Ordering};
 use mm::Mm;
 use quarry_kernel::banner::{Line, Tone};
+use quarry_kernel::sdt::Maker;
 use selftest::{Counts, Text};
 
 static UEFI: AtomicBool = AtomicBool::new(false);
@@ -43,7 +44,11 @@ pub(crate) fn show(mm: &Mm<Machine>, counts: Counts, failed: &Failed) {
     let build = Words::format(format_args!("build {} ({BUILD_ID})", env!("CARGO_PKG_VERSION")));
     let cpus = smp::online().len();
     let firmware = if UEFI.load(Ordering::Relaxed) { "UEFI" } else { "BIOS" };
-    let machine = Words::format(format_args!("{firmware}, {cpus} x {}", cpu::brand()));
+    let maker = match acpi::machine() {
+        Some(header) => Text::<40>::format(format_args!(" ({})", Maker(header))),
+        None => Text::new(),
+    };
+    let machine = Words::format(format_args!("{firmware}{maker}, {cpus} x {}", cpu::brand()));
     let mib = memory::line(mm).present / 1024;
     let memory = Words::format(format_args!("{mib} MiB of memory, nodes: {}", numa::nodes()));
     let options = match cmdline::get() {

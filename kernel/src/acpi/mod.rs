@@ -7,7 +7,7 @@ use crate::vm::{Loader, frame_ptr};
 use mm::early::EarlyMem;
 use mm::firmware::{Map, RegionKind};
 use mm::types::{PAGE_SIZE, Pfn, PfnRange};
-use quarry_kernel::sdt::{Located, Memory, Signature, TableList, walk};
+use quarry_kernel::sdt::{Header, Located, Memory, Signature, TableList, walk};
 use spin::Once;
 
 static TABLES: Once<TableList> = Once::new();
@@ -94,6 +94,13 @@ pub(crate) fn init(
 pub(crate) fn table_frames() -> impl Iterator<Item = PfnRange> {
     let tables = TABLES.get().into_iter().flat_map(TableList::iter);
     tables.filter_map(|found| frames(found.addr, found.header.length.into()))
+}
+
+/// What the firmware's description of the machine begins with: the table of what
+/// is fixed (FADT), which each has.
+pub(crate) fn machine() -> Option<&'static Header> {
+    let mut tables = TABLES.get().into_iter().flat_map(TableList::iter);
+    tables.find(|found| found.header.signature == Signature::FADT).map(|found| &found.header)
 }
 
 /// The first table called `signature`, header and all; its length and checksum

@@ -94,9 +94,19 @@ impl Header {
 /// As Linux's log describes a table: length, version and makers.
 impl fmt::Display for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let oem = unpadded(&self.oem).escape_ascii();
-        let table = unpadded(&self.oem_table).escape_ascii();
-        write!(f, "{:06X} (v{:02} {oem} {table})", self.length, self.revision)
+        write!(f, "{:06X} (v{:02} {})", self.length, self.revision, Maker(self))
+    }
+}
+
+/// Who made the machine and which of theirs it is, in their own words.
+#[derive(Clone, Copy, Debug)]
+pub struct Maker<'a>(pub &'a Header);
+
+impl fmt::Display for Maker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let oem = unpadded(&self.0.oem).escape_ascii();
+        let table = unpadded(&self.0.oem_table).escape_ascii();
+        write!(f, "{oem} {table}")
     }
 }
 

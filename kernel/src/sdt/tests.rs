@@ -456,3 +456,13 @@ proptest! {
         prop_assert!(tables.is_empty());
     }
 }
+
+#[test]
+fn makers_are_named_whatever_they_wrote() {
+    let named = |oem, table| {
+        let sdt = Sdt::new(*b"FACP", 44, 1, oem, table, 1);
+        Maker(&Header::parse(sdt.as_slice()).unwrap()).to_string()
+    };
+    assert_eq!(named(OEM, TABLE), "QUARRY TEST");
+    assert_eq!(named(*b"A\nB\x1b\xff\0", [0; 8]), "A\\nB\\x1b\\xff ");
+}
