@@ -5,10 +5,10 @@
 use mm::Mm;
 use mm::arena::MovableArena;
 use mm::cma::CmaRequest;
-use mm::host::{Machine, pc};
+use mm::host::{Machine, build, pc};
 use mm::platform::{Context, Platform};
 use mm::setup::Config;
-use mm::types::{CpuId, Order};
+use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange};
 use shell::{Errno, Error, Lab, Outcome, World};
 use std::fmt::{self, Write};
 
@@ -30,7 +30,25 @@ impl HostWorld {
                 CmaRequest { size: 16 << 20, base: None, end: None, order_per_bit: Order(0) };
             config.cma[0] = Some(request);
         }
-        let mm = pc(mib, cpus, &config).expect("a machine");
+        Self::over(pc(mib, cpus, &config).expect("a machine"))
+    }
+
+    /// A machine of 48 MiB with all there can be: two nodes of a CPU each, zones
+    /// DMA, DMA32 and Movable, a contiguous area, a hole.
+    pub fn odd() -> Self {
+        const MIB: u64 = 256;
+        let mut machine = Machine::new(Pfn(0), Pfn(48 * MIB), 2).expect("address space");
+        machine.set_node_of_cpu(CpuId(1), NodeId(1));
+        let ram = [(1, 20 * MIB, 0), (22 * MIB, 28 * MIB, 0), (28 * MIB, 48 * MIB, 1)]
+            .map(|(start, end, node)| (PfnRange::new(Pfn(start), Pfn(end)), NodeId(node)));
+        let mut config = Config { nodes: 2, ..Config::default() };
+        config.movable_start[1] = Pfn(40 * MIB);
+        let request = CmaRequest { size: 4 << 20, base: None, end: None, order_per_bit: Order(0) };
+        config.cma[0] = Some(request);
+        Self::over(build(machine, &ram, &config).expect("a machine"))
+    }
+
+    fn over(mm: Mm<Machine>) -> Self {
         mm.slab_init().expect("slab");
         let mm: &'static Mm<Machine> = Box::leak(Box::new(mm));
         let arena: &'static MovableArena<Machine> = Box::leak(Box::new(MovableArena::new()));
