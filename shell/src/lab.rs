@@ -211,7 +211,7 @@ impl<W: World> Lab<W> {
     }
 
     fn run(&mut self, text: &str) -> Done {
-        if self.world.is_describing() {
+        if self.world.is_describing() && !text.is_empty() {
             return Ok(self.world.describe(text)?);
         }
         let words = Words::split(text)?;

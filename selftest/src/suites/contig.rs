@@ -11,7 +11,7 @@ use mm::contig::ContigError;
 use mm::page::PageType;
 use mm::platform::Platform;
 use mm::types::{NodeId, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind};
-use mm::{FreeError, Gfp, Mm};
+use mm::{FreeError, Gfp, Mm, Request};
 
 suite! {
     /// Contiguous allocation.
@@ -19,6 +19,7 @@ suite! {
         quick any_size,
         quick parts_are_given_back,
         quick scattered_pages_make_way,
+        quick larger_blocks_make_way,
         quick a_pinned_page_is_in_the_way,
         quick taken_once_only,
         quick impossible_ranges_fail,
@@ -201,6 +202,40 @@ fn scattered_pages_make_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseRes
         range.free()?;
     }
     herd.release()
+}
+
+/// A movable block of several pages goes as a whole, with its content.
+fn larger_blocks_make_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
+    let Ground { mm, arena, .. } = *t.on;
+    for order in [Order(1), Order(4), Order(9)] {
+        let pages = order.pages();
+        if mm.free_pages_total() < 8 * pages {
+            continue;
+        }
+        // Not from a contiguous area, which is nobody else's to have emptied.
+        let gfp = TRY | Gfp::MOVABLE | Gfp::HIGHMEM | Gfp::PINNED;
+        let request = Request::new(order, gfp);
+        let handle = check_ok!(arena.alloc_block(mm, request));
+        let was = check_ok!(arena.frame(mm, handle));
+        let stamp = |i: u64| (!was.0 << 16 ^ i).to_le_bytes();
+        for i in 0..pages {
+            check_ok!(arena.with_page(mm, handle, i, |b| b[4088..].copy_from_slice(&stamp(i))));
+        }
+        let range = Range::of(mm, PfnRange::sized(was.add(pages / 2), pages / 2), TRY);
+        let is = check_ok!(arena.frame(mm, handle));
+        let mut changed = 0;
+        for i in 0..pages {
+            changed +=
+                check_ok!(arena.with_page(mm, handle, i, |b| u64::from(b[4088..] != stamp(i))));
+        }
+        check_ok!(arena.free(mm, handle));
+        // Others may have pages in it.
+        let _ = arena.release_tables(mm);
+        check!(range.is_ok(), "half of a block of order {order}: {:?}", range.err());
+        check!(is != was && is.is_aligned(order), "order {order}: from {was:?} to {is:?}");
+        check_eq!(changed, 0, "pages that have changed, order {order}");
+    }
+    Ok(())
 }
 
 fn a_pinned_page_is_in_the_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {

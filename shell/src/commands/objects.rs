@@ -10,7 +10,7 @@ use crate::parse::{Args, count, indexed, small};
 use crate::world::World;
 use mm::Gfp;
 use mm::gfp::Request;
-use mm::types::{MAX_ORDER, Order};
+use mm::types::{COSTLY_ORDER, MAX_ORDER, Order};
 
 impl<W: World> Lab<W> {
     pub(super) fn kalloc(&mut self, mut args: Args<'_>) -> Done {
@@ -28,9 +28,7 @@ impl<W: World> Lab<W> {
         if gfp.contains(Gfp::MOVABLE) {
             return Err(Error::new(Errno::EINVAL, "objects cannot be moved").into());
         }
-        // What a slab, or the object itself, may come to.
-        let size = on.object_size(source);
-        let order = Order::for_bytes(size.saturating_mul(2)).min(MAX_ORDER);
+        let order = slab_order(on, source);
         // An object has 8 bytes at least.
         super::pages::sane(on.mm.managed_pages().saturating_mul(512), count, Order(0))?;
         let wanted = Wanted { kind: Kind::Objects(source), request: Request { order, gfp, node } };
@@ -76,4 +74,18 @@ impl<W: World> Lab<W> {
         }
         Ok(self.drop_from(on, group, index, cpu)?)
     }
+}
+
+/// The largest block of pages that an object's allocation may need.
+fn slab_order<W: World>(on: Subject<W>, source: Source) -> Order {
+    let order = match source {
+        Source::Cache(id) => on
+            .mm
+            .cache_info(id)
+            .map_or(MAX_ORDER, |info| Order::for_pages(u64::from(info.pagesperslab))),
+        // Slabs of the general caches have 2 pages at most; beyond, it is a
+        // block to itself.
+        Source::General(size) => Order::for_bytes(size).max(COSTLY_ORDER),
+    };
+    order.min(MAX_ORDER)
 }
