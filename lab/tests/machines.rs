@@ -152,7 +152,7 @@ fn what_cannot_be_changes_nothing() {
         ("mem 0x100000-0x4fffff usable", Errno::ENOMEM),
         ("", Errno::ENOMEM),
         ("machine", Errno::EINVAL),
-        ("mem 0x100000-0x1fffffff usable\nnode 1 0x0-0x1fffffff", Errno::EINVAL),
+        ("mem 0x100000-0x1fffffff usable\nnode 2 0x0-0x1fffffff", Errno::EINVAL),
     ] {
         let error = describe(&mut world, lines).unwrap_err();
         assert_eq!(error.errno, errno, "{lines}: {error}");

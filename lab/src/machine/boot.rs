@@ -90,7 +90,7 @@ impl Simulated {
     /// # Safety
     /// Nothing that the result lends may be used once it has been dropped.
     pub(crate) unsafe fn boot(description: &Description, output: &Output) -> Result<Self, Error> {
-        description.check()?;
+        let description = &description.clone().completed()?;
         output.set_level(LogLevel::Warn);
         // SAFETY: passed on to the caller.
         let result = unsafe { boot(description, output) };

@@ -4,7 +4,8 @@
 //! ```text
 //! machine
 //! mem 0x0-0x9fbff usable              # inclusive end; an e820 type, or its number
-//! node 1 0x10000000-0x1fffffff cpus=1 # ranges and CPUs; a node may have neither
+//! node 1 0x10000000-0x1fffffff cpus=1 # ranges and CPUs; a node may have neither,
+//!                                     # node 0 has all RAM that is on no other
 //! distance 0 1 30                     # there and back
 //! cpus 2
 //! cmdline cma=16M movablecore=64M
@@ -186,11 +187,44 @@ impl Description {
         number.filter(|&n| (n as usize) < MAX_NODES).ok_or(invalid("nodes are numbered 0 to 15"))
     }
 
-    /// Whether the lines make sense together.
+    /// Puts on node 0 what RAM no node was given, if there are nodes at all, and
+    /// sees whether the lines make sense together.
     ///
     /// # Errors
     /// EINVAL if they do not.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(super) fn completed(mut self) -> Result<Self, Error> {
+        if !self.nodes.is_empty() {
+            let rest = self.unplaced_ram();
+            if self.nodes[0].number != 0 {
+                self.nodes.insert(0, Node { number: 0, memory: Vec::new(), cpus: None });
+            }
+            self.nodes[0].memory.extend(rest);
+        }
+        self.check().map(|()| self)
+    }
+
+    /// The RAM that lies on none of the nodes.
+    fn unplaced_ram(&self) -> Vec<(u64, u64)> {
+        let mut placed: Vec<_> = self.nodes.iter().flat_map(|n| &n.memory).copied().collect();
+        placed.sort_unstable();
+        let usable = self.entries.iter().filter(|entry| entry.kind == RegionKind::Usable);
+        let mut rest = Vec::new();
+        for entry in usable {
+            let mut from = entry.start;
+            for &(start, end) in &placed {
+                if from < start.min(entry.end) {
+                    rest.push((from, start.min(entry.end)));
+                }
+                from = from.max(end);
+            }
+            if from < entry.end {
+                rest.push((from, entry.end));
+            }
+        }
+        rest
+    }
+
+    fn check(&self) -> Result<(), Error> {
         if (0u32..).zip(&self.nodes).any(|(i, node)| node.number != i) {
             return Err(invalid("nodes are numbered from 0 on, without gaps"));
         }
@@ -280,7 +314,7 @@ mod tests {
     fn described(lines: &[&str]) -> Result<Description, Error> {
         let mut description = Description::empty();
         lines.iter().try_for_each(|line| description.accept(line))?;
-        description.check().map(|()| description)
+        description.completed()
     }
 
     #[test]
@@ -313,6 +347,24 @@ mod tests {
     }
 
     #[test]
+    fn ram_that_no_node_was_given_is_on_node_0() {
+        let memory = |lines: &[&str]| {
+            let machine = described(lines).unwrap();
+            machine.nodes().iter().map(|node| node.memory.clone()).collect::<Vec<_>>()
+        };
+        let ram = "mem 0-0x9fff usable";
+        assert!(memory(&[ram]).is_empty());
+        assert_eq!(
+            memory(&[ram, "node 1 0x2000-0x2fff 0x8000-0xffff"]),
+            [vec![(0, 0x2000), (0x3000, 0x8000)], vec![(0x2000, 0x3000), (0x8000, 0x10000)]]
+        );
+        assert_eq!(
+            memory(&[ram, "mem 0xa000-0xffff reserved", "node 1 0-0xfff", "node 0 0x2000-0x9fff"]),
+            [vec![(0x2000, 0xa000), (0x1000, 0x2000)], vec![(0, 0x1000)]]
+        );
+    }
+
+    #[test]
     fn cpus_are_dealt_out_or_placed() {
         let nodes = |lines: &[&str]| {
             let machine = described(lines).unwrap();
@@ -342,7 +394,7 @@ mod tests {
             &["cpus 99999999999999999999"],
             &["node"],
             &["node 16"],
-            &["node 1"],
+            &["node 2"],
             &["node 0 5"],
             &["node 0 9-5"],
             &["node 0 0-0xffffffffffffffff"],
