@@ -52,6 +52,16 @@ fn constructors_and_checks() {
 }
 
 #[test]
+fn caches_of_the_machine_itself() {
+    let mut lab = lab(64, 1);
+    ok(&mut lab, "kalloc a kmalloc-64 count=1000");
+    ok(&mut lab, "kfree a");
+    assert_ne!(ok(&mut lab, "shrink kmalloc-64"), "-> shrink: 0 pages\n");
+    fails(&mut lab, Errno::EPERM, "destroy kmalloc-64");
+    ok(&mut lab, "audit");
+}
+
+#[test]
 fn general_caches() {
     let mut lab = lab(64, 1);
     ok(&mut lab, "kalloc a kmalloc-64 count=1000");

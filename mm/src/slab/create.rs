@@ -154,6 +154,19 @@ impl<P: Platform> Mm<P> {
         Ok(self.shrink(Target::of(id)))
     }
 
+    /// As [`cache_shrink`](Self::cache_shrink), for the cache that slabinfo calls
+    /// `name`, whoever made it.
+    ///
+    /// # Errors
+    /// [`SlabError::NoSuchCache`].
+    pub fn cache_shrink_named(&self, name: &str) -> Result<u64, SlabError> {
+        let found = {
+            let cpu = self.enter();
+            self.slab.caches(&cpu).find(|c| c.name.as_str() == name).map(|c| c.index)
+        };
+        Ok(self.shrink(Target::number(found.ok_or(SlabError::NoSuchCache)?)))
+    }
+
     /// Shrinks all caches; returns the pages that were freed. Context as for
     /// [`cache_shrink`](Self::cache_shrink).
     pub fn slab_shrink(&self) -> u64 {

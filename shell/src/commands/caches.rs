@@ -102,8 +102,12 @@ impl<W: World> Lab<W> {
         let name = args.need("shrink CACHE")?;
         args.done()?;
         let on = self.subject()?;
-        let entry = self.caches.find(name)?;
-        let pages = on.mm.cache_shrink(entry.id).map_err(Error::from)?;
+        let pages = match self.caches.find(name) {
+            Ok(entry) => on.mm.cache_shrink(entry.id),
+            // One of the machine's own, such as kmalloc-64.
+            Err(_) => on.mm.cache_shrink_named(name),
+        };
+        let pages = pages.map_err(|error| Error::from(error).about(name))?;
         self.print(format_args!("-> shrink: {pages} pages\n"));
         Ok(())
     }
@@ -112,7 +116,10 @@ impl<W: World> Lab<W> {
         let name = args.need("destroy CACHE")?;
         args.done()?;
         let on = self.subject()?;
-        let entry = self.caches.find(name)?;
+        let entry = self.caches.find(name).map_err(|error| {
+            let others = on.mm.caches().any(|info| info.name() == name);
+            if others { Error::new(Errno::EPERM, "not the lab's").about(name) } else { error }
+        })?;
         on.mm.cache_destroy(entry.id).map_err(Error::from)?;
         for place in &mut self.caches.0 {
             if place.is_some_and(|e| e.name == entry.name) {
