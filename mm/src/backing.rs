@@ -19,7 +19,7 @@ const NAME: &str = "memory map";
 const LARGE: Order = Order(9);
 
 /// The memory map of all RAM in `early`, its frames reserved there: each
-/// pageblock known, none populated.
+/// pageblock known, none populated; and how many frames those are.
 ///
 /// # Errors
 /// When there are too few frames, or the platform has no room.
@@ -27,14 +27,14 @@ pub(crate) fn make_map<P: Platform>(
     platform: &P,
     early: &mut EarlyMem<'_>,
     config: &Config,
-) -> Result<MemMap, SetupError> {
+) -> Result<(MemMap, u64), SetupError> {
     let end = early.end_of_ram();
     let pages = platform.memmap_base(0, MemMap::pages_bytes(end)).ok_or(SetupError::NoSpace)?;
     let words = platform.memmap_base(1, MemMap::blocks_bytes(end)).ok_or(SetupError::NoSpace)?;
     // SAFETY: the platform gave two arrays of that size to nobody else; parts
     // are backed below before they are added.
     let map = unsafe { MemMap::new(pages, words, end) };
-    let mut backer = Backer { platform, early };
+    let mut backer = Backer { platform, early, pages: 0 };
     // Where the block words that are backed end.
     let mut backed = words;
     let mut next = 0;
@@ -51,6 +51,7 @@ pub(crate) fn make_map<P: Platform>(
             backed = words_end;
         }
     }
+    let taken = backer.pages;
     for ram in early.ram() {
         let movable = config.movable_start.get(usize::from(ram.node.0));
         let movable = movable.copied().unwrap_or(Pfn(u64::MAX));
@@ -71,7 +72,7 @@ pub(crate) fn make_map<P: Platform>(
             at = blocks.end;
         }
     }
-    Ok(map)
+    Ok((map, taken))
 }
 
 /// The kind of zone that a frame belongs to.
@@ -90,6 +91,8 @@ fn kind_of(pfn: Pfn, movable_start: Pfn) -> ZoneKind {
 struct Backer<'a, 'e, P> {
     platform: &'a P,
     early: &'a mut EarlyMem<'e>,
+    /// Frames that were taken.
+    pages: u64,
 }
 
 impl<P: Platform> Backer<'_, '_, P> {
@@ -138,6 +141,7 @@ impl<P: Platform> Backer<'_, '_, P> {
             }
             at += frames.pages();
         }
+        self.pages += pages;
         Ok(())
     }
 

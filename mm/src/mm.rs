@@ -68,6 +68,8 @@ impl Tunables {
 pub struct Mm<P: Platform> {
     pub(crate) platform: P,
     pub(crate) map: MemMap,
+    /// Frames that lie behind it since boot.
+    pub(crate) map_pages: u64,
     /// Four a node, in the order of [`crate::memmap::zone_index`].
     pub(crate) zones: BootSlice<Zone>,
     /// By CPU, then by zone.

@@ -125,7 +125,7 @@ impl<P: Platform> Mm<P> {
         // First of all: areas want large ranges in the best places.
         let mut cma = CmaAreas::reserve(&platform, &mut early, config);
         // Then the map wants runs that are aligned.
-        let map = make_map(&platform, &mut early, config)?;
+        let (map, map_pages) = make_map(&platform, &mut early, config)?;
         let nr_zones = nodes * NR_ZONES;
         let zones = BootSlice::new(&platform, &mut early, "zones", nr_zones, |i| {
             Zone::new(NodeId((i / NR_ZONES) as u8), ZoneKind::ALL[i % NR_ZONES])
@@ -161,6 +161,7 @@ impl<P: Platform> Mm<P> {
         let mm = Self {
             platform,
             map,
+            map_pages,
             zones,
             pcps,
             homes,

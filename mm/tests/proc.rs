@@ -268,6 +268,9 @@ fn the_files_agree_with_each_other() {
     assert_eq!(kb("Slab:"), kb("SReclaimable:") + kb("SUnreclaim:"));
     assert!(kb("MemAvailable:") < kb("MemFree:") + kb("SReclaimable:"));
 
+    // 32 bytes for each page, and a page of block words for each 2 GiB begun.
+    assert_eq!(vmstat("nr_memmap_boot_pages"), 0x8_0000 * 32 / 4096 + 1);
+
     // Whatever was allocated and not freed is allocated.
     let allocated: u64 =
         ["dma", "dma32", "normal", "movable"].map(|z| vmstat(&format!("pgalloc_{z}"))).iter().sum();

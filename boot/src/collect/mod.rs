@@ -19,8 +19,15 @@ const WRITE_ONLY: [&str; 1] = ["/proc/sys/vm/compact_memory"];
 const PULSE: &str = "/proc/vmstat";
 /// The command that prints the log.
 const LOG: &str = "dmesg";
-/// Times that a machine is given to come to rest.
-const ATTEMPTS: u32 = 5;
+/// Lets workers do what they have to, such as giving empty slabs back.
+const REST: &str = "tick 5000";
+/// Times that a machine may take such a rest.
+const RESTS: u32 = 20;
+/// Rests in a row without an event that make a machine count as quiet: what was
+/// in use lately is not given back at the first look.
+const QUIET: u32 = 2;
+/// Times that all files are read.
+const ATTEMPTS: u32 = 4;
 
 /// What a session has brought.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -64,15 +71,30 @@ pub fn do_first(session: &mut Session, line: &str) -> Result<()> {
 /// # Errors
 /// The machine does not answer, or not with files.
 pub fn read_all(session: &mut Session) -> Result<(Files, bool)> {
+    let mut before = pulse(session)?;
+    let mut quiet = 0;
+    for _ in 0..RESTS {
+        session.command(REST)?;
+        let after = pulse(session)?;
+        quiet = if after == before { quiet + 1 } else { 0 };
+        if quiet == QUIET {
+            break;
+        }
+        before = after;
+    }
     for _ in 1..ATTEMPTS {
         let files = read_once(session)?;
-        session.command(&format!("cat {PULSE}"))?;
-        let after = contents(session.transcript())?;
-        if files.contents.get(PULSE) == after.contents.get(PULSE) {
+        if files.contents.get(PULSE) == pulse(session)?.as_ref() {
             return Ok((files, true));
         }
     }
     Ok((read_once(session)?, false))
+}
+
+/// The counters as they are now.
+fn pulse(session: &mut Session) -> Result<Option<Vec<u8>>> {
+    session.command(&format!("cat {PULSE}"))?;
+    Ok(contents(session.transcript())?.contents.remove(PULSE))
 }
 
 fn read_once(session: &mut Session) -> Result<Files> {

@@ -26,6 +26,9 @@ impl<P: Platform> Mm<P> {
             nodes.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1));
         each("nr_slab_reclaimable", reclaimable)?;
         each("nr_slab_unreclaimable", unreclaimable)?;
+        // All of the memory map comes from early memory.
+        each("nr_memmap_pages", 0)?;
+        each("nr_memmap_boot_pages", self.map_pages)?;
 
         let (mut allocated, mut freed) = ([0; NR_ZONES], 0);
         for zone in self.zones() {
