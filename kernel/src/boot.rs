@@ -222,7 +222,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
 /// The boot's last stages, in a thread.
 fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'static>) {
     stage::begin("self-tests");
-    let (counts, failed) = selftests::run(mm, options);
+    let (counts, failed) = selftests::run(mm, options, false);
     if mm.page_owner().is_on() {
         mm.log_holdings();
     }

@@ -14,10 +14,11 @@ mod task_suite;
 use crate::arch::irq::IrqMutex;
 use crate::arch::time;
 use crate::arch::trap::TrapFrame;
+use crate::console::{self, input};
+use crate::crash;
 use crate::platform::Machine;
 use crate::task::{self, Mutex, Thread};
 use crate::workers::{self, Quiet};
-use crate::{console, crash};
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mm::Mm;
@@ -88,10 +89,15 @@ pub(crate) fn watchdog(frame: &TrapFrame) {
     }
 }
 
-/// Runs what the command line asks for. Returns how it went, and what failed. A
-/// function of its own in every backtrace.
+/// Runs what the command line asks for. Returns how it went, and what failed. If
+/// it is `attended`, ^C ends it: at boot, it may not make a test count as passed.
+/// A function of its own in every backtrace.
 #[inline(never)]
-pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> (Counts, Failed) {
+pub(crate) fn run(
+    mm: &'static Mm<Machine>,
+    options: &Options<'_>,
+    attended: bool,
+) -> (Counts, Failed) {
     LIMIT_MS.store(u64::from(options.test_timeout) * 1000, Ordering::Relaxed);
     let config = Config {
         level: options.selftest,
@@ -121,7 +127,7 @@ pub(crate) fn run(mm: &'static Mm<Machine>, options: &Options<'_>) -> (Counts, F
         Suites::<Machine>::ALL,
     ];
     let mut scratch = SCRATCH_AREA.lock();
-    let mut harness = ToConsole { quiet: None, failed: Failed::default() };
+    let mut harness = ToConsole { quiet: None, failed: Failed::default(), attended };
     let counts = selftest::run(&on, &groups, &config, &mut scratch[..], &mut harness);
     (counts, harness.failed)
 }
@@ -159,6 +165,8 @@ struct ToConsole {
     /// Tests measure what the background changes, so it works between them.
     quiet: Option<Quiet>,
     failed: Failed,
+    /// Somebody waits for the end, who may lose patience.
+    attended: bool,
 }
 
 /// Names of the tests that have failed, as many as one can do something about.
@@ -205,6 +213,10 @@ impl Harness for ToConsole {
             *name = (suite, case);
         }
         self.failed.count += 1;
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.attended && input::interrupted()
     }
 
     fn now_ms(&self) -> u64 {

@@ -21,6 +21,12 @@ pub trait Harness {
     /// Called after that if the case has failed.
     fn case_failed(&mut self, _suite: &'static str, _case: &'static str) {}
 
+    /// Whether whoever waits for the report wants it to end: cases that have not
+    /// begun by then are skipped.
+    fn is_interrupted(&self) -> bool {
+        false
+    }
+
     /// Milliseconds since some fixed moment.
     fn now_ms(&self) -> u64;
 }

@@ -25,6 +25,8 @@ struct Recorder {
     running: Option<(&'static str, &'static str)>,
     hooks: Vec<String>,
     clock: Cell<u64>,
+    /// Cases to begin before the user has seen enough, if that ever is.
+    patience: Option<usize>,
 }
 
 impl Harness for Recorder {
@@ -38,6 +40,9 @@ impl Harness for Recorder {
     }
     fn case_ended(&mut self) {
         assert!(self.running.take().is_some());
+    }
+    fn is_interrupted(&self) -> bool {
+        self.patience.is_some_and(|cases| self.hooks.len() >= cases)
     }
     fn now_ms(&self) -> u64 {
         self.clock.set(self.clock.get() + 1);
@@ -274,4 +279,15 @@ fn prove_agrees() {
         std::fs::remove_file(&file).unwrap();
         assert_eq!(output.status.success(), counts.fail == 0, "{output:?}");
     }
+}
+
+#[test]
+fn who_loses_patience_sees_the_rest_skipped() {
+    let mut recorder = Recorder { patience: Some(1), ..Recorder::default() };
+    let config = Config { level: Level::Quick, seed: 5, filter: Filter::ALL };
+    let counts = run(&Pond::default(), &[GOOD, RANDOM], &config, &mut [0; 8], &mut recorder);
+    assert_eq!(recorder.hooks.len(), 1);
+    assert_eq!((counts.pass, counts.fail), (1, 0));
+    let skipped = recorder.lines.iter().filter(|line| line.ends_with("# SKIP interrupted")).count();
+    assert_eq!((skipped as u32, skipped > 0), (counts.skip, true));
 }

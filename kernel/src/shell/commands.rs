@@ -147,8 +147,8 @@ fn selftest(on: &Subject, words: &[&str]) -> Result<(), Error> {
         level => level,
     };
     let options = Options { filter_glob, selftest, crash: None, ..on.options };
-    match selftests::run(on.mm, &options).0.fail {
-        0 => Ok(()),
+    match selftests::run(on.mm, &options, true).0.fail {
+        0 => go_on(),
         _ => Err(Error::new(Errno::EIO, "not all self-tests passed")),
     }
 }
