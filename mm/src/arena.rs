@@ -427,6 +427,9 @@ impl Inner {
         let generation = |slot| self.slot(mm, slot).map(|s| s.generation.load(Relaxed));
         let last = (0..self.slots).rev().find(|&slot| generation(slot).is_none_or(|g| g % 2 == 1));
         let keep = last.map_or(0, |slot| (slot / SLOTS + 1) * SLOTS);
+        if keep == self.slots {
+            return;
+        }
         // Their handles are stale, and so they are to stay.
         let newest =
             (keep..self.slots).filter_map(generation).fold(self.first_generation, u32::max);
