@@ -42,13 +42,21 @@ screen() {
     grep -q "^${1^^} (BOCHS BXPC), 1 x QEMU" "$stick_dir/said"
 }
 
-# A failed test is named on the screen, and fails the run.
+# A failed test is named on the screen, a crash reported, and both fail the run.
 screen_failed() {
     local status=0 said
     said=$(scripts/run --no-serial --timeout 240 --append "kunit.filter_glob=nothing.*") || status=$?
     printf '%s\n' "$said"
-    [ "$status" = 1 ] && grep -q '^Quarry: FAILED$' <<<"$said" &&
-        grep -q '^not ok: kunit.filter_glob$' <<<"$said"
+    [ "$status" = 1 ]
+    grep -q '^Quarry: FAILED$' <<<"$said"
+    grep -q '^not ok: kunit.filter_glob$' <<<"$said"
+
+    status=0
+    said=$(scripts/run --no-serial --timeout 240 --append "crash=panic") || status=$?
+    printf '%s\n' "$said"
+    [ "$status" = 1 ]
+    grep -q '^CRASH: panic: on purpose' <<<"$said"
+    grep -q '^end of crash report$' <<<"$said"
 }
 
 # edit_uefi WORDS: puts words on the command line of a stick as a person does with

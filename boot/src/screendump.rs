@@ -126,8 +126,8 @@ impl Picture {
         Summary::read(self.banner()?)
     }
 
-    /// The small text, which stands in cells from the upper left corner on; each
-    /// line without the blanks at its end.
+    /// The small text, which stands in cells from the upper left corner on: lines
+    /// without the blanks at their ends, up to the last that is not empty.
     pub fn small_text(&self) -> Vec<String> {
         let face = Face { raster: RasterHeight::Size16, scale: 1 };
         let glyphs: HashMap<&[u8], char> = CHARACTERS
@@ -144,7 +144,10 @@ impl Picture {
             let text: String = columns.map(|x| read(x, y).unwrap_or(' ')).collect();
             text.trim_end().to_owned()
         };
-        (0..self.height / face.height()).map(|row| line(row * face.height())).collect()
+        let rows = self.height / face.height();
+        let mut lines: Vec<String> = (0..rows).map(|row| line(row * face.height())).collect();
+        lines.truncate(lines.iter().rposition(|line| !line.is_empty()).map_or(0, |last| last + 1));
+        lines
     }
 }
 
@@ -315,7 +318,7 @@ mod tests {
 
     #[test]
     fn small_text_is_read_from_its_cells() {
-        let mut screen = Screen::new(100, 40);
+        let mut screen = Screen::new(100, 70);
         let glyph = get_raster('q', WEIGHT, RasterHeight::Size16).unwrap();
         for (y, row) in glyph.rows().enumerate() {
             screen.span(2 * glyph.width(), 16 + y, row, Tone::Plain);
