@@ -211,17 +211,15 @@ impl Screen {
     }
 
     /// Makes it all blank, and writes `lines` large at the top, where they stay
-    /// until the next [`Self::clear`].
+    /// until the next [`Self::clear`] or until text needs the room.
     pub(super) fn banner<'a>(&mut self, lines: impl IntoIterator<Item = Line<'a>>) {
+        if !self.on {
+            return;
+        }
         self.clear();
-        self.redraw();
-        let Self {
-            framebuffer: Some(framebuffer),
-            font: Some(font),
-            text: Some(text),
-            on: true,
-            ..
-        } = self
+        // Not by cells: the cursor is not to stand there.
+        self.fill(0, 0, usize::MAX, usize::MAX, [0; 3]);
+        let Self { framebuffer: Some(framebuffer), font: Some(font), text: Some(text), .. } = self
         else {
             return;
         };

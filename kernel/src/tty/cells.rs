@@ -94,13 +94,17 @@ impl Cells {
         }
     }
 
-    /// Makes room below the last row.
+    /// Makes room below the last row. What stands above the text, if anything
+    /// does, is what goes, and all at once: half of it would be of no use.
     fn scroll(&mut self) {
-        let by = self.jump.clamp(1, self.rows - self.top);
-        let (first, end) = (self.top * self.stride, self.rows * self.stride);
-        self.wanted.copy_within(first + by * self.stride..end, first);
+        let by = match replace(&mut self.top, 0) {
+            0 => self.jump.clamp(1, self.rows),
+            above => above,
+        };
+        let end = self.rows * self.stride;
+        self.wanted.copy_within(by * self.stride..end, 0);
         self.wanted[end - by * self.stride..end].fill(b' ');
-        self.dirty[self.top..self.rows].fill(true);
+        self.dirty[..self.rows].fill(true);
         self.row = self.rows - by;
         self.scrolled += 1;
     }
@@ -285,7 +289,8 @@ impl TextScreen {
     }
 
     /// Leaves the first `rows` rows to somebody else to draw, or takes them back;
-    /// two are left for text in any case. All text is gone.
+    /// two are left for text in any case. All text is gone. When text needs more
+    /// room it takes them back.
     pub fn set_top(&mut self, rows: usize) {
         self.cells.top = rows.min(self.cells.rows.saturating_sub(2));
         self.cells.cursor = None;
@@ -465,13 +470,26 @@ mod tests {
         for line in &mut screen.glass[..2] {
             line.fill(b'#');
         }
-        assert_eq!(screen.write("1\n2\n3"), "###|###|2  |3_ ");
+        assert_eq!(screen.write("1\n3"), "###|###|1  |3_ ");
         assert_eq!(screen.write("\x1b[9Ax\x1b[H\x1b[1J"), "###|###|_x |3  ");
-        assert_eq!(screen.write("\x1b[2Jy\x1b[2;1Hz\n"), "###|###|z  |_  ");
+        assert_eq!(screen.write("\x1b[2Jy\x1b[2;1Hz"), "###|###|y  |z_ ");
         screen.text.set_top(99);
-        assert_eq!(screen.write("q\nr\ns"), "###|###|r  |s_ ");
+        assert_eq!(screen.write("q\nr"), "###|###|q  |r_ ");
         screen.text.set_top(0);
         assert_eq!(screen.write("t"), "t_ |   |   |   ");
+    }
+
+    #[test]
+    fn what_stands_above_goes_when_text_needs_room() {
+        let mut screen = screen(3, 5);
+        screen.text.set_top(3);
+        for line in &mut screen.glass[..3] {
+            line.fill(b'#');
+        }
+        assert_eq!(screen.write("1\n2"), "###|###|###|1  |2_ ");
+        assert_eq!(screen.write("\n3"), "1  |2  |3_ |   |   ");
+        assert_eq!(screen.write("\n4\n5\n6"), "2  |3  |4  |5  |6_ ");
+        assert_eq!(screen.write("\x1b[Hx"), "x_ |3  |4  |5  |6  ");
     }
 
     #[test]
