@@ -22,8 +22,11 @@ const SMALL: usize = COSTLY_ORDER.index() + 1;
 const LARGE: usize = SMALL * NR_PCPTYPES;
 
 /// Most that a run of requests, or of frees, multiplies a batch by, as a power
-/// of two.
-const MAX_FACTOR: u8 = 5;
+/// of two. On small zones, whose batch may be a page, their lists' limit comes
+/// first.
+const MAX_FACTOR: u8 = 7;
+/// Most pages that a run makes of a batch: the lock is held for all of them.
+const MAX_RUN: u32 = 2048;
 
 /// Blocks of one order and type, newest first. What is taken off the front is
 /// handed out at once, so the front's back link, and both links of what was
@@ -417,6 +420,7 @@ impl Pcp {
             self.alloc_factor = 0;
             return batch;
         }
+        let most = most.min(MAX_RUN);
         let pages = batch << self.alloc_factor;
         if pages < most {
             self.alloc_factor = (self.alloc_factor + 1).min(MAX_FACTOR);
@@ -487,7 +491,7 @@ impl Pcp {
         let allocated =
             self.allocated - core::mem::replace(&mut self.allocated_then, self.allocated);
         self.free_factor >>= allocated.min(u64::from(MAX_FACTOR));
-        let most = high.saturating_sub(batch).max(batch);
+        let most = high.saturating_sub(batch).min(MAX_RUN).max(batch);
         let pages = batch << self.free_factor;
         if pages < most {
             self.free_factor = (self.free_factor + 1).min(MAX_FACTOR);
@@ -580,7 +584,7 @@ mod tests {
     fn runs_of_requests_bring_more_each_time() {
         let mut pcp = empty();
         let mut brought = |batch, most| pcp.ramp(batch, most);
-        assert_eq!([3; 7].map(|batch| brought(batch, 277)), [3, 6, 12, 24, 48, 96, 96]);
+        assert_eq!([3; 7].map(|batch| brought(batch, 277)), [3, 6, 12, 24, 48, 96, 192]);
         // No more than there is room for, and from the start when there was none.
         assert_eq!([50, 3, 0, 277, 277].map(|most| brought(3, most)), [50, 3, 3, 3, 6]);
         assert_eq!([1, 6, 6, 6, 6, 6].map(|most| brought(1, most)), [1, 1, 2, 4, 6, 6]);
