@@ -6,7 +6,7 @@ use crate::fallback::Source;
 use crate::gfp::{AllocError, AllocFlags, Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
-use crate::pcp::{Pcp, large_list, list_at, list_index};
+use crate::pcp::{large_list, list_at, list_index};
 use crate::platform::{LogLevel, Platform, Worker};
 use crate::pressure::Attempt;
 use crate::stats::Event;
@@ -292,7 +292,7 @@ impl<P: Platform> Mm<P> {
                     if pcp.lists[index].is_empty() {
                         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
                         let boost = self.tunables.boost_factor.load(Relaxed);
-                        let want = Pcp::batch_of(index, zone.pcp_batch());
+                        let want = pcp.demand(index, zone);
                         pcp.refill(&mut buddy, index, ty, want, flags, boost);
                     }
                     pcp.pop(&self.map, index, order, held)

@@ -6,7 +6,7 @@ use crate::fast::may_free;
 use crate::gfp::{AllocError, AllocFlags, FreeError, Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageType};
-use crate::pcp::{Pcp, list_index};
+use crate::pcp::{Demand, list_index};
 use crate::platform::Platform;
 use crate::pressure::Attempt;
 use crate::sync::Ordering::Relaxed;
@@ -101,8 +101,9 @@ impl<P: Platform> Mm<P> {
                     }
                     let mut buddy = Buddy::lock(&self.map, zone, &cpu);
                     let boost = self.tunables.boost_factor.load(Relaxed);
-                    let batch = Pcp::batch_of(index, zone.pcp_batch());
-                    let want = batch.max((out.len() - got) as u32);
+                    // The caller has said how long the run is.
+                    let least = zone.pcp_batch().max((out.len() - got) as u32);
+                    let want = Demand { least, most: least };
                     if pcp.refill(&mut buddy, index, ty, want, flags, boost) == 0 {
                         return got;
                     }

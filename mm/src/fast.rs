@@ -175,7 +175,8 @@ impl<P: Platform> Mm<P> {
                     if ty == MigrateType::Movable && buddy.prefers_cma() {
                         return None;
                     }
-                    pcp.refill_own(&mut buddy, list, ty, Pcp::batch_of(list, zone.pcp_batch()));
+                    let want = pcp.demand(list, zone);
+                    pcp.refill_own(&mut buddy, list, ty, want.most);
                 }
                 pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
             })?

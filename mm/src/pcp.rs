@@ -21,8 +21,12 @@ const SMALL: usize = COSTLY_ORDER.index() + 1;
 /// The first list of order 9.
 const LARGE: usize = SMALL * NR_PCPTYPES;
 
-/// Most consecutive frees that let a list grow, as a power of two.
-const MAX_FREE_FACTOR: u8 = 5;
+/// Most that a run of requests, or of frees, multiplies a batch by, as a power
+/// of two. On small zones, whose batch may be a page, their lists' limit comes
+/// first.
+const MAX_FACTOR: u8 = 7;
+/// Most pages that a run makes of a batch: the lock is held for all of them.
+const MAX_RUN: u32 = 2048;
 
 /// Blocks of one order and type, newest first. What is taken off the front is
 /// handed out at once, so the front's back link, and both links of what was
@@ -163,6 +167,15 @@ impl PcpList {
     }
 }
 
+/// How many blocks a list is to get at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Demand {
+    /// From other types' lists too, and below the low mark.
+    pub(crate) least: u32,
+    /// From the list's own type.
+    pub(crate) most: u32,
+}
+
 /// One CPU's free pages of one zone.
 pub(crate) struct Pcp {
     zone: Handle<Zone>,
@@ -177,6 +190,12 @@ pub(crate) struct Pcp {
     free_factor: u8,
     /// What `allocated` was then: each page allocated since halves it again.
     allocated_then: u64,
+    /// Refills in a row of one list double what the next one brings.
+    alloc_factor: u8,
+    /// That list.
+    refilled: u8,
+    /// What `freed` was then: each page freed since halves it again.
+    freed_then: u64,
     /// Pages allocated and freed by this CPU in this zone, whatever the path.
     pub(crate) allocated: u64,
     pub(crate) freed: u64,
@@ -228,6 +247,9 @@ impl Pcp {
             large: 0,
             free_factor: 0,
             allocated_then: 0,
+            alloc_factor: 0,
+            refilled: 0,
+            freed_then: 0,
             allocated: 0,
             freed: 0,
         }
@@ -369,9 +391,41 @@ impl Pcp {
         done
     }
 
-    /// Blocks that list `index` gets at once.
-    pub(crate) fn batch_of(index: usize, batch: u32) -> u32 {
-        if batch > 1 { (batch >> list_order(index).0).max(2) } else { 1 }
+    /// What list `index` gets now that it is empty and one of its blocks is asked
+    /// for: a batch, doubled by each such moment in a run of requests, up to a
+    /// quarter of the room on this CPU's lists and to what the zone can spare
+    /// (after Linux 6.12, `nr_pcp_alloc`, which takes all of the room: what is
+    /// left of that when the run ends has to be given back).
+    pub(crate) fn demand(&mut self, index: usize, zone: &Zone) -> Demand {
+        let freed = self.freed - core::mem::replace(&mut self.freed_then, self.freed);
+        self.alloc_factor >>= freed.min(u64::from(MAX_FACTOR));
+        // One list's run says nothing about another, which would fill the room.
+        if usize::from(self.refilled) != index {
+            self.refilled = index as u8;
+            self.alloc_factor = 0;
+        }
+        let batch = zone.pcp_batch();
+        let room = zone.pcp_high().saturating_sub(self.count).saturating_sub(batch);
+        let pages = self.ramp(batch, (room / 4).min(zone.pcp_spare()));
+        let least = if batch > 1 { 2 } else { 1 };
+        let blocks = |pages: u32| (pages >> list_order(index).0).max(least);
+        Demand { least: blocks(batch), most: blocks(pages) }
+    }
+
+    /// Pages for one list at this point of a run of requests: from `batch` up to
+    /// `most`, if that is more.
+    fn ramp(&mut self, batch: u32, most: u32) -> u32 {
+        // The run starts anew once there is room again.
+        if most <= batch {
+            self.alloc_factor = 0;
+            return batch;
+        }
+        let most = most.min(MAX_RUN);
+        let pages = batch << self.alloc_factor;
+        if pages < most {
+            self.alloc_factor = (self.alloc_factor + 1).min(MAX_FACTOR);
+        }
+        pages.min(most)
     }
 
     /// Fills list `index` with up to `want` blocks from the free lists of `ty`
@@ -397,24 +451,25 @@ impl Pcp {
         got
     }
 
-    /// Fills list `index` with up to `want` blocks for requests of type `ty`
-    /// from wherever the rules allow; returns how many came.
+    /// Fills list `index` for requests of type `ty`: with as many blocks as are
+    /// wanted at most from the free lists of that type, and with as many as are
+    /// wanted at least from wherever the rules allow. Returns how many came.
     pub(crate) fn refill(
         &mut self,
         buddy: &mut Buddy<'_>,
         index: usize,
         ty: MigrateType,
-        want: u32,
+        want: Demand,
         flags: AllocFlags,
         boost_factor: u32,
     ) -> u32 {
         let order = list_order(index);
         let mut source = Source::default();
         let mut got = 0;
-        while got < want {
+        while got < want.least {
             if source == Source::Own && !(flags.contains(AllocFlags::CMA) && buddy.prefers_cma()) {
-                got += self.refill_own(buddy, index, ty, want - got);
-                if got == want {
+                got += self.refill_own(buddy, index, ty, want.most - got);
+                if got >= want.least {
                     break;
                 }
             }
@@ -435,11 +490,11 @@ impl Pcp {
     pub(crate) fn surplus(&mut self, batch: u32, high: u32) -> u32 {
         let allocated =
             self.allocated - core::mem::replace(&mut self.allocated_then, self.allocated);
-        self.free_factor >>= allocated.min(u64::from(MAX_FREE_FACTOR));
-        let most = high.saturating_sub(batch).max(batch);
+        self.free_factor >>= allocated.min(u64::from(MAX_FACTOR));
+        let most = high.saturating_sub(batch).min(MAX_RUN).max(batch);
         let pages = batch << self.free_factor;
         if pages < most {
-            self.free_factor = (self.free_factor + 1).min(MAX_FREE_FACTOR);
+            self.free_factor = (self.free_factor + 1).min(MAX_FACTOR);
         }
         pages.clamp(batch, most)
     }
@@ -520,10 +575,24 @@ mod tests {
         assert_eq!(list_index(Order(0), MigrateType::Isolate), None);
     }
 
+    fn empty() -> Pcp {
+        let zone = Zone::new(crate::types::NodeId(0), crate::types::ZoneKind::Normal);
+        Pcp::new(Handle::of(std::boxed::Box::leak(zone.into())))
+    }
+
+    #[test]
+    fn runs_of_requests_bring_more_each_time() {
+        let mut pcp = empty();
+        let mut brought = |batch, most| pcp.ramp(batch, most);
+        assert_eq!([3; 7].map(|batch| brought(batch, 277)), [3, 6, 12, 24, 48, 96, 192]);
+        // No more than there is room for, and from the start when there was none.
+        assert_eq!([50, 3, 0, 277, 277].map(|most| brought(3, most)), [50, 3, 3, 3, 6]);
+        assert_eq!([1, 6, 6, 6, 6, 6].map(|most| brought(1, most)), [1, 1, 2, 4, 6, 6]);
+    }
+
     #[test]
     fn runs_of_frees_drain_more_each_time() {
-        let zone = Zone::new(crate::types::NodeId(0), crate::types::ZoneKind::Normal);
-        let mut pcp = Pcp::new(Handle::of(std::boxed::Box::leak(zone.into())));
+        let mut pcp = empty();
         let drained: std::vec::Vec<u32> = (0..7).map(|_| pcp.surplus(31, 853)).collect();
         assert_eq!(drained, [31, 62, 124, 248, 496, 822, 822]);
     }

@@ -405,7 +405,7 @@ impl<P: Platform> Mm<P> {
                 let marks =
                     watermark::marks(zone.kind, zone.managed(), lowmem_pages, min_free, scale);
                 zone.set_marks(marks, reserve[zone.kind.index()]);
-                let batch = watermark::pcp_batch(zone.managed(), marks.low, cpus);
+                let batch = watermark::pcp_batch(zone.managed());
                 zone.pcp_batch.store(batch, Relaxed);
                 let share = zone.managed().checked_div(fraction).unwrap_or(marks.low);
                 zone.pcp_high.store(watermark::pcp_high(share, cpus, batch), Relaxed);

@@ -119,16 +119,13 @@ impl Check {
     }
 }
 
-/// Pages that move between a zone and a per-CPU list at once: by the zone's
-/// managed pages, and on small ones, where that comes to next to nothing, more,
-/// so long as it is an eighth of what a CPU's lists may hold at most. `low` and
-/// `cpus_of_node` are those of [`pcp_high`].
-pub fn pcp_batch(managed: u64, low: u64, cpus_of_node: u64) -> u32 {
-    let floor = (low / cpus_of_node.max(1) / 8).min(31) as u32;
+/// Pages that move between a zone and a per-CPU list at once, or at first where
+/// many follow each other (Linux 6.1).
+pub fn pcp_batch(managed: u64) -> u32 {
     let mut batch = ((managed >> 10).min(256) / 4).max(1);
     batch += batch / 2;
     // One less than a power of two: streams of batches do not share a stride.
-    (((1 << (63 - batch.leading_zeros())) - 1) as u32).max(floor).max(1)
+    ((1 << (63 - batch.leading_zeros())) - 1).max(1) as u32
 }
 
 /// Pages a zone's per-CPU lists of one CPU may hold: its share of the low mark
@@ -228,14 +225,10 @@ mod tests {
     #[test]
     fn batches() {
         for (managed, batch) in [(262_144, 63), (131_072, 31), (32_768, 7), (3840, 1)] {
-            assert_eq!(pcp_batch(managed, 0, 1), batch, "{managed} pages");
+            assert_eq!(pcp_batch(managed), batch, "{managed} pages");
         }
-        // The zone DMA32 of 64 MiB, of 512 MiB; and DMA.
-        for (managed, low, cpus, batch) in
-            [(11_000, 280, 1, 31), (11_000, 280, 4, 8), (121_404, 853, 1, 31), (3840, 26, 1, 3)]
-        {
-            assert_eq!(pcp_batch(managed, low, cpus), batch, "{managed} pages, {cpus} CPUs");
-        }
+        // The zone DMA32 of 64 MiB, with and without much in it, and of 512 MiB.
+        assert_eq!([11_000, 12_288, 121_404].map(pcp_batch), [1, 3, 31]);
         assert_eq!(pcp_high(853, 1, 31), 853);
         assert_eq!(pcp_high(853, 64, 31), 124);
     }

@@ -291,6 +291,14 @@ impl Zone {
         self.pcp_large.load(Relaxed)
     }
 
+    /// Pages that one CPU may fetch beyond a batch, on the mere guess that more
+    /// requests follow: a small part of what is above the low mark for everyone,
+    /// so that even many CPUs that all do so leave most of it.
+    pub(crate) fn pcp_spare(&self) -> u32 {
+        let above = self.free.plain() - self.plain_low[NR_ZONES - 1].load(Relaxed);
+        (above.max(0) / 32).min(i64::from(u32::MAX)) as u32
+    }
+
     /// What a check of the zone's free pages looks at, as of now.
     pub(crate) fn check(&self, mark: u64, class: ZoneKind, flags: AllocFlags) -> Check {
         Check {

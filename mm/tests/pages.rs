@@ -143,6 +143,37 @@ fn each_right_digs_as_deep_as_it_may() {
 }
 
 #[test]
+fn a_run_of_requests_fetches_more_each_time() {
+    let mm = machine(256);
+    let zone = mm.zone(NodeId(0), ZoneKind::Dma32).expect("DMA32");
+    let batch = u64::from(zone.pcp_batch());
+    let mut held = Vec::new();
+    // What the next refill takes from the zone.
+    let refill = |held: &mut Vec<Page>| {
+        let before = zone.free_pages();
+        while zone.free_pages() == before {
+            held.push(alloc(&mm, 0, Gfp::KERNEL).expect("a page"));
+        }
+        assert!(mm.pcp_pages(zone) <= u64::from(zone.pcp_high()));
+        before - zone.free_pages()
+    };
+    for _ in 0..2 {
+        // Frees end the run.
+        for _ in 0..8 {
+            held.push(alloc(&mm, 0, Gfp::KERNEL).expect("a page"));
+        }
+        held.drain(held.len() - 8..).for_each(|page| mm.free_pages(page).expect("allocated"));
+        assert_eq!([0; 4].map(|_| refill(&mut held)), [1, 2, 4, 8].map(|n| n * batch));
+    }
+    // So does another list's turn.
+    let block = alloc(&mm, 2, Gfp::KERNEL).expect("a block");
+    assert_eq!(refill(&mut held), batch);
+    mm.free_pages(block).expect("allocated");
+    held.into_iter().for_each(|page| mm.free_pages(page).expect("allocated"));
+    mm.audit().expect("whole");
+}
+
+#[test]
 fn the_right_alone_does_not_mark() {
     let mm = machine(64);
     let page = alloc(&mm, 0, Gfp::KERNEL | Gfp::MEMALLOC).expect("a page");

@@ -94,7 +94,7 @@ fn cpu_lists_are_sized<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
             0 => platform.cpus().into(),
             some => some as u64,
         };
-        let batch = pcp_batch(zone.managed(), zone.marks().low, cpus);
+        let batch = pcp_batch(zone.managed());
         check_eq!(zone.pcp_batch(), batch, "batch of {}", zone.kind.name());
         let large = pcp_large(zone.managed(), cpus);
         check_eq!(zone.pcp_large(), large, "large blocks of {}", zone.kind.name());
