@@ -127,9 +127,17 @@ impl Picture {
     }
 
     /// The small text, which stands in cells from the upper left corner on: lines
-    /// without the blanks at their ends, up to the last that is not empty.
+    /// without the blanks at their ends, up to the last that is not empty. In the
+    /// larger letters of a large screen if there is more to read in those.
     pub fn small_text(&self) -> Vec<String> {
-        let face = Face { raster: RasterHeight::Size16, scale: 1 };
+        let read = [RasterHeight::Size16, RasterHeight::Size32].map(|size| self.cells(size));
+        let letters =
+            |lines: &Vec<String>| lines.iter().map(|line| line.trim().len()).sum::<usize>();
+        read.into_iter().rev().max_by_key(letters).unwrap_or_default()
+    }
+
+    fn cells(&self, raster: RasterHeight) -> Vec<String> {
+        let face = Face { raster, scale: 1 };
         let glyphs: HashMap<&[u8], char> = CHARACTERS
             .into_iter()
             .filter_map(|c| Some((get_raster(c, WEIGHT, face.raster)?.pixels(), c)))
@@ -318,12 +326,15 @@ mod tests {
 
     #[test]
     fn small_text_is_read_from_its_cells() {
-        let mut screen = Screen::new(100, 70);
-        let glyph = get_raster('q', WEIGHT, RasterHeight::Size16).unwrap();
-        for (y, row) in glyph.rows().enumerate() {
-            screen.span(2 * glyph.width(), 16 + y, row, Tone::Plain);
+        for size in [RasterHeight::Size16, RasterHeight::Size32] {
+            let mut screen = Screen::new(100, 130);
+            let glyph = get_raster('q', WEIGHT, size).unwrap();
+            for (y, row) in glyph.rows().enumerate() {
+                screen.span(2 * glyph.width(), size.val() + y, row, Tone::Plain);
+            }
+            assert_eq!(screen.picture().small_text(), ["", "  q"]);
         }
-        assert_eq!(screen.picture().small_text(), ["", "  q"]);
+        assert!(Screen::new(100, 130).picture().small_text().is_empty());
     }
 
     #[test]
