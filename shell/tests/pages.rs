@@ -197,7 +197,7 @@ fn an_interrupt_rolls_back() {
         lab.world().patience.set(3);
         let outcome = lab.line(line.as_bytes());
         let out = said(&mut lab);
-        assert!(out.ends_with("error: EINTR: interrupted\n"), "{line}: {out}");
+        assert!(format!("\n{out}").ends_with("\nerror: EINTR: interrupted\n"), "{line}: {out}");
         assert!(!outcome.is_ok());
         lab.world().patience.set(u64::MAX);
         assert_eq!(free_pages(&lab), free, "{line}");

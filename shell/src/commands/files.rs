@@ -1,7 +1,7 @@
 //! Reading and writing the machine's report files, and `echo`. May call `mm`.
 
 use crate::errno::{Errno, Error};
-use crate::lab::{Done, Lab};
+use crate::lab::{Done, Lab, Subject};
 use crate::name::Name;
 use crate::parse::{Args, LINE_MAX};
 use crate::world::World;
@@ -16,6 +16,8 @@ const CENSUS: &str = "/sys/kernel/debug/quarry/pageblocks";
 /// Prints what is written to it, until the user has seen enough.
 struct Printer<'a, W: World> {
     world: &'a mut W,
+    /// What was printed last does not end a line.
+    in_line: bool,
 }
 
 impl<W: World> Write for Printer<'_, W> {
@@ -24,6 +26,9 @@ impl<W: World> Write for Printer<'_, W> {
             return Err(fmt::Error);
         }
         self.world.print(format_args!("{text}"));
+        if !text.is_empty() {
+            self.in_line = !text.ends_with('\n');
+        }
         Ok(())
     }
 }
@@ -74,7 +79,7 @@ impl<W: World> Lab<W> {
         let path = args.need("cat PATH")?;
         args.done()?;
         let on = self.subject()?;
-        match on.mm.proc_read(path, &mut Printer { world: &mut self.world }) {
+        match self.print_file(on, path) {
             Err(FileError::NotFound) => Ok(self.cat_foreign(path)?),
             result => Ok(result.map_err(|why| error(why, path))?),
         }
@@ -87,8 +92,18 @@ impl<W: World> Lab<W> {
         args.done()?;
         let on = self.subject()?;
         self.print(format_args!("{SNAPSHOT}{name}\n"));
-        let result = on.mm.proc_read(CENSUS, &mut Printer { world: &mut self.world });
+        let result = self.print_file(on, CENSUS);
         Ok(result.map_err(|why| error(why, CENSUS))?)
+    }
+
+    /// Prints a file of `mm`'s; if it is broken off, so is its last line.
+    fn print_file(&mut self, on: Subject<W>, path: &str) -> Result<(), FileError> {
+        let mut printer = Printer { world: &mut self.world, in_line: false };
+        let result = on.mm.proc_read(path, &mut printer);
+        if result.is_err() && printer.in_line {
+            self.print(format_args!("\n"));
+        }
+        result
     }
 
     /// A file of the world's, in pieces: while it writes, it cannot print.
