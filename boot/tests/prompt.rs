@@ -46,8 +46,8 @@ fn somebody_types() {
     say(b"\x15cat /p\t", "/proc/");
     say(b"b\t", "buddyinfo ");
     say(b"\r", "Node 0, zone    DMA32");
-    say(b"get zone.D\t\t", "zone.DMA.    zone.DMA32.\r\n");
-    say(b"\x15", "\x08");
+    say(b"get zone.D\t\t", "zone.DMA.    zone.DMA32.");
+    say(b"\x15", "\rquarry> ");
 
     // History, and editing in the middle: QEMU wants its own ^A doubled.
     say(b"\x1b[A\x1b[A", "alloc grp 0 ATOMIC");
@@ -55,9 +55,9 @@ fn somebody_types() {
 
     // What takes long is stopped.
     say(b"cat /proc/kpageflags\r", "begin-base64");
-    say(b"\x03", "error: EINTR: ");
+    say(b"\x03", "error: EINTR: interrupted\r\nquarry> ");
     say(b"tick 600000\r", "\n");
-    say(b"\x03", "error: EINTR: ");
+    say(b"\x03", "error: EINTR: interrupted\r\nquarry> ");
     say(b"never run\x03", "^C\r\nquarry> ");
 
     // Nonsense of all sorts, and the machine stands.
@@ -66,8 +66,7 @@ fn somebody_types() {
         (0..4000_u32).map(|i| (i.wrapping_mul(2_654_435_769) >> 13) as u8).collect();
     // QEMU's own escape key, and what would be a command that ends all.
     let noise: Vec<u8> = noise.into_iter().filter(|&byte| byte != 1).collect();
-    say(&noise, "");
-    say(b"\x03", "^C\r\nquarry> ");
+    say(&[&noise[..], b"\x03"].concat(), "^C\r\nquarry> ");
     say(b"\r\naudit\r", "audit: ok (");
 
     // What only a kernel has.
