@@ -125,7 +125,7 @@ fn collect(options: &CollectOptions) -> Result<u8> {
     let read = session.log_in(options.serial.is_some()).and_then(|()| {
         eprintln!("quarry: the prompt is there");
         options.first.iter().try_for_each(|line| collect::do_first(&mut session, line))?;
-        collect::read_all(&mut session)
+        collect::read_all(&mut session, !options.no_frames)
     });
     if let Some(guest) = &mut guest {
         session.farewell("poweroff");

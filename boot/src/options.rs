@@ -153,7 +153,11 @@ pub struct CollectOptions {
     /// input.
     #[arg(long, value_name = "FILE", conflicts_with = "serial")]
     pub transcript: Option<PathBuf>,
-    /// Give up after so many seconds.
+    /// Leave out the two files that have a word for each page frame: over a real
+    /// serial line they take minutes for each GiB of memory.
+    #[arg(long)]
+    pub no_frames: bool,
+    /// Give up when nothing has come for so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     /// Options of `run` for the boot.

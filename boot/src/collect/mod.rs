@@ -15,6 +15,8 @@ use transcript::{Unusable, replies};
 const OTHERS: [&str; 2] = ["/proc/cmdline", "/proc/iomem"];
 /// Knobs that can only be turned: nothing to read.
 const WRITE_ONLY: [&str; 1] = ["/proc/sys/vm/compact_memory"];
+/// Files with a word for each page frame, which take long.
+const FRAMES: [&str; 2] = ["/proc/kpagecount", "/proc/kpageflags"];
 /// The file whose counters change when anything is allocated.
 const PULSE: &str = "/proc/vmstat";
 /// The command that prints the log.
@@ -64,13 +66,14 @@ pub fn do_first(session: &mut Session, line: &str) -> Result<()> {
     }
 }
 
-/// Reads all files over a session whose prompt has been seen. On a machine at
+/// Reads all files over a session whose prompt has been seen, those with a word
+/// for each frame if `frames`. On a machine at
 /// rest they agree with each other: they are read again until nothing has
 /// happened meanwhile. False if it never was at rest.
 ///
 /// # Errors
 /// The machine does not answer, or not with files.
-pub fn read_all(session: &mut Session) -> Result<(Files, bool)> {
+pub fn read_all(session: &mut Session, frames: bool) -> Result<(Files, bool)> {
     let mut before = pulse(session)?;
     let mut quiet = 0;
     for _ in 0..RESTS {
@@ -83,12 +86,12 @@ pub fn read_all(session: &mut Session) -> Result<(Files, bool)> {
         before = after;
     }
     for _ in 1..ATTEMPTS {
-        let files = read_once(session)?;
+        let files = read_once(session, frames)?;
         if files.contents.get(PULSE) == pulse(session)?.as_ref() {
             return Ok((files, true));
         }
     }
-    Ok((read_once(session)?, false))
+    Ok((read_once(session, frames)?, false))
 }
 
 /// The counters as they are now.
@@ -97,11 +100,12 @@ fn pulse(session: &mut Session) -> Result<Option<Vec<u8>>> {
     Ok(contents(session.transcript())?.contents.remove(PULSE))
 }
 
-fn read_once(session: &mut Session) -> Result<Files> {
+fn read_once(session: &mut Session, frames: bool) -> Result<Files> {
     session.command(LOG)?;
     // First of all: what comes later must not have changed it.
     session.command(&format!("cat {PULSE}"))?;
-    for path in paths().filter(|&path| path != PULSE) {
+    let wanted = |path: &&str| *path != PULSE && (frames || !FRAMES.contains(path));
+    for path in paths().filter(wanted) {
         session.command(&format!("cat {path}"))?;
     }
     contents(session.transcript())

@@ -25,11 +25,14 @@ pub struct Session {
     input: Box<dyn Write>,
     output: Receiver<Vec<u8>>,
     heard: Vec<u8>,
-    deadline: Instant,
+    /// How long it may say nothing when something is expected.
+    limit: Duration,
+    /// When it said something, or something began to be expected.
+    since: Instant,
 }
 
 impl Session {
-    /// A session over two pipes, to be over after `limit`.
+    /// A session over two pipes, over once nothing has come for `limit`.
     pub fn new(
         input: impl Write + 'static,
         mut output: impl Read + Send + 'static,
@@ -52,7 +55,8 @@ impl Session {
             input: Box::new(input),
             output: receiver,
             heard: Vec::new(),
-            deadline: Instant::now() + limit,
+            limit,
+            since: Instant::now(),
         }
     }
 
@@ -96,6 +100,7 @@ impl Session {
     /// None came in time, or the line is dead.
     pub fn log_in(&mut self, prod: bool) -> Result<()> {
         let from = self.heard.len();
+        self.since = Instant::now();
         loop {
             let limit = if prod { Some(PROD) } else { None };
             if self.hear_until(limit, |heard| at_prompt(&heard[from..]))? {
@@ -111,6 +116,7 @@ impl Session {
     /// As [`log_in`](Self::log_in).
     pub fn command(&mut self, line: &str) -> Result<()> {
         let from = self.heard.len();
+        self.since = Instant::now();
         self.send(line.as_bytes())?;
         self.send(b"\r")?;
         // Prompts that stand before its echo belong to others.
@@ -154,12 +160,15 @@ impl Session {
             if done(&self.heard) {
                 return Ok(true);
             }
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = self.limit.saturating_sub(self.since.elapsed());
             if left.is_zero() {
                 bail!("time is up; {}", self.last_words());
             }
             match self.output.recv_timeout(patience.map_or(left, |p| p.min(left))) {
-                Ok(bytes) => self.heard.extend(bytes),
+                Ok(bytes) => {
+                    self.heard.extend(bytes);
+                    self.since = Instant::now();
+                }
                 Err(RecvTimeoutError::Timeout) if patience.is_some() => return Ok(false),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -192,10 +201,12 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::collect::transcript::replies;
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use std::fs::File;
     use std::os::unix::net::UnixListener;
 
     /// A machine that boots, has a prompt, and answers a command with itself.
-    fn machine(mut line: UnixStream) {
+    fn machine(mut line: impl Read + Write) {
         let _ = line.write_all(b"[    0.000001] boot\r\n\r\nquarry> ");
         let mut typed = Vec::new();
         let mut bytes = [0; 64];
@@ -229,6 +240,20 @@ mod tests {
         let replies = replies(session.transcript());
         assert_eq!(replies[0].text, "you said one\n");
         assert_eq!(replies[1].text, "you said two\n");
+    }
+
+    #[test]
+    fn commands_are_answered_over_a_terminal_line() {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let path = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+        // Before the machine says a word: as it is, the line would echo it.
+        let mut session = Session::open(Path::new(&path), Duration::from_secs(60)).unwrap();
+        thread::spawn(move || machine(File::from(master)));
+        session.log_in(false).unwrap();
+        session.command("hello").unwrap();
+        assert_eq!(replies(session.transcript())[0].text, "you said hello\n");
     }
 
     #[test]
