@@ -1,6 +1,8 @@
 //! The knobs: `/proc/sys/vm/*`. Numbers are read as Linux reads them
-//! (kernel/sysctl.c), and what it refuses is refused. May call: `setup`,
-//! `compact`.
+//! (kernel/sysctl.c), and what it refuses is refused. Different from Linux: a
+//! list with a bad number changes nothing, min_free_kbytes ends at all there is,
+//! and compact_memory is not permitted to be read by `EPERM` and not `EACCES`.
+//! May call: `setup`, `compact`.
 
 use super::FileError;
 use crate::mm::Mm;
