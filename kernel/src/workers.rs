@@ -84,8 +84,9 @@ pub(crate) fn settle() {
     ROUNDS_END.wait_until(idle);
 }
 
-/// Does `work` as a round of a worker's.
-fn round<R>(work: impl FnOnce() -> R) -> R {
+/// Does `work` as a round of a worker's: not while somebody wants quiet.
+/// Interrupts on, no lock held.
+pub(crate) fn round<R>(work: impl FnOnce() -> R) -> R {
     BETWEEN_ROUNDS.wait_until(|| {
         let mut inside = INSIDE.lock();
         let may = inside.quiet == 0;

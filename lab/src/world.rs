@@ -213,4 +213,9 @@ impl World for HostWorld {
     fn files(&self) -> &'static [&'static str] {
         &["/proc/cmdline", "/proc/iomem"]
     }
+
+    fn command(&mut self, words: &[&str]) -> Option<Result<(), Error>> {
+        let no_screen = Error::new(Errno::EOPNOTSUPP, "a simulated machine has no screen");
+        (words.first() == Some(&"view")).then_some(Err(no_screen))
+    }
 }

@@ -181,13 +181,19 @@ impl<P: Platform> Mm<P> {
         Some(block)
     }
 
+    /// The census of each pageblock that `range` touches, lowest first; those
+    /// without RAM are left out. Context as
+    /// [`pageblock_census`](Self::pageblock_census).
+    pub fn pageblocks(&self, range: PfnRange) -> impl Iterator<Item = (Pfn, Pageblock)> {
+        let blocks = self.map.known_blocks(range);
+        blocks.filter_map(|(pfn, _)| Some((pfn, self.pageblock_census(pfn)?)))
+    }
+
     /// Runs of equal pageblocks of the whole machine, lowest first; blocks
     /// without RAM are left out. Context as
     /// [`pageblock_census`](Self::pageblock_census).
     pub fn pageblock_runs(&self) -> impl Iterator<Item = BlockRun> {
-        let blocks = self.map.known_blocks(PfnRange::new(Pfn(0), self.map.end()));
-        let mut blocks =
-            blocks.filter_map(|(pfn, _)| Some((pfn, self.pageblock_census(pfn)?))).peekable();
+        let mut blocks = self.pageblocks(PfnRange::new(Pfn(0), self.map.end())).peekable();
         core::iter::from_fn(move || {
             let (start, block) = blocks.next()?;
             let mut end = start.add(PAGEBLOCK_PAGES);

@@ -1,7 +1,6 @@
 //! Pictures beside the text: the right part of the screen can be taken for
 //! rectangles of colour, and text goes on scrolling in the left part. Calls
 //! `devices`.
-#![allow(dead_code, reason = "for pictures of memory")]
 
 pub(crate) use crate::console::screen::Area;
 

@@ -1,7 +1,8 @@
 //! The commands that only a kernel has. Calls `power`, `selftests`,
-//! `benchmarks`, `leaks`.
+//! `benchmarks`, `leaks`, `view`.
 
 use super::leaks;
+use super::view;
 use super::world::Subject;
 use crate::arch::{percpu, time};
 use crate::console::{self, input};
@@ -19,7 +20,7 @@ pub(super) struct Command {
 }
 
 /// All of them.
-pub(super) const COMMANDS: [Command; 8] = [
+pub(super) const COMMANDS: [Command; 9] = [
     Command {
         text: [
             "bench",
@@ -69,6 +70,22 @@ pub(super) const COMMANDS: [Command; 8] = [
     Command {
         text: ["uptime", "uptime", "says how long the machine has been up", "uptime"],
         run: uptime,
+    },
+    Command {
+        text: [
+            "view",
+            "view memory|off",
+            "shows a live map of memory on the screen, beside the text",
+            "view memory",
+        ],
+        run: |on, words| match at_most_one(words)? {
+            Some("memory") => view::memory(on.mm),
+            Some("off") => {
+                view::off();
+                Ok(())
+            }
+            _ => Err(Error::new(Errno::EINVAL, "view memory or view off")),
+        },
     },
 ];
 

@@ -6,6 +6,7 @@ mod commands;
 mod leaks;
 mod prompt;
 mod scripts;
+mod view;
 mod world;
 
 use crate::platform::Machine;

@@ -118,7 +118,7 @@ impl<P: Platform> Mm<P> {
             "/proc/zoneinfo" => self.zoneinfo(out)?,
             "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,
             "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
-            "/sys/kernel/debug/quarry/pageblocks" => self.pageblocks(out)?,
+            "/sys/kernel/debug/quarry/pageblocks" => self.write_pageblocks(out)?,
             _ => {
                 let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;
                 return self.sysctl_read(name, out);

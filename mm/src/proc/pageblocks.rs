@@ -13,7 +13,7 @@ pub const PAGEBLOCKS: &str = "pageblocks: ";
 impl<P: Platform> Mm<P> {
     /// Writes `/sys/kernel/debug/quarry/pageblocks`: `pageblocks: N pages each`,
     /// the runs, and `pageblocks: end, N blocks`.
-    pub(super) fn pageblocks(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+    pub(super) fn write_pageblocks(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         writeln!(out, "{PAGEBLOCKS}{PAGEBLOCK_PAGES} pages each")?;
         let mut blocks = 0;
         for run in self.pageblock_runs() {
