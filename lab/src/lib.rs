@@ -5,6 +5,7 @@
 mod compare;
 mod machine;
 mod output;
+pub mod picture;
 mod run;
 mod world;
 

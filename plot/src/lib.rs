@@ -1,5 +1,6 @@
 //! Plots as SVG: panels of bars on a logarithmic scale, panels of lines from
-//! zero. Plain text, sizes known beforehand, so that nothing overlaps.
+//! zero; and what other drawings are made of. Plain text, sizes known beforehand,
+//! so that nothing overlaps.
 
 use std::fmt::Write;
 
@@ -22,17 +23,21 @@ pub struct Lines {
 }
 
 const FONT: &str = "font-family=\"DejaVu Sans, Verdana, sans-serif\"";
-const INK: &str = "#24292f";
-const FAINT: &str = "#d0d7de";
+/// Colour of text.
+pub const INK: &str = "#24292f";
+/// Colour of lines that only guide the eye.
+pub const FAINT: &str = "#d0d7de";
 const OURS: &str = "#c0392b";
 const THEIRS: &str = "#7f9db9";
 const COLOURS: [&str; 6] = ["#c0392b", "#2471a3", "#1e8449", "#b9770e", "#6c3483", "#566573"];
 
 /// A drawing that grows.
-struct Drawing(String);
+pub struct Drawing(String);
 
 impl Drawing {
-    fn new(width: f64, height: f64, title: &str) -> Self {
+    /// An empty one on white, of that size in pixels; with that title, which is
+    /// not shown but told.
+    pub fn new(width: f64, height: f64, title: &str) -> Self {
         let mut text = String::new();
         let _ = writeln!(
             text,
@@ -44,7 +49,9 @@ impl Drawing {
         Self(text)
     }
 
-    fn text(&mut self, x: f64, y: f64, size: u32, anchor: &str, style: &str, text: &str) {
+    /// Text at a place: `anchor` is start, middle or end, `style` further
+    /// attributes.
+    pub fn text(&mut self, x: f64, y: f64, size: u32, anchor: &str, style: &str, text: &str) {
         let _ = writeln!(
             self.0,
             "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" text-anchor=\"{anchor}\" {style}>{}</text>",
@@ -52,7 +59,8 @@ impl Drawing {
         );
     }
 
-    fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
+    /// A thin line.
+    pub fn line(&mut self, from: (f64, f64), to: (f64, f64), colour: &str) {
         let _ = writeln!(
             self.0,
             "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\"/>",
@@ -60,17 +68,38 @@ impl Drawing {
         );
     }
 
-    fn end(mut self) -> String {
+    /// A rectangle with its upper left corner there, of that width and height;
+    /// `style` are further attributes. A `hint` is shown when one points at it.
+    pub fn rectangle(&mut self, at: (f64, f64), size: (f64, f64), style: &str, hint: Option<&str>) {
+        let [x, y, w, h] = [at.0, at.1, size.0, size.1].map(short);
+        let _ = write!(self.0, "<rect x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" {style}");
+        let _ = match hint {
+            Some(hint) => writeln!(self.0, "><title>{}</title></rect>", escape(hint)),
+            None => writeln!(self.0, "/>"),
+        };
+    }
+
+    /// All of it.
+    pub fn end(mut self) -> String {
         self.0.push_str("</svg>\n");
         self.0
     }
 }
 
 fn escape(text: &str) -> String {
+    // XML has no place at all for these.
+    let text = text.replace(|c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'), " ");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-fn fill(colour: &str) -> String {
+/// A length without needless digits.
+fn short(length: f64) -> String {
+    let text = format!("{length:.1}");
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}
+
+/// The attribute that fills with a colour.
+pub fn fill(colour: &str) -> String {
     format!("fill=\"{colour}\"")
 }
 
