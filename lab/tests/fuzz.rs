@@ -39,8 +39,16 @@ fn mem(rng: &mut Rng) -> String {
     format!("mem {start:#x}-{last:#x} {}", rng.pick(&types).unwrap())
 }
 
+/// Characters without a meaning, on one line.
+fn noise(rng: &mut Rng) -> String {
+    let noise = (0..rng.below(60)).map(|_| char::from(rng.below(256) as u8));
+    noise.filter(|&c| c != '\n').collect()
+}
+
 fn line_of_a_machine(rng: &mut Rng) -> String {
-    match rng.below(8) {
+    match rng.below(80) / 10 {
+        // Now and then anything at all.
+        0 if rng.percent(10) => noise(rng),
         0..=3 => mem(rng),
         4 => format!("cpus {}", rng.below(9)),
         5 => {
@@ -161,7 +169,7 @@ fn command(rng: &mut Rng) -> String {
                 .unwrap()
         ),
         32 => format!("offline {:#x} {n}", rng.next_u64()),
-        _ => (0..rng.below(60)).map(|_| char::from(rng.below(256) as u8)).collect(),
+        _ => noise(rng),
     }
 }
 
@@ -184,6 +192,10 @@ fn describe(lab: &mut Lab<HostWorld>, kept: &Kept, rng: &mut Rng) -> String {
             if line(lab, kept, text) != Outcome::Ok {
                 break;
             }
+        }
+        // What is no text at all does not get as far as the description.
+        if lab.world().is_describing() {
+            line(lab, kept, "end");
         }
         assert!(!lab.world().is_describing());
         sound(lab, &lines.join("\n"));
