@@ -98,19 +98,17 @@ impl Candidates {
     ) {
         let cell = self.longest + 2;
         let columns = (width / cell).max(1);
-        let mut at = 0;
+        // Words in the row so far, and the blanks up to the next one.
+        let (mut at, mut blanks) = (0, 0);
         fitting(from, text, &mut |word| {
-            put(word.as_bytes(), out);
-            at += 1;
             if at == columns {
                 put(b"\r\n", out);
-                at = 0;
-            } else {
-                (word.len()..cell).for_each(|_| put(b" ", out));
+                (at, blanks) = (0, 0);
             }
+            (0..blanks).for_each(|_| put(b" ", out));
+            put(word.as_bytes(), out);
+            (at, blanks) = (at + 1, cell - word.len());
         });
-        if at > 0 {
-            put(b"\r\n", out);
-        }
+        put(b"\r\n", out);
     }
 }
