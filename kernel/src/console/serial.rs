@@ -90,6 +90,8 @@ pub(super) struct Serial {
     /// The transmitter was once given up on: it gets no patience until it has
     /// room again by itself.
     stalled: bool,
+    /// The last byte that was written.
+    last: u8,
     /// Up to where it has sent what there is to send.
     pub(super) position: u64,
 }
@@ -103,7 +105,7 @@ impl Serial {
     pub(super) unsafe fn open(place: Place, irq: Option<u8>, mode: LineMode) -> Option<Self> {
         // SAFETY: passed on to the caller.
         let uart = unsafe { uart(place) }?;
-        let mut serial = Self { uart, place, irq, mode, stalled: false, position: 0 };
+        let mut serial = Self { uart, place, irq, mode, stalled: false, last: 0, position: 0 };
         (serial.uart.check_present() && serial.set(mode)).then_some(serial)
     }
 
@@ -144,16 +146,17 @@ impl Serial {
         Some(Receiver { uart, irq: self.irq })
     }
 
-    /// Sends `text`, each line feed with a carriage return before it.
+    /// Sends `text`; a line feed gets a carriage return before it if it has none.
     pub(super) fn write(&mut self, text: &[u8]) {
         for part in text.split_inclusive(|&byte| byte == b'\n') {
-            match part.split_last() {
-                Some((b'\n', line)) => {
-                    self.send(line);
-                    self.send(b"\r\n");
-                }
-                _ => self.send(part),
+            if let Some((b'\n', line)) = part.split_last() {
+                self.send(line);
+                let returned = line.last().copied().unwrap_or(self.last) == b'\r';
+                self.send(if returned { b"\n" } else { b"\r\n" });
+            } else {
+                self.send(part);
             }
+            self.last = part.last().copied().unwrap_or(self.last);
         }
     }
 
