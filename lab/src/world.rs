@@ -8,7 +8,7 @@ use mm::Mm;
 use mm::arena::MovableArena;
 use mm::platform::{Context, Platform, Worker};
 use mm::types::CpuId;
-use shell::{Errno, Error, World};
+use shell::{Errno, Error, World, without_comment};
 use std::fmt;
 
 /// Rounds that workers may cause each other to do in one moment.
@@ -163,7 +163,7 @@ impl World for HostWorld {
     }
 
     fn describe(&mut self, line: &str) -> Result<(), Error> {
-        let text = line.split('#').next().unwrap_or("").trim();
+        let text = without_comment(line).trim();
         let Some(mut open) = self.open.take() else {
             return match text {
                 "machine" => {

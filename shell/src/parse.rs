@@ -27,8 +27,8 @@ pub(crate) fn text(line: &[u8]) -> Result<&str, Error> {
     Ok(without_comment(text).trim())
 }
 
-/// A `#` begins a comment where a word could begin.
-fn without_comment(text: &str) -> &str {
+/// A line without its comment: a `#` begins one where a word could begin.
+pub fn without_comment(text: &str) -> &str {
     let mut before = ' ';
     for (at, c) in text.char_indices() {
         if c == '#' && before.is_whitespace() {

@@ -12,11 +12,11 @@
 //! end
 //! ```
 
-use mm::cmdline::parse_number;
+use mm::cmdline::{parse_number, parse_size};
 use mm::firmware::numa::Distances;
 use mm::firmware::{RawRegion, RegionKind, parse_kind};
 use mm::types::MAX_NODES;
-use shell::{Errno, Error};
+use shell::{Errno, Error, without_comment};
 
 /// CPUs that a machine may have, as many as the kernel would bring up.
 const MAX_CPUS: u16 = 256;
@@ -92,7 +92,7 @@ impl Description {
     /// # Errors
     /// EINVAL for a line that makes no sense by itself.
     pub fn accept(&mut self, line: &str) -> Result<(), Error> {
-        let line = line.split('#').next().unwrap_or("").trim();
+        let line = without_comment(line).trim();
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
         match word {
@@ -113,7 +113,10 @@ impl Description {
                 rest.clone_into(&mut self.cmdline);
                 Ok(())
             }
-            _ => Err(invalid("a machine is described by mem, node, distance, cpus and cmdline")),
+            _ => {
+                let why = "a machine is described by mem, node, distance, cpus and cmdline";
+                Err(invalid(why).about(word))
+            }
         }
     }
 
@@ -122,13 +125,14 @@ impl Description {
         let want = invalid("want: mem START-LAST TYPE");
         let (range, kind) = text.split_once(char::is_whitespace).ok_or(want)?;
         let (start, last) = range.split_once('-').ok_or(want)?;
-        let (start, last) = (number(start)?, number(last)?);
+        let (start, last) = (address(start)?, address(last)?);
         let kind = kind.trim();
-        let kind = match parse_number(kind) {
+        let known = match parse_number(kind) {
             Ok(type_number) => u32::try_from(type_number).ok().map(RegionKind::from_e820),
             Err(_) => parse_kind(kind.as_bytes()),
         };
-        let kind = kind.ok_or(invalid("no type of memory that e820 maps know"))?;
+        let unknown = || invalid("no type of memory that e820 maps know").about(kind);
+        let kind = known.ok_or_else(unknown)?;
         self.entries.push(RawRegion::inclusive(start, last, kind));
         Ok(())
     }
@@ -146,7 +150,7 @@ impl Description {
             }
             let want = invalid("want: node N [START-LAST]... [cpus=LIST]");
             let (start, last) = word.split_once('-').ok_or(want)?;
-            let (start, last) = (number(start)?, number(last)?);
+            let (start, last) = (address(start)?, address(last)?);
             let end = last.checked_add(1).filter(|end| start < *end);
             memory.push((start, end.ok_or(invalid("the range ends before it starts"))?));
         }
@@ -290,7 +294,12 @@ impl Description {
 }
 
 fn number(text: &str) -> Result<u64, Error> {
-    parse_number(text).map_err(|malformed| invalid(malformed.why))
+    parse_number(text).map_err(|malformed| invalid(malformed.why).about(text))
+}
+
+/// An address in bytes, which may be written as sizes are.
+fn address(text: &str) -> Result<u64, Error> {
+    parse_size(text).map_err(|malformed| invalid(malformed.why).about(text))
 }
 
 /// `0-1,3`.
@@ -336,6 +345,18 @@ mod tests {
             let machine = described(&[&format!("mem 4096-0x1fff  {word} # so it is")]).unwrap();
             assert_eq!(machine.entries(), [RawRegion::new(0x1000, 0x2000, kind)], "{word}");
         }
+    }
+
+    #[test]
+    fn a_number_sign_within_a_word_is_no_comment() {
+        let line = "cmdline memmap=64M#0x10000000 cma=8M # reserved";
+        assert_eq!(described(&[line]).unwrap().cmdline(), "memmap=64M#0x10000000 cma=8M");
+    }
+
+    #[test]
+    fn addresses_may_be_sizes() {
+        let machine = described(&["mem 1M-0x1fffff usable"]).unwrap();
+        assert_eq!(machine.entries(), [RawRegion::new(0x10_0000, 0x20_0000, RegionKind::Usable)]);
     }
 
     #[test]
