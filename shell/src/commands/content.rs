@@ -97,15 +97,15 @@ impl<W: World> Lab<W> {
     pub(super) fn touch(&mut self, mut args: Args<'_>) -> Done {
         let (on, group) = self.content_of(&mut args, "touch NAME")?;
         args.done()?;
-        if self.is_constructed(&group) {
-            let why = "its objects keep the state that their constructor has made";
-            return Err(Error::new(Errno::EINVAL, why).into());
-        }
+        // What a constructor has made stays as it is.
+        let kept = if self.is_constructed(&group) { CONSTRUCTED_BYTES } else { 0 };
         // Half of a pattern is none.
         self.groups.find(group.name.as_str())?.touched = false;
         self.each_block(on, &group, &mut |index, word| {
             let pattern = Pattern::of(&group.name, index);
-            on.with_bytes(group.kind, word, &mut |bytes, from| pattern.write(bytes, from))
+            on.with_bytes(group.kind, word, &mut |bytes, from| {
+                pattern.write(bytes.get_mut(kept..).unwrap_or_default(), from + kept / WORD);
+            })
         })?;
         self.groups.find(group.name.as_str())?.touched = true;
         Ok(())
@@ -122,11 +122,9 @@ impl<W: World> Lab<W> {
             let pattern = Pattern::of(&group.name, index);
             let mut whole = true;
             on.with_bytes(group.kind, word, &mut |bytes, from| {
-                whole &= if constructed {
-                    bytes.starts_with(&CONSTRUCTED.to_ne_bytes())
-                } else {
-                    pattern.is_in(bytes, from)
-                };
+                let (made, rest) = bytes.split_at(if constructed { CONSTRUCTED_BYTES } else { 0 });
+                whole &= !constructed || *made == CONSTRUCTED.to_ne_bytes();
+                whole &= !group.touched || pattern.is_in(rest, from + made.len() / WORD);
             })?;
             if !whole {
                 let why = Error::new(Errno::EIO, "the content has changed");
