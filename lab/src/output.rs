@@ -87,8 +87,18 @@ impl Output {
         let _ = self.lock().write_fmt(text); // its write_str does not fail
     }
 
-    /// Prints a line of the log, as the kernel's console does but for the time.
+    /// Prints a line of a running machine's log as the kernel's console does,
+    /// with the time in ms: nobody takes it for an answer to a command.
+    pub(crate) fn log_at(&self, ms: u64, level: LogLevel, line: fmt::Arguments<'_>) {
+        self.log_with(level, format_args!("[{:5}.{:03}000] ", ms / 1000, ms % 1000), line);
+    }
+
+    /// Prints a line about a machine that is not there yet.
     pub(crate) fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
+        self.log_with(level, format_args!(""), line);
+    }
+
+    fn log_with(&self, level: LogLevel, stamp: fmt::Arguments<'_>, line: fmt::Arguments<'_>) {
         let mut inner = self.lock();
         if !inner.logs || level > inner.level {
             return;
@@ -99,7 +109,7 @@ impl Output {
             LogLevel::Info => "",
         };
         let begin = if inner.fresh { "" } else { "\n" };
-        let _ = writeln!(inner, "{begin}{prefix}{line}");
+        let _ = writeln!(inner, "{begin}{stamp}{prefix}{line}");
     }
 
     /// Hands everything on that was kept back.
@@ -141,7 +151,9 @@ mod tests {
         output.set_level(LogLevel::Warn);
         output.log(LogLevel::Info, format_args!("not shown"));
         output.print(format_args!("d\x1b[2J\te\n"));
+        output.log_at(61_002, LogLevel::Error, format_args!("f"));
         output.flush();
-        assert_eq!(kept.text(), "a\nwarning: b\nc\nd?[2J\te\n");
+        let log = "[   61.002000] error: f\n";
+        assert_eq!(kept.text(), format!("a\nwarning: b\nc\nd?[2J\te\n{log}"));
     }
 }

@@ -54,6 +54,16 @@ fn the_verdict_is_the_last_line_and_the_status() {
     assert_eq!((last(&empty).as_str(), empty.status.code()), ("lab: ok, 0 commands", Some(0)));
 }
 
+/// The machine's log is the machine's, with time stamps as in the kernel.
+#[test]
+fn a_refusal_is_one_line() {
+    let script = b"cache c size=64\nkalloc o c\ntick 1500\ndestroy c\n";
+    let output = text(&quarry_lab(&["-"], script));
+    let refusals: Vec<&str> = output.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(refusals, ["error: EBUSY: in use: 1 objects in use"]);
+    assert!(output.contains("[    1.500000] error: slab: cache 'c' not destroyed"), "{output}");
+}
+
 /// Each has a machine of its own, and one that fails is not made good by another.
 #[test]
 fn several_scripts() {

@@ -98,6 +98,6 @@ unsafe impl Platform for Host {
     }
 
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
-        self.output.log(level, line);
+        self.output.log_at(self.machine.now_ms(), level, line);
     }
 }
