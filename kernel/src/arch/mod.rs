@@ -9,6 +9,7 @@ pub(crate) mod gdt;
 pub(crate) mod idt;
 pub(crate) mod ioapic;
 pub(crate) mod irq;
+pub(crate) mod pat;
 pub(crate) mod percpu;
 pub(crate) mod pic;
 pub(crate) mod pit;

@@ -8,6 +8,7 @@ use crate::take::Take;
 use bootloader_api::info::{FrameBufferInfo, PixelFormat};
 use core::array;
 use core::ptr::NonNull;
+use core::sync::atomic::{Ordering, fence};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use quarry_kernel::banner::{self, Line};
 use quarry_kernel::tty::{INVERSE, MAX_CELLS, TextScreen};
@@ -192,6 +193,9 @@ impl Screen {
             return;
         };
         text.redraw(&mut |row, first, cells| framebuffer.draw(font, row, first, cells));
+        // What the processor has gathered goes out now: this may be a crash
+        // report, after which nothing else is written.
+        fence(Ordering::SeqCst);
     }
 
     /// Whether there is one.

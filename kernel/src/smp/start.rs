@@ -4,7 +4,7 @@
 
 use crate::arch::gdt::Ist;
 use crate::arch::percpu::{self, PerCpu};
-use crate::arch::{apic, cpu, idt, irq, time};
+use crate::arch::{apic, cpu, idt, irq, pat, time};
 use crate::platform::Machine;
 use crate::smp::{self, ONLINE, call, trampoline, warp};
 use crate::vm::kstack::{KernelStack, NoStack};
@@ -228,6 +228,7 @@ extern "C" fn secondary() -> ! {
     let area: &'static PerCpu = unsafe { &*AREA.load(Ordering::Relaxed) };
     // First of all: locks note there that they are held.
     percpu::install(area);
+    pat::init();
     if let Some(root) = vm::root() {
         let frame = PhysFrame::containing_address(PhysAddr::new(root.addr()));
         // SAFETY: the kernel's tables, which map all that is in use here; the

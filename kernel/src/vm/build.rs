@@ -31,9 +31,8 @@ const WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
 /// Device registers: writable, uncached.
 const DEVICE: PageTableFlags =
     WRITE.union(PageTableFlags::NO_CACHE).union(PageTableFlags::WRITE_THROUGH);
-/// The framebuffer: uncached unless the firmware has said by an MTRR that
-/// writes to it may be combined.
-const SCREEN: PageTableFlags = WRITE.union(PageTableFlags::NO_CACHE);
+/// The framebuffer: writes are combined, see `arch::pat`.
+const SCREEN: PageTableFlags = WRITE.union(PageTableFlags::WRITE_THROUGH);
 
 /// Early memory has no frame left for a page table or a stack, or the loader's
 /// tables are not what they should be.
