@@ -76,9 +76,6 @@ impl<P: Platform> Mm<P> {
         let context = self.platform.context();
         let can_block = gfp.can_block();
         let costly = order > COSTLY_ORDER;
-        if can_block {
-            self.stats.count(Event::alloc_stall(first.class));
-        }
         let attempt = Attempt { flags: self.slow_flags(first, context), ..*first };
         let reserves = Self::reserves(gfp, context);
         self.wake_kswapds(&attempt);
@@ -121,7 +118,7 @@ impl<P: Platform> Mm<P> {
                 return self.nofail_or(&attempt, reserves, true);
             }
 
-            let reclaimed = self.reclaim(&attempt);
+            let reclaimed = self.direct_reclaim(&attempt);
             if let Some(found) = self.after_reclaim(&attempt, reserves, reclaimed) {
                 return Ok(found);
             }
@@ -173,6 +170,12 @@ impl<P: Platform> Mm<P> {
                 self.platform.wake(Worker::Kswapd(zone.node));
             }
         }
+    }
+
+    /// Has the caller itself make room: it stalls for as long as that takes.
+    fn direct_reclaim(&self, attempt: &Attempt) -> u64 {
+        self.stats.count(Event::alloc_stall(attempt.class));
+        self.reclaim(attempt)
     }
 
     fn compact_and_walk(
@@ -313,7 +316,7 @@ impl<P: Platform> Mm<P> {
             if let Some(found) = self.walk(&hard, Some(Mark::Min), reserves) {
                 return Ok(found);
             }
-            self.reclaim(attempt);
+            self.direct_reclaim(attempt);
             self.drain_all(None);
             // As hard as can be: nothing else brings a block of a higher order.
             if let (_, Some(found)) = self.compact_and_walk(&hard, CompactPriority::SyncFull) {

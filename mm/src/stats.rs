@@ -26,7 +26,7 @@ macro_rules! events {
 
 // In Linux's order; those that Linux does not count come last.
 events! {
-    /// Requests of class DMA that entered the slow path able to wait.
+    /// Times that requests of class DMA had to make room themselves.
     AllocStallDma = "allocstall_dma",
     /// As `AllocStallDma`, of class DMA32.
     AllocStallDma32 = "allocstall_dma32",

@@ -3,9 +3,11 @@
 
 use mm::arena::MovableArena;
 use mm::cma::CmaRequest;
+use mm::gfp::AllocFlags;
 use mm::host::{Machine, build, pc};
 use mm::proc::{FILES, FileError, KPageFlags};
 use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange, ZoneKind};
+use mm::zone::{Mark, Zone};
 use mm::{Config, Gfp, Mm, Request};
 
 fn read(mm: &Mm<Machine>, path: &str) -> String {
@@ -476,9 +478,18 @@ fn slabs_are_retuned_by_writing_a_line() {
 #[test]
 #[cfg_attr(miri, ignore = "large machines")]
 fn stalls_count_for_the_class_that_stalled() {
-    let mm = pc(64, 1, &Config::default()).expect("a machine");
+    let mm = pc(256, 1, &Config::default()).expect("a machine");
     let stalls = |class: &str| mm.vmstat_value(&format!("allocstall_{class}")).expect("a key");
     let exhaust = |gfp| while mm.alloc_pages(Request::new(Order(0), gfp | Gfp::NOWARN)).is_ok() {};
+    // Between the low mark and the min mark nobody has to wait.
+    let mut zones = mm.zones().iter().filter(|zone| zone.managed() > 0);
+    let left = |zone: &Zone, mark| {
+        zone.watermark_ok(Order(0), zone.mark(mark) + 32, ZoneKind::Normal, AllocFlags::empty())
+    };
+    while zones.clone().any(|zone| left(zone, Mark::Min)) {
+        mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page");
+    }
+    assert!(zones.all(|zone| !left(zone, Mark::Low)) && stalls("normal") == 0);
     exhaust(Gfp::KERNEL);
     assert!(stalls("normal") > 0 && stalls("dma") == 0 && stalls("movable") == 0);
     exhaust(Gfp::KERNEL | Gfp::DMA);
