@@ -95,7 +95,9 @@ pub(crate) fn note(
 /// What `out` fails with.
 pub(crate) fn write(out: &mut dyn fmt::Write) -> fmt::Result {
     match KNOWN.get() {
-        Some((map, named)) => write_iomem(map.regions(), &named.ranges[..named.len], out),
+        Some((map, named)) => {
+            write_iomem(map.regions(), map.scraps(), &named.ranges[..named.len], out)
+        }
         None => Ok(()),
     }
 }

@@ -54,6 +54,8 @@ pub struct Simulated {
     cmdline: Lent<str>,
     /// The firmware's map, cleaned.
     map: Vec<Region>,
+    /// RAM that is less than a page.
+    scraps: Vec<Region>,
 }
 
 /// Room for what a boot writes down.
@@ -116,7 +118,7 @@ impl Simulated {
     /// Writes `/proc/iomem`.
     pub(crate) fn iomem(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         let (start, end) = (KERNEL.start.addr(), KERNEL.end.addr());
-        write_iomem(&self.map, &[IoRange { start, end, name: "Kernel" }], out)
+        write_iomem(&self.map, &self.scraps, &[IoRange { start, end, name: "Kernel" }], out)
     }
 }
 
@@ -214,7 +216,13 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
     let arena = unsafe { Lent::new(Box::new(MovableArena::new())) };
     // SAFETY: passed on to the caller.
     let mm = unsafe { Lent::new(Box::new(mm)) };
-    let simulated = Simulated { mm, arena, cmdline, map: map.regions().to_vec() };
+    let simulated = Simulated {
+        mm,
+        arena,
+        cmdline,
+        map: map.regions().to_vec(),
+        scraps: map.scraps().to_vec(),
+    };
     start(&simulated, &options)?;
     Ok(simulated)
 }

@@ -54,12 +54,43 @@ impl Region {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Map<'a> {
     regions: &'a [Region],
+    scraps: Scraps,
+}
+
+/// Most scraps that a map keeps.
+const SCRAPS: usize = 8;
+
+/// RAM at the ends of its ranges that is less than a page, sorted. Nobody can
+/// use it; it is there to be shown. What there is no room for is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Scraps {
+    ranges: [Region; SCRAPS],
+    len: usize,
+}
+
+impl Scraps {
+    const NONE: Self = Self { ranges: [Region::EMPTY; SCRAPS], len: 0 };
+
+    fn push(&mut self, start: u64, end: u64) {
+        if start < end
+            && let Some(place) = self.ranges.get_mut(self.len)
+        {
+            *place = Region { start, end, kind: RegionKind::Usable };
+            self.len += 1;
+        }
+    }
 }
 
 impl<'a> Map<'a> {
     /// All ranges.
     pub const fn regions(&self) -> &'a [Region] {
         self.regions
+    }
+
+    /// RAM that is in none of the ranges, for it is less than a page: sorted, the
+    /// first few of it.
+    pub fn scraps(&self) -> &[Region] {
+        &self.scraps.ranges[..self.scraps.len]
     }
 
     /// The RAM, lowest first: ranges that do not touch, whoever has them.
@@ -119,8 +150,8 @@ pub fn sanitize<'a>(
     let len = cut_to_width(&mut raw[..len], phys_bits, warn);
     let mut regions = Table::new(out);
     sweep(&raw[..len], &mut regions, warn);
-    round_ram(&mut regions, warn);
-    Map { regions: regions.into_slice() }
+    let scraps = round_ram(&mut regions, warn);
+    Map { regions: regions.into_slice(), scraps }
 }
 
 /// Leaves out empty entries and RAM that wraps, and clamps the rest that wraps.
@@ -299,11 +330,13 @@ fn ram_run(regions: &[Region]) -> usize {
 }
 
 /// Rounds RAM to whole pages: each run of it inwards at its ends, and within a
-/// run the loader's part outwards. The table does not grow.
-fn round_ram(regions: &mut Table<'_, Region>, warn: &mut dyn FnMut(Warning)) {
+/// run the loader's part outwards. The table does not grow. Returns what is cut
+/// off.
+fn round_ram(regions: &mut Table<'_, Region>, warn: &mut dyn FnMut(Warning)) -> Scraps {
     const MASK: u64 = PAGE_SIZE as u64 - 1;
     const LOW_END: u64 = 1 << 20;
     let (mut read, mut kept) = (0, 0);
+    let mut scraps = Scraps::NONE;
     while read < regions.len() {
         let run = ram_run(&regions[read..]);
         if run == 0 {
@@ -314,6 +347,8 @@ fn round_ram(regions: &mut Table<'_, Region>, warn: &mut dyn FnMut(Warning)) {
         let whole = Mem { start: regions[read].start, end: regions[read + run - 1].end };
         let start = whole.start.saturating_add(MASK) & !MASK;
         let end = whole.end & !MASK;
+        scraps.push(whole.start, start.min(whole.end));
+        scraps.push(end.max(start), whole.end);
         if start >= end {
             warn(Warning::NoWholePage { mem: whole });
         } else if (start != whole.start && start > LOW_END) || (end != whole.end && end >= LOW_END)
@@ -345,4 +380,5 @@ fn round_ram(regions: &mut Table<'_, Region>, warn: &mut dyn FnMut(Warning)) {
         read += run;
     }
     regions.truncate(kept);
+    scraps
 }

@@ -62,15 +62,32 @@ fn next_joined<'a>(
     Some(range)
 }
 
-/// Writes `/proc/iomem`: the firmware's map, and `named`, sorted by address and
-/// disjoint, in their places: inside a range of the map one level deeper. What
+/// The ranges of two sorted lists, sorted.
+fn both<'a>(one: &'a [Region], other: &'a [Region]) -> impl Iterator<Item = Region> + 'a {
+    let (mut one, mut other) = (one.iter().peekable(), other.iter().peekable());
+    core::iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some(a), Some(b)) if b.start < a.start => other.next(),
+        (None, _) => other.next(),
+        _ => one.next(),
+    })
+    .copied()
+}
+
+/// Writes `/proc/iomem`: the firmware's map, with the RAM in it that is less than
+/// a page (`scraps`), and `named`, sorted by address and disjoint, in their
+/// places: inside a range of the map one level deeper. What
 /// lies across the border of such a range is left out, as in Linux.
 ///
 /// # Errors
 /// What `out` fails with.
-pub fn write_iomem(map: &[Region], named: &[IoRange<'_>], out: &mut dyn fmt::Write) -> fmt::Result {
+pub fn write_iomem(
+    map: &[Region],
+    scraps: &[Region],
+    named: &[IoRange<'_>],
+    out: &mut dyn fmt::Write,
+) -> fmt::Result {
     let region = |r: Region| IoRange { start: r.start, end: r.end, name: name(r.kind) };
-    let mut regions = map.iter().copied().flat_map(pieces).map(region).peekable();
+    let mut regions = both(map, scraps).flat_map(pieces).map(region).peekable();
     let mut named = named.iter().copied().filter(|r| r.start < r.end).peekable();
     let mut named = core::iter::from_fn(|| next_joined(&mut named)).peekable();
     let mut below = 0;
@@ -101,6 +118,7 @@ fn write_range(out: &mut dyn fmt::Write, indent: &str, range: IoRange<'_>) -> fm
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firmware::{RawRegion, sanitize};
     use std::string::String;
     use std::vec::Vec;
 
@@ -111,7 +129,7 @@ mod tests {
     fn the_same_machine_gives_the_same_text() {
         use RegionKind::{Bootloader, Reserved, Usable};
         let region = |start, last: u64, kind| Region { start, end: last + 1, kind };
-        let map = [
+        let raw = [
             region(0, 0x9_fbff, Usable),
             region(0x9_fc00, 0x9_ffff, Reserved),
             region(0xf_0000, 0xf_ffff, Reserved),
@@ -121,6 +139,9 @@ mod tests {
             region(0xfffc_0000, 0xffff_ffff, Reserved),
             region(0xfd_0000_0000, 0xff_ffff_ffff, Reserved),
         ];
+        let mut raw = raw.map(|r| RawRegion::new(r.start, r.end, r.kind));
+        let mut clean = [Region::EMPTY; 16];
+        let map = sanitize(&mut raw, 40, &mut clean, &mut |warning| panic!("{warning}"));
         let golden = include_str!("../../tests/linux/512m/iomem");
         let deepest = "  fed00000-fed003ff : PNP0103:00\n";
         let mut named: Vec<_> = golden
@@ -135,7 +156,7 @@ mod tests {
             .collect();
         named.retain(|range| range.name != "PNP0103:00");
         let mut text = String::new();
-        write_iomem(&map, &named, &mut text).expect("text");
+        write_iomem(map.regions(), map.scraps(), &named, &mut text).expect("text");
         assert_eq!(text, golden.replace(deepest, ""));
     }
 
@@ -152,13 +173,13 @@ mod tests {
             range(0x20_1000, 0x20_2000, "after"),
         ];
         let mut text = String::new();
-        write_iomem(&map, &named, &mut text).expect("text");
+        write_iomem(&map, &[], &named, &mut text).expect("text");
         assert_eq!(
             text,
             "00100000-001fffff : System RAM\n  00102000-00102fff : inside\n00201000-00201fff : after\n"
         );
         let mut text = String::new();
-        write_iomem(&[], &[], &mut text).expect("text");
+        write_iomem(&[], &[], &[], &mut text).expect("text");
         assert_eq!(text, "");
     }
 }
