@@ -1,10 +1,11 @@
 //! What is typed, on whatever device: one queue of bytes, filled by interrupts
 //! (and by the timer, for devices whose interrupts do not come) and read by
 //! threads. Special keys come as the sequences that a terminal sends. Calls
-//! `task` to wait, `arch` for interrupts.
+//! `task` to wait, `arch` for interrupts and time.
 
 use crate::arch::devices::{self, Delivery};
 use crate::arch::irq::IrqMutex;
+use crate::arch::time;
 use crate::console::keyboard::{self, Keyboard};
 use crate::console::serial::Receiver;
 use crate::task::WaitQueue;
@@ -19,17 +20,23 @@ const AHEAD: usize = 4096;
 /// Bytes taken from a device at a time. What is more waits for the next
 /// interrupt or tick: a device that is broken may not keep the CPU.
 const AT_A_TIME: usize = 64;
+/// Milliseconds for which a full queue leaves what serial lines have to them, so
+/// that the sender waits, after the last byte was read. After that nobody
+/// reads: only ^C is looked for, and the rest is lost.
+const READER_MS: u64 = 1000;
 
 /// The devices, and what came from them.
 struct Input {
     serial: [Option<Receiver>; LINES],
     keyboard: Option<Keyboard>,
     typed: Typed<AHEAD>,
+    /// When somebody read last.
+    read_ms: u64,
 }
 
 static INPUT: IrqMutex<Input> = IrqMutex::new(
     LockRank::Leaf,
-    Input { serial: [const { None }; LINES], keyboard: None, typed: Typed::new() },
+    Input { serial: [const { None }; LINES], keyboard: None, typed: Typed::new(), read_ms: 0 },
 );
 
 /// Whether a ^C is waiting to be read.
@@ -77,10 +84,13 @@ fn how(delivery: Delivery) -> &'static str {
 pub(crate) fn poll() {
     let mut input = INPUT.lock();
     let before = input.typed.len();
-    // Whoever types 4096 bytes ahead has lost count as well.
-    let Input { serial, keyboard, typed } = &mut *input;
+    let Input { serial, keyboard, typed, read_ms } = &mut *input;
+    let is_read = time::now_ms().saturating_sub(*read_ms) < READER_MS;
     for serial in serial.iter_mut().flatten() {
         for _ in 0..AT_A_TIME {
+            if is_read && typed.is_full() {
+                break;
+            }
             let Some(byte) = serial.receive() else { break };
             typed.push(byte);
         }
@@ -99,7 +109,6 @@ pub(crate) fn poll() {
     }
 }
 
-#[allow(dead_code, reason = "for the prompt")]
 fn take(into: &mut [u8]) -> usize {
     let mut input = INPUT.lock();
     let mut len = 0;
@@ -108,11 +117,11 @@ fn take(into: &mut [u8]) -> usize {
         *to = byte;
         len += 1;
     }
+    input.read_ms = time::now_ms();
     INTERRUPTED.store(input.typed.is_interrupted(), Ordering::Relaxed);
     len
 }
 
-#[allow(dead_code, reason = "for the prompt")]
 fn is_there() -> bool {
     !INPUT.lock().typed.is_empty()
 }
@@ -120,7 +129,6 @@ fn is_there() -> bool {
 /// Reads what was typed, at least one byte unless `into` is empty; waits for it.
 /// ^C comes as the byte 3 ([`quarry_kernel::tty::INTERRUPT`]), and what was typed
 /// before it and not read is lost. In a thread, interrupts on, no lock held.
-#[allow(dead_code, reason = "for the prompt")]
 pub(crate) fn read(into: &mut [u8]) -> usize {
     if into.is_empty() {
         return 0;
@@ -135,21 +143,13 @@ pub(crate) fn read(into: &mut [u8]) -> usize {
     }
 }
 
-/// As [`read`], but waits `ms` milliseconds at most; 0 if nothing came.
-#[allow(dead_code, reason = "for the prompt")]
-pub(crate) fn read_for(into: &mut [u8], ms: u64) -> usize {
-    if into.is_empty() || !READERS.wait_until_for(ms, is_there) { 0 } else { take(into) }
-}
-
 /// Whether ^C was typed, and neither read nor taken yet. From any context.
-#[allow(dead_code, reason = "for the prompt")]
 pub(crate) fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Whether ^C was typed; if so, drops it and what was typed before it, so that it
 /// does not interrupt what comes next.
-#[allow(dead_code, reason = "for the prompt")]
 pub(crate) fn take_interrupt() -> bool {
     let mut input = INPUT.lock();
     INTERRUPTED.store(false, Ordering::Relaxed);

@@ -76,7 +76,7 @@ impl Spcr {
     ///
     /// # Errors
     ///
-    /// [`Unusable`].
+    /// `Unusable`.
     pub fn parse(bytes: &[u8]) -> Result<Self, Unusable> {
         let (Header { signature, .. }, bytes) = super::table(bytes)?;
         if signature != Signature::SPCR {

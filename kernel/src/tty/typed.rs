@@ -24,6 +24,11 @@ impl<const N: usize> Typed<N> {
         self.len == 0
     }
 
+    /// Whether what is typed next is lost.
+    pub const fn is_full(&self) -> bool {
+        self.len == N
+    }
+
     /// How much there is to read, in bytes.
     pub const fn len(&self) -> usize {
         self.len
@@ -79,7 +84,8 @@ mod tests {
         let mut typed = Typed::<4>::new();
         for round in 0..10 {
             assert!(typed.is_empty());
-            assert!((0..4).all(|byte| typed.push(b'a' + round + byte)));
+            assert!((0..4).all(|byte| !typed.is_full() && typed.push(b'a' + round + byte)));
+            assert!(typed.is_full());
             assert!(!typed.push(b'z'));
             assert_eq!(rest(&mut typed), [0, 1, 2, 3].map(|byte| b'a' + round + byte));
             assert!(typed.push(b'x'));
