@@ -3,6 +3,7 @@
 //! call: `mm`, `shell`.
 
 mod compare;
+mod input;
 mod machine;
 mod output;
 pub mod picture;
@@ -10,6 +11,7 @@ mod run;
 mod world;
 
 pub use compare::{Difference, compare, section};
+pub use input::read_input;
 pub use machine::{Description, Simulated};
 pub use output::{Kept, Output};
 pub use run::run;

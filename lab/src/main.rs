@@ -2,9 +2,9 @@
 //! on standard output, the interpreter's verdict as its last line. Or compares
 //! what they say here with what they said in a kernel.
 
-use lab::{Output, compare, run, section};
+use lab::{Output, compare, read_input, run, section};
 use shell::Verdict;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -58,21 +58,12 @@ fn parse_args(args: impl IntoIterator<Item = String>) -> Result<Option<Request>,
     Ok(Some(request))
 }
 
-fn read(file: &str) -> io::Result<Vec<u8>> {
-    if file == "-" {
-        let mut script = Vec::new();
-        io::stdin().lock().read_to_end(&mut script)?;
-        return Ok(script);
-    }
-    std::fs::read(file)
-}
-
 /// Runs each script, and returns whether all went well.
 fn run_all(request: &Request) -> Result<bool, String> {
     let output = Output::new(io::stdout());
     let mut ok = true;
     for file in &request.files {
-        let script = read(file).map_err(|error| format!("{file}: {error}"))?;
+        let script = read_input(file).map_err(|error| format!("{file}: {error}"))?;
         if request.files.len() > 1 {
             output.print(format_args!("# {file}\n"));
         }
@@ -86,11 +77,11 @@ fn run_all(request: &Request) -> Result<bool, String> {
 /// Says of each script whether it went in the kernel that wrote `log` as it goes
 /// here, and returns whether all did.
 fn compare_all(request: &Request, log: &str) -> Result<bool, String> {
-    let log = read(log).map_err(|error| format!("{log}: {error}"))?;
+    let log = read_input(log).map_err(|error| format!("{log}: {error}"))?;
     let log = String::from_utf8_lossy(&log);
     let mut same = true;
     for file in &request.files {
-        let script = read(file).map_err(|error| format!("{file}: {error}"))?;
+        let script = read_input(file).map_err(|error| format!("{file}: {error}"))?;
         let (output, here) = Output::kept();
         run(&script, true, &output).map_err(|error| format!("{file}: {error}"))?;
         let name = Path::new(file).file_stem().unwrap_or_default().to_string_lossy();

@@ -2,13 +2,14 @@
 //! `BIOS-e820:` lines of a Linux boot log, prints the cleaned RAM ranges, the
 //! zones, the total, and a warning for each thing that is wrong with the map.
 
+use lab::read_input;
 use mm::early::{EarlyMem, RamRange, Reservation};
 use mm::firmware::{
     LineError, MAX_PFN, MAX_PHYS_BITS, MovableSplit, RawMap, RawRegion, Region, ZoneLayout,
     check_ram, parse_e820_line, populate, report_ram, report_total, report_zones, sanitize,
 };
 use std::fmt::Write as _;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -115,15 +116,6 @@ fn report(log: &[u8], phys_bits: u32) -> (String, bool) {
     (text, enough.is_ok())
 }
 
-fn read(file: &str) -> io::Result<Vec<u8>> {
-    if file == "-" {
-        let mut log = Vec::new();
-        io::stdin().lock().read_to_end(&mut log)?;
-        return Ok(log);
-    }
-    std::fs::read(file)
-}
-
 fn main() -> ExitCode {
     let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
     let request = match parse_args(args) {
@@ -137,7 +129,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let log = match read(&request.file) {
+    let log = match read_input(&request.file) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("quarry-map: {}: {error}", request.file);

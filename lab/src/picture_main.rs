@@ -2,9 +2,9 @@
 //! script that is run on a simulated machine.
 
 use lab::picture::{Snapshot, draw, read};
-use lab::{Output, run};
+use lab::{Output, read_input, run};
 use shell::Verdict;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -62,12 +62,7 @@ fn parse_args(args: impl IntoIterator<Item = String>) -> Result<Option<Request>,
 
 /// The snapshots of one file, or of the script that it is.
 fn snapshots(file: &str) -> Result<Vec<Snapshot>, String> {
-    let mut bytes = Vec::new();
-    let done = match file {
-        "-" => io::stdin().lock().read_to_end(&mut bytes).map(|_| ()),
-        _ => std::fs::read(file).map(|read| bytes = read),
-    };
-    done.map_err(|error| format!("{file}: {error}"))?;
+    let bytes = read_input(file).map_err(|error| format!("{file}: {error}"))?;
     let path = Path::new(file);
     let text = if path.extension().is_some_and(|extension| extension == "lab") {
         let (output, kept) = Output::kept();
