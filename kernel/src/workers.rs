@@ -1,7 +1,7 @@
 //! The memory manager's background: a thread for each of its workers, which
-//! does a round whenever `mm` has asked for one, and one per CPU that ages what
-//! the slab layer keeps there. Who measures what they change keeps them quiet
-//! meanwhile. Calls `task`, `mm`.
+//! does a round whenever `mm` has asked for one or said when it wants one, and
+//! one per CPU that ages what the slab layer keeps there. Who measures what they
+//! change keeps them quiet meanwhile. Calls `task`, `mm`.
 
 use crate::arch::irq::IrqMutex;
 use crate::arch::percpu;
@@ -106,12 +106,19 @@ fn serve(mm: &Mm<Machine>, worker: Worker) {
         task::current().set_rights(Rights::MEMALLOC);
     }
     let post = post(worker);
+    let asked = || post.asked.load(Relaxed);
+    let mut again = None;
     loop {
-        post.queue.wait_until(|| post.asked.load(Relaxed));
-        round(|| {
+        match again {
+            Some(ms) => {
+                post.queue.wait_until_for(ms, asked);
+            }
+            None => post.queue.wait_until(asked),
+        }
+        again = round(|| {
             // What is asked for during the round is for the next one.
             post.asked.swap(false, AcqRel);
-            mm.work(worker);
+            mm.work(worker)
         });
     }
 }

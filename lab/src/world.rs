@@ -23,6 +23,8 @@ pub struct HostWorld {
     open: Option<Description>,
     /// When each CPU's arrays are looked at next, in ms.
     reaps: Vec<u64>,
+    /// Workers that have said when they want their next round, in ms.
+    rounds: Vec<(Worker, u64)>,
     memalloc: bool,
 }
 
@@ -44,7 +46,8 @@ impl HostWorld {
         // alone, which drops it before it has this replaced (see
         // `World::describe`) and cannot outlive this, for it owns it.
         let machine = unsafe { Simulated::boot(description, &output)? };
-        let mut world = Self { output, machine, open: None, reaps: Vec::new(), memalloc: false };
+        let (reaps, rounds) = (Vec::new(), Vec::new());
+        let mut world = Self { output, machine, open: None, reaps, rounds, memalloc: false };
         world.begin();
         Ok(world)
     }
@@ -52,6 +55,7 @@ impl HostWorld {
     /// The machine's background begins.
     fn begin(&mut self) {
         self.set_memalloc(false);
+        self.rounds.clear();
         self.reaps = vec![0; usize::from(self.machine.mm().platform().cpus())];
         self.reap_due();
     }
@@ -87,12 +91,19 @@ impl HostWorld {
         }
     }
 
-    /// Has every worker that was woken do its round: the nodes' kswapd first,
-    /// then their kcompactd, for the one asks for the other.
-    fn run_workers(&self) {
+    /// Has every worker that was woken, or wanted to be called by now, do its
+    /// round: the nodes' kswapd first, then their kcompactd, for the one asks for
+    /// the other.
+    fn run_workers(&mut self) {
         let mm = self.machine.mm();
+        let now = mm.platform().now_ms();
         for _ in 0..ROUNDS {
             let mut woken = mm.platform().machine().take_woken();
+            for &(worker, _) in self.rounds.iter().filter(|(_, due)| *due <= now) {
+                if !woken.contains(&worker) {
+                    woken.push(worker);
+                }
+            }
             if woken.is_empty() {
                 break;
             }
@@ -105,7 +116,9 @@ impl HostWorld {
                 // As in the kernel: what it takes to free memory may come from
                 // the reserves.
                 let memalloc = matches!(worker, Worker::Kswapd(_));
-                self.with_rights(memalloc, || mm.work(worker));
+                let again = self.with_rights(memalloc, || mm.work(worker));
+                self.rounds.retain(|&(other, _)| other != worker);
+                self.rounds.extend(again.map(|ms| (worker, now + ms.max(1))));
             }
         }
     }
@@ -151,7 +164,8 @@ impl World for HostWorld {
         let end = machine.now_ms().saturating_add(ms);
         loop {
             self.run_workers();
-            let next = self.reaps.iter().copied().min().unwrap_or(u64::MAX).min(end);
+            let rounds = self.rounds.iter().map(|&(_, due)| due);
+            let next = self.reaps.iter().copied().chain(rounds).min().unwrap_or(end).min(end);
             machine.advance_ms(next.saturating_sub(machine.now_ms()));
             self.reap_due();
             if next == end {

@@ -18,7 +18,7 @@ use crate::zone::{Mark, Zone};
 use core::panic::Location;
 
 /// What page poisoning fills free pages with.
-const POISON: u8 = 0xaa;
+pub(crate) const POISON: u8 = 0xaa;
 
 /// Rights beyond the ordinary ones that an attempt may fall back on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -28,6 +28,8 @@ pub struct Audit {
     pub free: u64,
     /// Pages on per-CPU lists.
     pub pcp: u64,
+    /// Pages off the lists on their way to the host or back.
+    pub out: u64,
     /// Pages allocated to somebody.
     pub allocated: u64,
     /// Of these, pages in slabs.
@@ -104,6 +106,7 @@ struct ZoneCount {
     highatomic_pages: u64,
     heads: [[u64; NR_MIGRATETYPES]; NR_ORDERS],
     pcp_pages: u64,
+    held_pages: u64,
 }
 
 impl<P: Platform> Mm<P> {
@@ -333,12 +336,14 @@ fn audit_head(
         pfn,
         !word.flags().contains(PageFlags::LOCKED),
     )?;
-    auditor.holds("a block that the manager holds", pfn, word.ty() != PageType::Held)?;
-    let idle = PageFlags::REPORTED;
     auditor.holds(
         "flags of a free block",
         pfn,
-        !matches!(word.ty(), PageType::Buddy | PageType::Pcp) || idle.contains(word.flags()),
+        match word.ty() {
+            PageType::Buddy => PageFlags::REPORTED.contains(word.flags()),
+            PageType::Pcp | PageType::Held => word.flags().is_empty(),
+            _ => !word.flags().contains(PageFlags::REPORTED),
+        },
     )?;
     let ty = map.block(pfn).migratetype();
     match word.ty() {
@@ -369,6 +374,10 @@ fn audit_head(
         PageType::Pcp => {
             count.pcp_pages += pages;
             auditor.report.pcp += pages;
+        }
+        PageType::Held => {
+            count.held_pages += pages;
+            auditor.report.out += pages;
         }
         PageType::Lru | PageType::Movable => {
             auditor.holds("a counted page without references", pfn, page.count() > 0)?;
@@ -478,6 +487,8 @@ fn audit_counters(auditor: &mut Auditor, zone: &Zone, count: &ZoneCount) -> Resu
     auditor.equal("free isolated pages", None, count.free_isolated, free.isolated() as u64)?;
     auditor.equal("HighAtomic pages", None, count.highatomic_pages, zone.reserved_highatomic())?;
     auditor.equal("CMA pages", None, count.cma_pages, zone.cma_pages())?;
+    // Nothing else is held by the manager on a stopped machine.
+    auditor.equal("pages out for reporting", None, count.held_pages, zone.pages_out())?;
     let isolated = zone.isolated_blocks.load(crate::sync::Ordering::Relaxed);
     auditor.equal("isolated blocks", None, count.isolated_blocks, u64::from(isolated))
 }

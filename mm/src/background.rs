@@ -1,6 +1,6 @@
 //! The background's rounds: functions that a thread of the kernel's, or a test,
 //! calls when a worker was woken (`Platform::wake`). Each does one round and
-//! says what is left. May call: `compact`, `zone`, `free`.
+//! says what is left. May call: `compact`, `zone`, `free`, `report`.
 
 use crate::buddy::Buddy;
 use crate::gfp::{AllocFlags, Gfp, Request};
@@ -13,17 +13,21 @@ use crate::types::{MigrateType, NodeId, PAGEBLOCK_ORDER, ZoneKind};
 use crate::zone::{Mark, Zone};
 
 impl<P: Platform> Mm<P> {
-    /// Does one round of a worker's work. Interrupts on, no lock held; may
-    /// wait. Reporting has no device yet and nothing to do.
-    pub fn work(&self, worker: Worker) {
+    /// Does one round of a worker's work. Returns in how many milliseconds the
+    /// worker wants to be called again, even if nobody wakes it; None: when it
+    /// is woken. A round that comes earlier does no harm. Interrupts on, no lock
+    /// held; may wait.
+    pub fn work(&self, worker: Worker) -> Option<u64> {
         match worker {
             Worker::Kswapd(node) => {
                 self.kswapd_round(node);
+                None
             }
             Worker::Kcompactd(node) => {
                 self.kcompactd_round(node);
+                None
             }
-            Worker::Reporting => {}
+            Worker::Reporting => self.report_round(),
         }
     }
 

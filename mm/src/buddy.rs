@@ -106,15 +106,16 @@ impl<'a> Buddy<'a> {
 
     /// Frees a block: merges it as far as it goes, lists the result under the
     /// type its pageblock has now, and counts it. The block's descriptor must
-    /// be clear but for the head word.
+    /// be clear but for the head word. Returns the order that the block came to
+    /// be listed at, for [`Mm::note_freed`](crate::Mm::note_freed).
     #[inline(never)]
-    pub(crate) fn free(&mut self, pfn: Pfn, order: Order, placement: Placement) {
-        self.free_here(pfn, order, placement);
+    pub(crate) fn free(&mut self, pfn: Pfn, order: Order, placement: Placement) -> Order {
+        self.free_here(pfn, order, placement)
     }
 
     /// [`free`](Self::free) for those who do little else.
     #[inline(always)]
-    pub(crate) fn free_here(&mut self, pfn: Pfn, order: Order, placement: Placement) {
+    pub(crate) fn free_here(&mut self, pfn: Pfn, order: Order, placement: Placement) -> Order {
         let map = self.map;
         let ty = map.block(pfn).migratetype();
         if order > PAGEBLOCK_ORDER && self.types_differ(pfn, ty) {
@@ -152,15 +153,17 @@ impl<'a> Buddy<'a> {
             (head, at) = self.merge_blocks(head, at, ty);
         }
         self.place(head, at, ty, placement);
+        at
     }
 
     /// Frees a largest block of which one half has changed its type while it was
     /// allocated (isolated, or kept as HighAtomic): each goes to its own list.
     #[cold]
-    fn free_halves(&mut self, pfn: Pfn, placement: Placement) {
+    fn free_halves(&mut self, pfn: Pfn, placement: Placement) -> Order {
         for half in [pfn, pfn.add(PAGEBLOCK_PAGES)] {
             self.free(half, PAGEBLOCK_ORDER, placement);
         }
+        PAGEBLOCK_ORDER
     }
 
     /// Whether a pageblock that is being freed and its buddy are perhaps one
@@ -192,11 +195,12 @@ impl<'a> Buddy<'a> {
         order: Order,
         ty: MigrateType,
         placement: Placement,
-    ) {
+    ) -> Order {
         let (mut head, mut at) = (pfn, order);
         loop {
             if self.capture(head, at, ty) {
-                return;
+                // Nothing has come to be listed.
+                return Order(0);
             }
             if at >= MAX_ORDER {
                 break;
@@ -206,6 +210,7 @@ impl<'a> Buddy<'a> {
             at = Order(at.0 + 1);
         }
         self.place(head, at, ty, placement);
+        at
     }
 
     /// Makes the free `buddy` of type `buddy_ty` and the block `head` of type

@@ -5,7 +5,7 @@
 
 use crate::buddy::Buddy;
 use crate::gfp::AllocFlags;
-use crate::page::{HeadWord, PageDesc, PageType};
+use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
 use crate::sync::Ordering::Relaxed;
 use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 use crate::watermark;
@@ -225,9 +225,19 @@ impl Buddy<'_> {
             return;
         }
         let ty = self.map.block(head).migratetype();
+        let known = page.head().flags();
         self.unlink(head, MAX_ORDER, ty);
-        self.link(head, PAGEBLOCK_ORDER, ty, true);
-        self.link(head.add(PAGEBLOCK_PAGES), PAGEBLOCK_ORDER, ty, true);
+        for half in [head, head.add(PAGEBLOCK_PAGES)] {
+            self.link(half, PAGEBLOCK_ORDER, ty, true);
+            self.add_flags(half, known);
+        }
+    }
+
+    /// Gives a free block that has just been listed anew the flags back that
+    /// still hold.
+    fn add_flags(&self, pfn: Pfn, flags: PageFlags) {
+        let page = self.map.page(pfn);
+        page.set_head(page.head().with(flags));
     }
 
     /// Changes the type of a pageblock and moves its free pages to that type's
@@ -251,7 +261,7 @@ impl Buddy<'_> {
                 let flags = word.flags();
                 self.unlink(pfn, word.order(), from);
                 self.link(pfn, word.order(), to, true);
-                self.map.page(pfn).set_head(self.map.page(pfn).head().with(flags));
+                self.add_flags(pfn, flags);
                 moved += word.order().pages();
             }
             pfn = pfn.add(word.order().pages());
@@ -269,10 +279,14 @@ impl Buddy<'_> {
         let is_free = self.map.page(block).head().is(PageType::Buddy, PAGEBLOCK_ORDER);
         match self.mergeable_buddy(block, PAGEBLOCK_ORDER, ty) {
             Some((buddy, buddy_ty)) if is_free && buddy_ty == ty => {
+                // Reported is what both halves are.
+                let flags = |pfn| self.map.page(pfn).head().flags();
+                let known = flags(block) & flags(buddy);
                 self.unlink(block, PAGEBLOCK_ORDER, ty);
                 self.unlink(buddy, PAGEBLOCK_ORDER, ty);
                 self.map.page(block.max(buddy)).set_head(HeadWord::TAIL);
                 self.link(block.min(buddy), MAX_ORDER, ty, true);
+                self.add_flags(block.min(buddy), known);
             }
             _ => {}
         }

@@ -348,8 +348,10 @@ impl<P: Platform> Mm<P> {
                 let mut buddy = Buddy::lock(&self.map, pcp.zone(), &cpu);
                 page.set_next(0);
                 page.set_prev(0);
-                buddy.free_here(pfn, order, Placement::Auto);
+                let listed = buddy.free_here(pfn, order, Placement::Auto);
+                drop(buddy);
                 pcp.freed += order.pages();
+                self.note_freed(pcp.zone(), listed);
             });
         }
         true

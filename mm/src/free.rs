@@ -156,8 +156,9 @@ impl<P: Platform> Mm<P> {
             Some(count) if count >= zone.pcp_high() => self.shed(&cpu, zone),
             Some(_) => {}
             None => {
-                Buddy::lock(&self.map, zone, &cpu).free(pfn, order, Placement::Auto);
+                let listed = Buddy::lock(&self.map, zone, &cpu).free(pfn, order, Placement::Auto);
                 self.count_freed(zone, order.pages(), &cpu);
+                self.note_freed(zone, listed);
             }
         }
     }
@@ -168,12 +169,14 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn shed(&self, cpu: &Cpu<'_, P>, zone: &Zone) {
         let mut buddy = Buddy::lock(&self.map, zone, cpu);
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        unsafe {
+        let listed = unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
                 let pages = pcp.surplus(zone.pcp_batch(), zone.pcp_high());
-                pcp.drain(&mut buddy, pages);
-            });
-        }
+                pcp.drain(&mut buddy, pages)
+            })
+        };
+        drop(buddy);
+        self.note_freed(zone, listed);
     }
 
     /// What becomes of a block's content when it is freed: nothing, unless the
@@ -202,7 +205,18 @@ impl<P: Platform> Mm<P> {
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
         self.map.page(pfn).clear();
-        buddy.free(pfn, order, placement);
+        let listed = buddy.free(pfn, order, placement);
+        drop(buddy);
+        self.note_freed(zone, listed);
+    }
+
+    /// Notes that a free has listed a block of `order` in `zone`: the host may
+    /// be to hear of it. No lock held.
+    #[inline(always)]
+    pub(crate) fn note_freed(&self, zone: &Zone, order: Order) {
+        if order.0 >= zone.report_from.load(Relaxed) {
+            self.request_report();
+        }
     }
 
     /// Whether a page, or the block it belongs to, came from below the
@@ -215,17 +229,21 @@ impl<P: Platform> Mm<P> {
     /// Empties this CPU's lists of `zone` into the buddy; returns the pages.
     pub(crate) fn drain_cpu_zone(&self, cpu: &Cpu<'_, P>, zone: &Zone) -> u64 {
         // SAFETY: `cpu` is that CPU's token; the closure does not nest.
-        unsafe {
+        let (pages, listed) = unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
                 let pages = pcp.pages();
-                if pages > 0 {
-                    let mut buddy = Buddy::lock(&self.map, zone, cpu);
-                    pcp.drain(&mut buddy, pcp.count);
-                    pcp.drain_large(&mut buddy);
+                if pages == 0 {
+                    return (0, Order(0));
                 }
-                pages
+                let mut buddy = Buddy::lock(&self.map, zone, cpu);
+                let listed = pcp.drain(&mut buddy, pcp.count);
+                (pages, listed.max(pcp.drain_large(&mut buddy)))
             })
+        };
+        if pages > 0 {
+            self.note_freed(zone, listed);
         }
+        pages
     }
 
     /// Gives what this CPU's lists of `zone` have of order 9 back to the buddy;
@@ -233,15 +251,16 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn drain_large(&self, zone: &Zone) -> bool {
         let cpu = self.enter();
         // SAFETY: `cpu` is this CPU's token; the closure does not nest.
-        unsafe {
+        let listed = unsafe {
             self.pcp(cpu.id(), zone).with(|pcp| {
                 let any = pcp.large > 0;
-                if any {
-                    pcp.drain_large(&mut Buddy::lock(&self.map, zone, &cpu));
-                }
-                any
+                any.then(|| pcp.drain_large(&mut Buddy::lock(&self.map, zone, &cpu)))
             })
+        };
+        if let Some(listed) = listed {
+            self.note_freed(zone, listed);
         }
+        listed.is_some()
     }
 
     /// Empties the per-CPU lists of all CPUs, of one zone or of all, into the

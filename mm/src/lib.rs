@@ -41,6 +41,7 @@ mod pcp;
 pub mod platform;
 pub mod pressure;
 pub mod proc;
+pub mod report;
 mod room;
 pub mod setup;
 pub mod slab;

@@ -148,10 +148,16 @@ impl PageList {
         Some(pfn)
     }
 
-    /// Moves `pfn`, which is on this list, to its head.
-    pub fn rotate_to_front(&mut self, map: &MemMap, pfn: Pfn) {
-        self.remove(map, pfn);
-        self.push_front(map, pfn);
+    /// Turns the list so that it begins with `pfn`, which is on it; what stood
+    /// before `pfn` comes last, in the same order.
+    pub fn begin_with(&mut self, map: &MemMap, pfn: Pfn) {
+        let Some(last) = linked(map.page(pfn).prev()) else { return };
+        map.page(Pfn(u64::from(self.tail))).set_next(self.head);
+        map.page(Pfn(u64::from(self.head))).set_prev(self.tail);
+        map.page(last).set_next(NIL);
+        map.page(pfn).set_prev(NIL);
+        self.head = link(pfn);
+        self.tail = link(last);
     }
 
     /// The pages from head to tail; the list must not change meanwhile.

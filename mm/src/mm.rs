@@ -12,6 +12,7 @@ use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
+use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed};
@@ -88,6 +89,7 @@ pub struct Mm<P: Platform> {
     pub(crate) movable_owners: MovableOwners<P>,
     pub(crate) slab: SlabState,
     pub(crate) faults: Faults,
+    pub(crate) report: Reporting,
 }
 
 impl<P: Platform> Mm<P> {

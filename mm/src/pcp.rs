@@ -499,51 +499,68 @@ impl Pcp {
         pages.clamp(batch, most)
     }
 
-    /// Gives all blocks of order 9 back to the buddy.
-    pub(crate) fn drain_large(&mut self, buddy: &mut Buddy<'_>) {
+    /// Gives all blocks of order 9 back to the buddy; returns the largest order
+    /// that one came to be listed at.
+    pub(crate) fn drain_large(&mut self, buddy: &mut Buddy<'_>) -> Order {
+        let mut largest = Order(0);
         for index in LARGE..NR_PCP_LISTS {
-            self.drain_list(buddy, index, u64::MAX);
+            self.drain_list(buddy, index, u64::MAX, &mut largest);
         }
         self.large = 0;
+        largest
     }
 
     /// Gives up to `pages` pages in small blocks back to the buddy, oldest
     /// first, as many of each list as of the others. Each goes where its
-    /// pageblock's type now says.
-    pub(crate) fn drain(&mut self, buddy: &mut Buddy<'_>, pages: u32) {
+    /// pageblock's type now says. Returns the largest order that one came to be
+    /// listed at.
+    pub(crate) fn drain(&mut self, buddy: &mut Buddy<'_>, pages: u32) -> Order {
+        let mut largest = Order(0);
         let mut left = u64::from(pages.min(self.count));
         while left > 0 && self.count > 0 {
             let small = &self.lists[..LARGE];
             let busy = small.iter().filter(|list| !list.is_empty()).count() as u64;
             let share = (left / busy.max(1)).max(1);
             for index in 0..LARGE {
-                let given = self.drain_list(buddy, index, share.min(left));
+                let given = self.drain_list(buddy, index, share.min(left), &mut largest);
                 self.count -= given as u32;
                 left = left.saturating_sub(given);
                 if left == 0 {
-                    return;
+                    return largest;
                 }
             }
         }
+        largest
     }
 
     /// Gives `pages` pages of one list back, or somewhat more if its blocks are
-    /// large, or all it has; returns how many.
-    fn drain_list(&mut self, buddy: &mut Buddy<'_>, index: usize, pages: u64) -> u64 {
+    /// large, or all it has; returns how many. `largest` becomes the order of the
+    /// largest block that comes to be listed, if it was less.
+    fn drain_list(
+        &mut self,
+        buddy: &mut Buddy<'_>,
+        index: usize,
+        pages: u64,
+        largest: &mut Order,
+    ) -> u64 {
         let order = list_order(index);
+        let mut most_so_far = *largest;
         let mut given = 0;
         while given < pages {
             let most = ((pages - given) >> order.0).max(1);
             let Some(range) = self.lists[index].pop_oldest(buddy.map, order, most) else { break };
             if range.pages() == order.pages() {
-                buddy.free_here(range.start, order, Placement::Auto);
+                let listed = buddy.free_here(range.start, order, Placement::Auto);
+                most_so_far = most_so_far.max(listed);
             } else {
                 for (pfn, order) in natural_blocks(range) {
-                    buddy.free(pfn, order, Placement::Auto);
+                    let listed = buddy.free(pfn, order, Placement::Auto);
+                    most_so_far = most_so_far.max(listed);
                 }
             }
             given += range.pages();
         }
+        *largest = most_so_far;
         given
     }
 }

@@ -20,6 +20,7 @@ use crate::owner::PageOwner;
 use crate::page::PageType;
 use crate::pcp::Pcp;
 use crate::platform::{LogLevel, Platform};
+use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
 use crate::sync::{AtomicU8, CpuCell, Ordering::Relaxed};
@@ -175,6 +176,7 @@ impl<P: Platform> Mm<P> {
             movable_owners,
             slab,
             faults: Faults::default(),
+            report: Reporting::default(),
         };
         // What has to be written to anyway need not be put off.
         mm.hand_over(&early, config.defer && !config.init_on_free && !config.page_poison);

@@ -8,7 +8,8 @@ use crate::gfp::AllocFlags;
 use crate::list::PageList;
 use crate::memmap::{MemMap, zone_index};
 use crate::sync::{
-    AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Lock, LockRank, Ordering::Relaxed,
+    AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Lock, LockRank,
+    Ordering::Relaxed,
 };
 use crate::types::{
     MigrateType, NR_MIGRATETYPES, NR_ORDERS, NR_ZONES, NodeId, Order, Pfn, PfnRange, ZoneKind,
@@ -134,6 +135,11 @@ pub struct Zone {
     pub(crate) lock: Lock<FreeLists>,
     pub(crate) deferred: Deferred,
     pub(crate) compact: CompactState,
+    /// A free that makes a block of this order or more is to be noticed by
+    /// reporting; beyond all orders if none is.
+    pub(crate) report_from: AtomicU8,
+    /// Pages that reporting has off the lists just now, on nobody's account.
+    pub(crate) report_out: AtomicU64,
     /// What happened here.
     pub events: ZoneEvents,
 }
@@ -170,6 +176,8 @@ impl Zone {
             ),
             deferred: Deferred::default(),
             compact: CompactState::new(),
+            report_from: AtomicU8::new(crate::report::NEVER),
+            report_out: AtomicU64::new(0),
             events: ZoneEvents::default(),
         }
     }
@@ -210,6 +218,12 @@ impl Zone {
     /// excluded.
     pub fn free_pages(&self) -> u64 {
         self.free.total().max(0) as u64
+    }
+
+    /// Free pages that reporting has off the lists just now: on their way to the
+    /// host and back, and no part of [`free_pages`](Self::free_pages).
+    pub fn pages_out(&self) -> u64 {
+        self.report_out.load(Relaxed)
     }
 
     /// Free pages in CMA blocks, part of [`free_pages`](Self::free_pages).

@@ -188,7 +188,7 @@ impl<P: Platform> Mm<P> {
 
     /// The zone's marks and lists as a check for moving a free block off the
     /// lists: the smallest mark, any class, CMA counted.
-    fn may_take_free(&self, zone: &Zone, order: Order) -> bool {
+    pub(crate) fn may_take_free(&self, zone: &Zone, order: Order) -> bool {
         let level = zone.marks().min + order.pages();
         zone.watermark_ok(Order(0), level, ZoneKind::Dma, AllocFlags::CMA)
     }

@@ -9,7 +9,7 @@ use crate::buddy::Buddy;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{MigrateType, PAGEBLOCK_PAGES, Pfn, PfnRange};
+use crate::types::{MAX_ORDER, MigrateType, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use crate::zone::Zone;
 
 /// Pageblocks that this value keeps isolated: when it goes, however that comes
@@ -38,7 +38,11 @@ impl<P: Platform> Drop for Isolated<'_, P> {
         for block in pageblocks(self.blocks) {
             // The lock is had anew for each block: others have to get through.
             let cpu = self.mm.enter();
-            Buddy::lock(&self.mm.map, self.zone, &cpu).unisolate_block(block);
+            let free = Buddy::lock(&self.mm.map, self.zone, &cpu).unisolate_block(block);
+            if free > 0 {
+                // It was not reported meanwhile.
+                self.mm.note_freed(self.zone, MAX_ORDER);
+            }
         }
     }
 }
@@ -97,12 +101,13 @@ impl Buddy<'_> {
         Ok(())
     }
 
-    /// Gives an isolated pageblock the type back that it had.
-    fn unisolate_block(&mut self, block: Pfn) {
+    /// Gives an isolated pageblock the type back that it had; returns how many
+    /// of its pages are free.
+    fn unisolate_block(&mut self, block: Pfn) -> u64 {
         let info = self.map.block(block);
         debug_assert!(info.migratetype() == MigrateType::Isolate, "{block:?} is not isolated");
-        self.retype_block(block, info.restore_type());
         self.zone.isolated_blocks.fetch_sub(1, Relaxed);
+        self.retype_block(block, info.restore_type())
     }
 }
 

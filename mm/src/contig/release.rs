@@ -82,11 +82,11 @@ impl<P: Platform> Mm<P> {
         let zone = self.zone_at(piece.start);
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-        for (pfn, order) in natural_blocks(piece) {
-            buddy.free(pfn, order, Placement::Auto);
-        }
+        let blocks = natural_blocks(piece);
+        let listed = blocks.map(|(pfn, order)| buddy.free(pfn, order, Placement::Auto)).max();
         drop(buddy);
         self.count_freed(zone, piece.pages(), &cpu);
+        self.note_freed(zone, listed.unwrap_or_default());
     }
 }
 

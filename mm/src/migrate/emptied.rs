@@ -33,13 +33,14 @@ impl Drop for Emptied {
 }
 
 impl Buddy<'_> {
-    /// Frees a range of single pages in one pageblock that nobody else has.
-    fn free_singles(&mut self, range: PfnRange) {
+    /// Frees a range of single pages in one pageblock that nobody else has;
+    /// returns the largest order that one came to be listed at.
+    fn free_singles(&mut self, range: PfnRange) -> Order {
         let map = self.map;
         (range.start.0..range.end.0).for_each(|pfn| map.page(Pfn(pfn)).clear());
-        for (pfn, order) in natural_blocks(range) {
-            self.free(pfn, order, Placement::Auto);
-        }
+        let blocks = natural_blocks(range);
+        let listed = blocks.map(|(pfn, order)| self.free(pfn, order, Placement::Auto));
+        listed.max().unwrap_or_default()
     }
 }
 
@@ -88,7 +89,7 @@ impl<P: Platform> Mm<P> {
             let zone = self.zone_at(first);
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-            let mut freed = 0;
+            let (mut freed, mut largest) = (0, Order(0));
             while let Some(&start) = pages.first().filter(|&&pfn| zone.owns(&self.map, pfn)) {
                 let mut run = 1;
                 while pages.get(run).is_some_and(|&pfn| {
@@ -96,12 +97,13 @@ impl<P: Platform> Mm<P> {
                 }) {
                     run += 1;
                 }
-                buddy.free_singles(PfnRange::sized(start, run as u64));
+                largest = largest.max(buddy.free_singles(PfnRange::sized(start, run as u64)));
                 freed += run as u64;
                 pages = &pages[run..];
             }
             drop(buddy);
             self.count_freed(zone, freed, &cpu);
+            self.note_freed(zone, largest);
         }
     }
 }

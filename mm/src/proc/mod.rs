@@ -16,6 +16,7 @@ mod kpage;
 mod lines;
 mod meminfo;
 mod pageblocks;
+mod reporting;
 mod sysctl;
 mod vmstat;
 mod zoneinfo;
@@ -23,6 +24,7 @@ mod zoneinfo;
 pub use iomem::{IoRange, write_iomem};
 pub use kpage::KPageFlags;
 pub use pageblocks::PAGEBLOCKS;
+pub use reporting::{REPORT_ORDER, REPORTING};
 
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -80,7 +82,9 @@ pub const FILES: &[&str] = &[
     "/proc/zoneinfo",
     "/sys/kernel/debug/extfrag/extfrag_index",
     "/sys/kernel/debug/extfrag/unusable_index",
+    REPORTING,
     "/sys/kernel/debug/quarry/pageblocks",
+    REPORT_ORDER,
 ];
 
 /// Where the knobs are.
@@ -119,6 +123,8 @@ impl<P: Platform> Mm<P> {
             "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,
             "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
             "/sys/kernel/debug/quarry/pageblocks" => self.write_pageblocks(out)?,
+            REPORTING => self.write_reporting(out)?,
+            REPORT_ORDER => writeln!(out, "{}", self.report_order_knob())?,
             _ => {
                 let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;
                 return self.sysctl_read(name, out);
@@ -140,6 +146,7 @@ impl<P: Platform> Mm<P> {
         }
         match path {
             "/proc/slabinfo" => self.slabinfo_write(text).map_err(|_| FileError::Invalid),
+            REPORT_ORDER => self.report_order_write(text),
             _ if FILES.contains(&path) => Err(FileError::NotPermitted),
             _ => Err(FileError::NotFound),
         }

@@ -85,7 +85,7 @@ impl<P: Platform> Mm<P> {
 ///
 /// # Errors
 /// [`FileError::Invalid`] if there is none, or one of them is not such a number.
-fn parse_numbers(text: &str, values: &mut [i32]) -> Result<(), FileError> {
+pub(super) fn parse_numbers(text: &str, values: &mut [i32]) -> Result<(), FileError> {
     // What C calls white space.
     let is_space = |c: char| matches!(c, ' ' | '\t'..='\r');
     let mut rest = text.trim_start_matches(is_space);
