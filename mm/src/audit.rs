@@ -38,6 +38,8 @@ pub struct Audit {
     pub large_kmalloc: u64,
     /// Pages reserved since boot.
     pub reserved: u64,
+    /// Pages out of use of memory blocks that are partly in use.
+    pub offline: u64,
 }
 
 /// The first thing that an audit found wrong.
@@ -134,6 +136,7 @@ impl<P: Platform> Mm<P> {
         let Audit { slab, large_kmalloc, .. } = auditor.report;
         self.audit_slab(&mut auditor, slab, large_kmalloc)?;
         self.audit_cma(&mut auditor)?;
+        self.audit_hotplug(&mut auditor)?;
         Ok(auditor.report)
     }
 
@@ -286,6 +289,12 @@ fn audit_block(
     count: &mut ZoneCount,
 ) -> Result<(), AuditError> {
     let block = map.block(pfn);
+    auditor.equal(
+        "a pageblock out of use whose pages say so",
+        Some(pfn),
+        u64::from(block.is_offline()),
+        u64::from(map.page(pfn).head().is(PageType::Offline, PAGEBLOCK_ORDER)),
+    )?;
     match block.migratetype() {
         MigrateType::Isolate => {
             count.isolated_blocks += 1;
@@ -384,6 +393,7 @@ fn audit_head(
             auditor.report.allocated += pages;
         }
         PageType::Reserved => auditor.report.reserved += pages,
+        PageType::Offline => auditor.report.offline += pages,
         PageType::Hole => {}
         _ => {
             auditor.equal("references to a frozen page", Some(pfn), 0, u64::from(page.count()))?;
@@ -397,7 +407,7 @@ fn audit_head(
     }
     if word.ty() != PageType::Hole {
         count.present += pages;
-        if word.ty() != PageType::Reserved {
+        if !matches!(word.ty(), PageType::Reserved | PageType::Offline) {
             count.managed += pages;
         }
     }

@@ -5,7 +5,7 @@
 
 use crate::early::EarlyMem;
 use crate::firmware::{DMA_END, DMA32_END};
-use crate::memmap::MemMap;
+use crate::memmap::{MemMap, PFN_LIMIT};
 use crate::platform::Platform;
 use crate::setup::{Config, SetupError};
 use crate::types::{
@@ -28,12 +28,13 @@ pub(crate) fn make_map<P: Platform>(
     early: &mut EarlyMem<'_>,
     config: &Config,
 ) -> Result<(MemMap, u64), SetupError> {
-    let end = early.end_of_ram();
-    let pages = platform.memmap_base(0, MemMap::pages_bytes(end)).ok_or(SetupError::NoSpace)?;
-    let words = platform.memmap_base(1, MemMap::blocks_bytes(end)).ok_or(SetupError::NoSpace)?;
+    // Addresses cost nothing: there is room for memory that comes later.
+    let limit = early.end_of_ram().max(config.hotplug_end.min(PFN_LIMIT));
+    let pages = platform.memmap_base(0, MemMap::pages_bytes(limit)).ok_or(SetupError::NoSpace)?;
+    let words = platform.memmap_base(1, MemMap::blocks_bytes(limit)).ok_or(SetupError::NoSpace)?;
     // SAFETY: the platform gave two arrays of that size to nobody else; parts
     // are backed below before they are added.
-    let map = unsafe { MemMap::new(pages, words, end) };
+    let map = unsafe { MemMap::new(pages, words, limit) };
     let mut backer = Backer { platform, early, pages: 0 };
     // Where the block words that are backed end.
     let mut backed = words;
@@ -76,7 +77,7 @@ pub(crate) fn make_map<P: Platform>(
 }
 
 /// The kind of zone that a frame belongs to.
-fn kind_of(pfn: Pfn, movable_start: Pfn) -> ZoneKind {
+pub(crate) fn kind_of(pfn: Pfn, movable_start: Pfn) -> ZoneKind {
     if pfn >= movable_start {
         ZoneKind::Movable
     } else if pfn < DMA_END {

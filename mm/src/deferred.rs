@@ -61,10 +61,10 @@ impl Zone {
 
 impl Buddy<'_> {
     /// Counts `blocks`, known to the map and not populated, as deferred free
-    /// memory. At boot, lowest first.
+    /// memory.
     pub(crate) fn defer(&mut self, blocks: PfnRange) {
         let deferred = &self.zone.deferred;
-        if deferred.pages() == 0 {
+        if deferred.pages() == 0 || blocks.start.0 < deferred.first.load(Relaxed) {
             deferred.first.store(blocks.start.0, Relaxed);
         }
         deferred.pages.store(deferred.pages() + blocks.pages(), Relaxed);

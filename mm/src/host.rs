@@ -10,10 +10,11 @@ use crate::mm::Mm;
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use crate::setup::{Config, SetupError};
 use crate::sync::HeldLocks;
-use crate::types::{CpuId, MAX_ORDER, NodeId, PAGE_SIZE, Pfn, PfnRange};
+use crate::types::{CpuId, MAX_ORDER, NodeId, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use core::cell::Cell;
 use core::fmt;
 use std::boxed::Box;
+use std::collections::BTreeMap;
 use std::string::{String, ToString};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -97,6 +98,8 @@ pub struct Machine {
     first: Pfn,
     end: Pfn,
     memmap: [Mutex<Option<Sparse>>; 4],
+    /// Which frames were put behind the pages of those arrays, by address.
+    backing: Mutex<BTreeMap<usize, Pfn>>,
     tokens: Vec<Token>,
     held: Vec<HeldLocks>,
     nodes_of_cpus: Vec<NodeId>,
@@ -187,6 +190,7 @@ impl Machine {
             first: frames.start,
             end: frames.end,
             memmap: Default::default(),
+            backing: Mutex::default(),
             tokens: (0..cpus.max(1)).map(|id| Token::new(CpuId(id))).collect(),
             held: (0..cpus.max(1)).map(|_| HeldLocks::default()).collect(),
             nodes_of_cpus: std::vec![NodeId(0); usize::from(cpus.max(1))],
@@ -295,13 +299,45 @@ unsafe impl Platform for Machine {
 
     fn memmap_back(
         &self,
-        _ptr: *mut u8,
-        _frames: PfnRange,
+        ptr: *mut u8,
+        frames: PfnRange,
         _tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool {
         // The host backs the array itself; the frames are taken all the same,
-        // so that the machine has as much left as a real one.
+        // so that the machine has as much left as a real one. What large pages
+        // would map stays for ever, as on that.
+        if frames.pages() < PAGEBLOCK_PAGES {
+            let mut backing = lock(&self.backing);
+            for page in 0..frames.pages() {
+                backing.insert(ptr.addr() + page as usize * PAGE_SIZE, frames.start.add(page));
+            }
+        }
         true
+    }
+
+    fn memmap_unback(&self, ptr: *mut u8, bytes: usize, frame: &mut dyn FnMut(Pfn)) {
+        let mut backing = lock(&self.backing);
+        let pages: Vec<_> =
+            backing.range(ptr.addr()..ptr.addr() + bytes).map(|(&a, _)| a).collect();
+        for page in pages {
+            let words = ptr.wrapping_add(page - ptr.addr()).cast::<AtomicU64>();
+            for word in 0..PAGE_SIZE / size_of::<AtomicU64>() {
+                // SAFETY: a page of an array of atomics that is still mapped.
+                unsafe { &*words.wrapping_add(word) }.store(0, Relaxed);
+            }
+            if let Some(pfn) = backing.remove(&page) {
+                frame(pfn);
+            }
+        }
+    }
+
+    fn direct_map_extend(
+        &self,
+        frames: PfnRange,
+        _tables: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool {
+        // All of it is mapped from the start, as far as the machine has room.
+        self.first <= frames.start && frames.end <= self.end
     }
 
     fn cpus(&self) -> u16 {

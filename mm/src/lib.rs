@@ -28,6 +28,7 @@ mod free;
 pub mod gfp;
 #[cfg(feature = "host")]
 pub mod host;
+pub mod hotplug;
 pub mod list;
 #[cfg(feature = "host")]
 pub mod mailbox;

@@ -7,6 +7,7 @@ use crate::cma::CmaAreas;
 use crate::dump::Reports;
 use crate::fast::Homes;
 use crate::fault::Faults;
+use crate::hotplug::Hotplug;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
@@ -15,7 +16,9 @@ use crate::platform::Platform;
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed};
+use crate::sync::{
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed,
+};
 use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, ZoneKind};
 use crate::watermark;
 use crate::zone::Zone;
@@ -78,7 +81,7 @@ pub struct Mm<P: Platform> {
     /// By CPU.
     pub(crate) homes: BootSlice<Homes>,
     /// By node, then by class of request: indices of zones, best first.
-    pub(crate) zonelists: BootSlice<u16>,
+    pub(crate) zonelists: BootSlice<AtomicU16>,
     /// By node, then by class: the index of the first zone with pages.
     pub(crate) first_zones: [AtomicU8; MAX_NODES * NR_ZONES],
     pub(crate) tunables: Tunables,
@@ -90,6 +93,7 @@ pub struct Mm<P: Platform> {
     pub(crate) slab: SlabState,
     pub(crate) faults: Faults,
     pub(crate) report: Reporting,
+    pub(crate) hotplug: Hotplug,
 }
 
 impl<P: Platform> Mm<P> {
@@ -158,8 +162,9 @@ impl<P: Platform> Mm<P> {
         let from = (node.0 as usize * NR_ZONES + class.index()) * stride;
         (*self.zonelists)[from..from + stride]
             .iter()
-            .take_while(|&&i| i != NO_ZONE)
-            .map(|&i| &self.zones[i as usize])
+            .map(|i| i.load(Relaxed))
+            .take_while(|&i| i != NO_ZONE)
+            .map(|i| &self.zones[i as usize])
     }
 
     /// The cell of one CPU's lists of one zone.

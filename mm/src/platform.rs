@@ -65,7 +65,10 @@ pub struct IrqState(pub u64);
 ///   they say and nothing else, or nothing;
 /// - [`memmap_base`](Self::memmap_base) hands out addresses that nobody else
 ///   uses, and what [`memmap_back`](Self::memmap_back) has put behind them is
-///   readable and writable for as long as the manager lives.
+///   readable and writable for as long as the manager lives, or until
+///   [`memmap_unback`](Self::memmap_unback) takes it back: readable even then;
+/// - what [`direct_map_extend`](Self::direct_map_extend) has mapped stays until
+///   [`direct_map_withdraw`](Self::direct_map_withdraw).
 pub unsafe trait Platform: Sized + Sync + 'static {
     /// Address of the first byte of frame `pfn` (direct map). Valid for frames
     /// of RAM that the machine was built with.
@@ -98,6 +101,34 @@ pub unsafe trait Platform: Sized + Sync + 'static {
         frames: PfnRange,
         tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool;
+
+    /// Takes the frames back that [`memmap_back`](Self::memmap_back) has put
+    /// behind `bytes` bytes (whole pages) from `ptr` on, in pages of any size
+    /// that do not reach beyond these: each is told to `frame` and nobody's from
+    /// then on. What is read there afterwards is zero, for those who are late;
+    /// nobody writes, and `memmap_back` may be called for the place again. Waits
+    /// for other CPUs: called with interrupts on and no lock held.
+    fn memmap_unback(&self, _ptr: *mut u8, _bytes: usize, _frame: &mut dyn FnMut(Pfn)) {}
+
+    /// Makes `frames`, which the machine has got since it booted, part of the
+    /// direct map: [`frame`](Self::frame) is good for them from then on. What
+    /// page tables are needed come from `tables`. False, and nothing has changed
+    /// but that frames of `tables` may be in use, if that ran dry or something
+    /// is mapped there; a platform that cannot do it says so at once.
+    fn direct_map_extend(
+        &self,
+        _frames: PfnRange,
+        _tables: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool {
+        false
+    }
+
+    /// Takes `frames`, which came by
+    /// [`direct_map_extend`](Self::direct_map_extend) in ranges that these are
+    /// made of, out of the direct map, on all CPUs. Page tables that are not
+    /// needed any more are told to `table` and nobody's from then on. Interrupts
+    /// on, no lock held.
+    fn direct_map_withdraw(&self, _frames: PfnRange, _table: &mut dyn FnMut(Pfn)) {}
 
     /// Number of CPUs that may ever run, at least 1.
     fn cpus(&self) -> u16 {

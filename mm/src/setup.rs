@@ -13,6 +13,7 @@ use crate::early::EarlyMem;
 use crate::fast::Homes;
 use crate::fault::Faults;
 use crate::firmware::numa::Distances;
+use crate::hotplug::{Hotplug, OnlineType};
 use crate::memmap::{BlockInfo, MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
 use crate::mm::{Mm, Tunables};
@@ -23,7 +24,7 @@ use crate::platform::{LogLevel, Platform};
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
-use crate::sync::{AtomicU8, CpuCell, Ordering::Relaxed};
+use crate::sync::{AtomicU8, AtomicU16, CpuCell, Ordering::Relaxed};
 use crate::types::{
     CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind,
 };
@@ -60,6 +61,16 @@ pub struct Config {
     /// Give free memory descriptors when it is first wanted, and not all at
     /// boot.
     pub defer: bool,
+    /// Memory may come below this frame later (see [`hotplug`](crate::hotplug)):
+    /// the memory map has addresses for it, which cost nothing. Frame numbers
+    /// beyond 32 bits are not used.
+    pub hotplug_end: Pfn,
+    /// What becomes of memory that comes, if nobody says otherwise
+    /// (`memhp_default_state=`).
+    pub default_online: Option<OnlineType>,
+    /// Memory that comes is for movable pages only, where nothing else decides
+    /// (`movable_node`).
+    pub movable_node: bool,
 }
 
 impl Default for Config {
@@ -75,7 +86,18 @@ impl Default for Config {
             page_poison: false,
             page_owner: false,
             defer: true,
+            hotplug_end: Pfn(0),
+            default_online: Some(OnlineType::Auto),
+            movable_node: false,
         }
+    }
+}
+
+impl Config {
+    /// Whether memory is left without descriptors until it is wanted. What has
+    /// to be written to anyway need not be put off.
+    pub(crate) const fn defers(&self) -> bool {
+        self.defer && !self.init_on_free && !self.page_poison
     }
 }
 
@@ -141,10 +163,12 @@ impl<P: Platform> Mm<P> {
         let homes =
             BootSlice::new(&platform, &mut early, "nearest zones", nr_cpus, |_| Homes::default())
                 .ok_or(SetupError::TooLittleRam)?;
-        let orders = orders(&platform, &early, nodes, &config.distances);
+        let mut memory = NodeSet::default();
+        early.ram().iter().for_each(|r| memory.insert(r.node));
+        let orders = orders(&platform, memory, nodes, &config.distances);
         let zonelists =
             BootSlice::new(&platform, &mut early, "zonelists", nr_zones * (nr_zones + 1), |i| {
-                zonelist::entry(&orders, nodes, i)
+                AtomicU16::new(zonelist::entry(&orders, nodes, i))
             })
             .ok_or(SetupError::TooLittleRam)?;
         let slab = SlabState::new(&platform, &mut early).ok_or(SetupError::TooLittleRam)?;
@@ -177,9 +201,10 @@ impl<P: Platform> Mm<P> {
             slab,
             faults: Faults::default(),
             report: Reporting::default(),
+            hotplug: Hotplug::new(config),
         };
         // What has to be written to anyway need not be put off.
-        mm.hand_over(&early, config.defer && !config.init_on_free && !config.page_poison);
+        mm.hand_over(&early, config.defers());
         mm.map.note_dense();
         mm.recompute_watermarks();
         mm.log_zonelists(&orders);
@@ -187,7 +212,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Says which nodes help which others.
-    fn log_zonelists(&self, orders: &[FallbackOrder]) {
+    pub(crate) fn log_zonelists(&self, orders: &[FallbackOrder]) {
         let log = |line: fmt::Arguments<'_>| self.platform.log(LogLevel::Info, line);
         for (node, order) in orders[..self.nodes()].iter().enumerate() {
             log(format_args!("Fallback order for Node {node}: {order}"));
@@ -475,14 +500,13 @@ impl<P: Platform> Mm<P> {
 }
 
 /// The order in which each node asks the others for memory.
-fn orders<P: Platform>(
+pub(crate) fn orders<P: Platform>(
     platform: &P,
-    early: &EarlyMem<'_>,
+    memory: NodeSet,
     nodes: usize,
     distances: &Distances,
 ) -> [FallbackOrder; MAX_NODES] {
-    let (mut memory, mut cpus) = (NodeSet::default(), NodeSet::default());
-    early.ram().iter().for_each(|r| memory.insert(r.node));
+    let mut cpus = NodeSet::default();
     (0..platform.cpus()).for_each(|cpu| cpus.insert(platform.node_of_cpu(CpuId(cpu))));
     fallback_orders(nodes, memory, cpus, distances)
 }

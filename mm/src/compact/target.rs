@@ -98,6 +98,10 @@ impl<P: Platform> Mm<P> {
         let mut verdict = Some(false);
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, run.zone, &cpu);
+        if !run.zone.owns(&self.map, block) {
+            // It went offline just now.
+            return Some(false);
+        }
         let end = block.add(PAGEBLOCK_PAGES);
         let mut pfn = block;
         while pfn < end {

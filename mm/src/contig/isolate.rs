@@ -88,6 +88,10 @@ impl Buddy<'_> {
         purpose: Purpose,
     ) -> Result<(), Obstacle> {
         let info = self.map.block(block);
+        // It may have gone offline since somebody looked without the lock.
+        if !self.zone.owns(self.map, block) {
+            return Err(Obstacle { pfn: wanted.start, why: Reason::Unmovable });
+        }
         let ty = info.migratetype();
         if let Some(why) = refused(ty, purpose) {
             return Err(Obstacle { pfn: wanted.start, why });

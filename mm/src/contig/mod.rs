@@ -24,7 +24,7 @@ use core::fmt;
 use core::panic::Location;
 use evacuate::Evacuation;
 
-pub(crate) use walk::heads;
+pub(crate) use walk::{first_fixed, heads};
 
 /// Times that what moves is asked to move before the range counts as busy.
 const ATTEMPTS: u32 = 5;
@@ -36,6 +36,8 @@ pub(crate) enum Purpose {
     General,
     /// The area with that index, which owns all blocks of the range.
     Area(u8),
+    /// Nobody: it is about to be put out of use.
+    Offline,
 }
 
 impl Purpose {
@@ -45,6 +47,7 @@ impl Purpose {
         match self {
             Self::General => 0,
             Self::Area(index) => index as u32 + 1,
+            Self::Offline => u32::MAX,
         }
     }
 }
@@ -134,18 +137,35 @@ impl<P: Platform> Mm<P> {
         gfp: Gfp,
         at: &'static Location<'static>,
     ) -> Result<PfnRange, ContigError> {
+        let zone = self.claim_contig(range, purpose, gfp)?;
+        self.hand_out_contig(zone, range, gfp, at);
+        Ok(range)
+    }
+
+    /// Empties `range` and takes it off the lists: it is described as contiguous
+    /// memory for that purpose, which nobody has been given yet. Context and
+    /// errors as for [`alloc_contig_range`](Self::alloc_contig_range); returns
+    /// the zone.
+    pub(crate) fn claim_contig(
+        &self,
+        range: PfnRange,
+        purpose: Purpose,
+        gfp: Gfp,
+    ) -> Result<&Zone, ContigError> {
         may_wait(&self.platform, "a range");
         if let Err(bad) = gfp.zone().and(gfp.migratetype()) {
             return Err(ContigError::Invalid(bad.0));
         }
         let zone = self.one_zone(range)?;
         self.populate(zone, range);
-        self.make_room(zone, range, gfp)?;
+        // Who puts memory out of use has made room for all of it.
+        if purpose != Purpose::Offline {
+            self.make_room(zone, range, gfp)?;
+        }
         if self.take_if_free(zone, range, purpose).is_err() {
             self.empty_and_take(zone, range, purpose, gfp)?;
         }
-        self.hand_out_contig(zone, range, gfp, at);
-        Ok(range)
+        Ok(zone)
     }
 
     /// Isolates the range, empties it and takes it.

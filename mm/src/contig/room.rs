@@ -9,8 +9,11 @@ use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::platform::{Platform, Worker};
 use crate::pressure::{Attempt, Pressure};
-use crate::types::{MigrateType, Order, PfnRange};
+use crate::types::{MigrateType, Order, PfnRange, ZoneKind};
 use crate::zone::{Mark, Zone};
+
+/// Hands over ranges one by one.
+type Ranges<'a> = &'a dyn Fn(&mut dyn FnMut(PfnRange));
 
 /// Most rounds of reclaim for one range.
 const MAX_ROUNDS: u32 = 16;
@@ -27,7 +30,30 @@ impl<P: Platform> Mm<P> {
         range: PfnRange,
         gfp: Gfp,
     ) -> Result<(), ContigError> {
-        if self.has_room(zone, range) {
+        self.make_room_for(zone, gfp, &|| self.has_room(zone, range))
+    }
+
+    /// Sees to it that memory suffices without the parts `gone` of `zone`, and
+    /// that there are places for all that has to move out of them.
+    ///
+    /// # Errors
+    /// As for [`make_room`](Self::make_room).
+    pub(crate) fn make_room_without(
+        &self,
+        zone: &Zone,
+        gone: Ranges<'_>,
+        gfp: Gfp,
+    ) -> Result<(), ContigError> {
+        self.make_room_for(zone, gfp, &|| self.can_do_without(zone, gone))
+    }
+
+    fn make_room_for(
+        &self,
+        zone: &Zone,
+        gfp: Gfp,
+        has_room: &dyn Fn() -> bool,
+    ) -> Result<(), ContigError> {
+        if has_room() {
             return Ok(());
         }
         if gfp.contains(Gfp::KSWAPD_RECLAIM) {
@@ -47,7 +73,7 @@ impl<P: Platform> Mm<P> {
         };
         let rounds = if gfp.contains(Gfp::NORETRY) { 1 } else { MAX_ROUNDS };
         for _ in 0..rounds {
-            if self.has_room(zone, range) {
+            if has_room() {
                 return Ok(());
             }
             let progress = self.reclaim(&attempt) > 0
@@ -57,23 +83,51 @@ impl<P: Platform> Mm<P> {
                 break;
             }
         }
-        if self.has_room(zone, range) { Ok(()) } else { Err(ContigError::NoMemory) }
+        if has_room() { Ok(()) } else { Err(ContigError::NoMemory) }
     }
 
     /// Whether the zone has more than its low mark beside the range's own free
     /// pages and a new place for each page that has to move.
     fn has_room(&self, zone: &Zone, range: PfnRange) -> bool {
-        let mut needed = 0;
+        let (free, moving) = self.free_and_moving(range);
+        let mark = zone.mark(Mark::Low) + free + moving;
+        zone.watermark_ok(Order(0), mark, zone.kind, AllocFlags::CMA)
+    }
+
+    /// Whether memory suffices without the parts `gone`: what is left of the
+    /// zone is not below the low mark that it has then, and all that has to move
+    /// has room somewhere, above the low marks of wherever that is.
+    fn can_do_without(&self, zone: &Zone, gone: Ranges<'_>) -> bool {
+        let (mut free, mut moving, mut left) = (0, 0, zone.managed());
+        gone(&mut |range| {
+            let parts = self.free_and_moving(range);
+            free += parts.0;
+            moving += parts.1;
+            left = left.saturating_sub(range.pages());
+        });
+        let mark = (zone.mark(Mark::Low) * left).checked_div(zone.managed()).unwrap_or(0);
+        let Some(own) = zone.free_pages().checked_sub(free + mark) else { return false };
+        let others =
+            self.zonelist(zone.node, ZoneKind::Movable).filter(|z| z.index() != zone.index());
+        let spare = |zone: &Zone| {
+            let kept = zone.mark(Mark::Low) + zone.lowmem_reserve(ZoneKind::Movable);
+            zone.free_pages().saturating_sub(kept)
+        };
+        own + others.map(spare).sum::<u64>() >= moving
+    }
+
+    /// Pages of `range` that are free, and pages that have to move for it. A
+    /// block moves whole, even if only a part is wanted.
+    fn free_and_moving(&self, range: PfnRange) -> (u64, u64) {
+        let (mut free, mut moving) = (0, 0);
         for (pfn, word) in heads(&self.map, range) {
             let pages = word.order().pages();
-            needed += match Kind::of(word.ty()) {
-                Kind::Free => PfnRange::sized(pfn, pages).intersect(range).pages(),
-                // It moves whole, even if only a part is wanted.
-                Kind::Movable => pages,
-                Kind::Pcp | Kind::Held | Kind::Fixed => 0,
-            };
+            match Kind::of(word.ty()) {
+                Kind::Free => free += PfnRange::sized(pfn, pages).intersect(range).pages(),
+                Kind::Movable => moving += pages,
+                Kind::Pcp | Kind::Held | Kind::Fixed => {}
+            }
         }
-        let mark = zone.mark(Mark::Low) + needed;
-        zone.watermark_ok(Order(0), mark, zone.kind, AllocFlags::CMA)
+        (free, moving)
     }
 }

@@ -34,6 +34,8 @@ impl Buddy<'_> {
         for block in pageblocks(range) {
             let ty = self.map.block(block).migratetype();
             let why = match from {
+                // It may have gone offline since somebody looked without the lock.
+                _ if !self.zone.owns(self.map, block) => Some(Reason::Unmovable),
                 Lists::Isolated if ty == MigrateType::Isolate => None,
                 Lists::Isolated => Some(Reason::InUse),
                 Lists::Open(purpose) => refused(ty, purpose),
@@ -124,7 +126,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Returns what was taken of a range that could not be had whole.
-    fn give_back(&self, zone: &Zone, taken: PfnRange) {
+    pub(crate) fn give_back(&self, zone: &Zone, taken: PfnRange) {
         for piece in pieces(taken, MAX_ORDER) {
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);

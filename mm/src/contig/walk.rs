@@ -62,11 +62,11 @@ fn order_of(word: HeadWord) -> Order {
 }
 
 /// The first block in `range` that will stay in the way whatever is tried.
-pub(super) fn first_fixed(map: &MemMap, range: PfnRange, purpose: Purpose) -> Option<Obstacle> {
+pub(crate) fn first_fixed(map: &MemMap, range: PfnRange, purpose: Purpose) -> Option<Obstacle> {
     let fixed = |ty| match Kind::of(ty) {
         // Only movable pages get into an area: this one is about to be given to
         // a driver, or to be freed.
-        Kind::Fixed => ty != PageType::Kernel || purpose == Purpose::General,
+        Kind::Fixed => ty != PageType::Kernel || !matches!(purpose, Purpose::Area(_)),
         _ => false,
     };
     heads(map, range)

@@ -4,15 +4,16 @@
 //! and linked to, when somebody first wants the memory (see `deferred`). May
 //! call: `page`, `sync`, `types`.
 
+mod block;
+
 use crate::page::{HeadWord, PageDesc, PageType};
-use crate::sync::{
-    AtomicU32, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::types::{
     MAX_ORDER, MigrateType, NodeId, Order, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn,
     PfnRange, ZoneKind,
 };
+
+pub use block::BlockInfo;
 
 /// Links are 32 bits wide: frames from here on (16 TiB) are not used.
 pub const PFN_LIMIT: Pfn = Pfn(u32::MAX as u64);
@@ -23,118 +24,6 @@ const BLOCKS_PER_REGION: u64 = (PAGE_SIZE / size_of::<BlockInfo>()) as u64;
 const REGION_PAGES: u64 = BLOCKS_PER_REGION * PAGEBLOCK_PAGES;
 const REGION_WORDS: usize = (PFN_LIMIT.0 / REGION_PAGES / 64 + 1) as usize;
 
-const MT: u32 = 0b111;
-const RESTORE_SHIFT: u32 = 3;
-const SKIP: u32 = 1 << 6;
-/// The block's descriptors say something.
-const POPULATED: u32 = 1 << 7;
-/// The block has RAM; the rest of its word means something.
-const KNOWN: u32 = 1 << 8;
-const ZONE_SHIFT: u32 = 9;
-const NODE_SHIFT: u32 = 11;
-
-/// What is known of a pageblock: migratetype, the type to restore after
-/// isolation, compaction's skip bit, zone and node, and whether its pages have
-/// descriptors yet.
-#[repr(transparent)]
-#[derive(Debug, Default)]
-pub struct BlockInfo(AtomicU32);
-
-impl BlockInfo {
-    /// Makes the block known, in that zone and node, of that type, its
-    /// descriptors not populated.
-    pub fn init(&self, node: NodeId, zone: ZoneKind, ty: MigrateType) {
-        let word = ty as u32
-            | (ty as u32) << RESTORE_SHIFT
-            | KNOWN
-            | (zone as u32) << ZONE_SHIFT
-            | u32::from(node.0) << NODE_SHIFT;
-        self.0.store(word, Relaxed);
-    }
-
-    /// Whether the block has RAM.
-    #[inline]
-    pub fn is_known(&self) -> bool {
-        self.0.load(Relaxed) & KNOWN != 0
-    }
-
-    /// Whether the block's pages have descriptors. Who sees that they have also
-    /// sees them zeroed.
-    #[inline]
-    pub fn is_populated(&self) -> bool {
-        self.0.load(Acquire) & POPULATED != 0
-    }
-
-    /// The migratetype now. Stable under the zone lock, a hint without.
-    #[inline]
-    pub fn migratetype(&self) -> MigrateType {
-        MigrateType::from_bits(self.0.load(Relaxed))
-    }
-
-    /// Changes the migratetype; under the zone lock.
-    pub fn set_migratetype(&self, ty: MigrateType) {
-        self.update(MT, ty as u32);
-    }
-
-    /// The type that the end of isolation brings back.
-    pub fn restore_type(&self) -> MigrateType {
-        MigrateType::from_bits(self.0.load(Relaxed) >> RESTORE_SHIFT)
-    }
-
-    /// Sets [`restore_type`](Self::restore_type); under the zone lock.
-    pub fn set_restore_type(&self, ty: MigrateType) {
-        self.update(MT << RESTORE_SHIFT, (ty as u32) << RESTORE_SHIFT);
-    }
-
-    /// Compaction found nothing here lately.
-    pub fn skip(&self) -> bool {
-        self.0.load(Relaxed) & SKIP != 0
-    }
-
-    /// Sets or clears the skip hint; needs no lock.
-    pub fn set_skip(&self, on: bool) {
-        self.update(SKIP, if on { SKIP } else { 0 });
-    }
-
-    /// Index of the zone (node and kind) in the manager's table of zones.
-    #[inline]
-    pub fn zone_index(&self) -> usize {
-        (self.0.load(Relaxed) >> ZONE_SHIFT) as usize
-    }
-
-    /// Zone and migratetype by one read, if the block is populated and of a type
-    /// that everybody may have.
-    #[inline]
-    pub(crate) fn plain(&self) -> Option<(usize, MigrateType)> {
-        const UNMOVABLE: u32 = POPULATED | MigrateType::Unmovable as u32;
-        const MOVABLE: u32 = POPULATED | MigrateType::Movable as u32;
-        const RECLAIMABLE: u32 = POPULATED | MigrateType::Reclaimable as u32;
-        let word = self.0.load(Acquire);
-        let ty = match word & (POPULATED | MT) {
-            UNMOVABLE => MigrateType::Unmovable,
-            MOVABLE => MigrateType::Movable,
-            RECLAIMABLE => MigrateType::Reclaimable,
-            _ => return None,
-        };
-        Some(((word >> ZONE_SHIFT) as usize, ty))
-    }
-
-    /// The node.
-    pub fn node(&self) -> NodeId {
-        NodeId((self.0.load(Relaxed) >> NODE_SHIFT) as u8)
-    }
-
-    // Others change other bits at the same time (the skip hint has no lock).
-    fn update(&self, mask: u32, bits: u32) {
-        let mut seen = self.0.load(Relaxed);
-        while let Err(now) =
-            self.0.compare_exchange_weak(seen, seen & !mask | bits, Relaxed, Relaxed)
-        {
-            seen = now;
-        }
-    }
-}
-
 /// Index of a zone in the manager's table: four zones a node.
 pub const fn zone_index(node: NodeId, kind: ZoneKind) -> usize {
     node.0 as usize * crate::types::NR_ZONES + kind as usize
@@ -144,7 +33,10 @@ pub const fn zone_index(node: NodeId, kind: ZoneKind) -> usize {
 pub struct MemMap {
     pages: *const PageDesc,
     blocks: *const BlockInfo,
-    end: Pfn,
+    /// Where the arrays end.
+    limit: Pfn,
+    /// Where the last RAM ended that there has been.
+    end: AtomicU64,
     /// One bit for each 2 GiB whose part of the block array is backed.
     regions: Regions,
     /// One bit for each 2 GiB in which some block is populated: scanners pass
@@ -166,9 +58,9 @@ impl<'a> Pages<'a> {
     /// As [`MemMap::page`].
     #[inline]
     pub(crate) fn at(self, pfn: Pfn) -> &'a PageDesc {
-        debug_assert!(self.map.try_block(pfn).is_some(), "{pfn:?} has no descriptor");
-        // SAFETY: a populated block's descriptors are backed, and live as long
-        // as the map.
+        debug_assert!(self.map.is_readable(pfn), "{pfn:?} has no descriptor");
+        // SAFETY: what was a populated block once has descriptors that can be
+        // read as long as the map lives.
         unsafe { &*self.pages.add(pfn.0 as usize) }
     }
 }
@@ -215,7 +107,7 @@ impl MemMap {
             .next_multiple_of(PAGE_SIZE)
     }
 
-    /// A map of frames below `end` with no block known.
+    /// A map with room for frames below `limit` and no block known.
     ///
     /// # Safety
     /// `pages` and `blocks` are the bases of arrays of at least
@@ -223,11 +115,12 @@ impl MemMap {
     /// [`blocks_bytes`](Self::blocks_bytes), used by nobody else, which live as
     /// long as the map; each part is backed before
     /// [`add_blocks`](Self::add_blocks) tells of it.
-    pub unsafe fn new(pages: *mut u8, blocks: *mut u8, end: Pfn) -> Self {
+    pub unsafe fn new(pages: *mut u8, blocks: *mut u8, limit: Pfn) -> Self {
         Self {
             pages: pages.cast(),
             blocks: blocks.cast(),
-            end: end.align_up(PAGEBLOCK_ORDER),
+            limit: limit.align_up(PAGEBLOCK_ORDER),
+            end: AtomicU64::new(0),
             regions: Regions::new(),
             populated: Regions::new(),
             dense: AtomicU64::new(0),
@@ -235,8 +128,14 @@ impl MemMap {
     }
 
     /// One past the last frame that the map can describe.
+    pub fn limit(&self) -> Pfn {
+        self.limit
+    }
+
+    /// One past the last frame that there is, or has been: what is searched for
+    /// memory. It does not shrink.
     pub fn end(&self) -> Pfn {
-        self.end
+        Pfn(self.end.load(Relaxed))
     }
 
     /// The pieces of the two arrays that have to be backed before the blocks of
@@ -270,6 +169,17 @@ impl MemMap {
         zone: ZoneKind,
         ty: MigrateType,
     ) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.add_words(range, |word| word.init(node, zone, ty)) };
+    }
+
+    /// Writes the words of the pageblocks of `range`, whole ones that nobody
+    /// knows of yet.
+    ///
+    /// # Safety
+    /// The part of the block words that [`backing`](Self::backing) names for them
+    /// is backed, and was zeroed when it was.
+    pub(crate) unsafe fn add_words(&self, range: PfnRange, init: impl Fn(&BlockInfo)) {
         let mut region = range.start;
         while region < range.end {
             self.regions.set(region);
@@ -278,8 +188,53 @@ impl MemMap {
         let first = self.blocks.wrapping_add((range.start.0 / PAGEBLOCK_PAGES) as usize);
         for block in 0..(range.pages() / PAGEBLOCK_PAGES) as usize {
             // SAFETY: the caller says that this part of the array is backed.
-            unsafe { &*first.wrapping_add(block) }.init(node, zone, ty);
+            init(unsafe { &*first.wrapping_add(block) });
         }
+        self.end.fetch_max(range.end.0, Relaxed);
+    }
+
+    /// Gives the pageblock at `block`, out of use and of no zone, to a zone.
+    /// With `populated` its descriptors describe it already; without, it is in
+    /// use and deferred. Under the zone lock.
+    pub(crate) fn join_zone(&self, block: Pfn, zone: usize, populated: bool, offline: bool) {
+        self.word(block).join_zone(zone, populated, offline);
+        if populated {
+            self.populated.set(block);
+        }
+    }
+
+    /// Writes the descriptors of the pageblock at `block` anew: one block, out of
+    /// use.
+    ///
+    /// # Safety
+    /// The block is out of use and of no zone, and the caller's alone; its
+    /// descriptors are backed.
+    pub(crate) unsafe fn describe_offline(&self, block: Pfn) {
+        for pfn in 0..PAGEBLOCK_PAGES {
+            // SAFETY: the caller says so. By atomic stores, since others may
+            // still be looking at what the block was before.
+            unsafe { &*self.pages.wrapping_add((block.0 + pfn) as usize) }.clear();
+        }
+        // SAFETY: as above.
+        let first = unsafe { &*self.pages.wrapping_add(block.0 as usize) };
+        first.set_head(HeadWord::new(PageType::Offline, PAGEBLOCK_ORDER));
+    }
+
+    /// Whether the word of `pfn` is backed, so that a part of the array need not
+    /// be backed again.
+    pub(crate) fn has_region(&self, pfn: Pfn) -> bool {
+        self.regions.has(pfn)
+    }
+
+    /// Notes that the words of the region of `pfn` are backed, all zero.
+    pub(crate) fn note_region(&self, pfn: Pfn) {
+        self.regions.set(pfn);
+    }
+
+    /// The word of the pageblock that holds `pfn`, if there is RAM, be it in use
+    /// or not.
+    pub fn described(&self, pfn: Pfn) -> Option<&BlockInfo> {
+        self.try_block_word(pfn).filter(|word| word.is_described())
     }
 
     /// Gives the pageblocks of `range`, whole ones, known and not populated,
@@ -301,8 +256,7 @@ impl MemMap {
             block = Pfn(block.0 - PAGEBLOCK_PAGES);
             let word = self.word(block);
             debug_assert!(word.is_known() && !word.is_populated(), "{block:?} is populated");
-            // After the zeroes, for those who look without a lock.
-            word.0.fetch_or(POPULATED, Release);
+            word.set_populated();
             self.populated.set(block);
         }
     }
@@ -311,7 +265,7 @@ impl MemMap {
     /// is backed.
     #[inline]
     pub(crate) fn word(&self, pfn: Pfn) -> &BlockInfo {
-        debug_assert!(pfn < self.end && self.regions.has(pfn), "{pfn:?} has no block");
+        debug_assert!(pfn < self.limit && self.regions.has(pfn), "{pfn:?} has no block");
         // SAFETY: that part of the array is backed.
         unsafe { &*self.blocks.add((pfn.0 / PAGEBLOCK_PAGES) as usize) }
     }
@@ -344,7 +298,7 @@ impl MemMap {
     /// Whether the pageblock that holds `pfn` has a word.
     #[inline]
     pub(crate) fn has_word(&self, pfn: Pfn) -> bool {
-        pfn.0 < self.dense.load(Relaxed) || pfn < self.end && self.regions.has(pfn)
+        pfn.0 < self.dense.load(Relaxed) || pfn < self.limit && self.regions.has(pfn)
     }
 
     /// Whether `pfn` has a descriptor.
@@ -355,17 +309,25 @@ impl MemMap {
 
     /// Notes how far from frame 0 on all regions have words, after some came.
     pub(crate) fn note_dense(&self) {
-        let mut regions = (0..self.end.0).step_by(REGION_PAGES as usize);
+        // Words beyond the last RAM are backed up to the end of its region.
+        let end = self.end().0;
+        let mut regions = (0..end).step_by(REGION_PAGES as usize);
         let hole = regions.find(|&at| !self.regions.has(Pfn(at)));
-        self.dense.store(hole.unwrap_or(self.end.0), Relaxed);
+        self.dense.store(hole.unwrap_or(end), Relaxed);
     }
 
     /// The word of the pageblock that holds `pfn`, which is populated: a page
     /// that some list or owner named.
     #[inline]
     pub(crate) fn block(&self, pfn: Pfn) -> &BlockInfo {
-        debug_assert!(self.try_block(pfn).is_some(), "{pfn:?} has no block");
+        debug_assert!(self.is_readable(pfn), "{pfn:?} has no block");
         self.word(pfn)
+    }
+
+    /// Whether the descriptor of `pfn` can be read: its pageblock is populated,
+    /// or was when somebody without a lock looked.
+    pub(crate) fn is_readable(&self, pfn: Pfn) -> bool {
+        self.try_block_word(pfn).is_some_and(BlockInfo::is_readable)
     }
 
     /// The descriptor of `pfn`, if its pageblock is populated.
@@ -385,16 +347,17 @@ impl MemMap {
     /// The descriptor of `pfn`, whose pageblock is populated.
     #[inline]
     pub(crate) fn page(&self, pfn: Pfn) -> &PageDesc {
-        debug_assert!(self.try_block(pfn).is_some(), "{pfn:?} has no descriptor");
-        // SAFETY: a populated block's descriptors are backed.
+        debug_assert!(self.is_readable(pfn), "{pfn:?} has no descriptor");
+        // SAFETY: the descriptors of what is or was a populated block are backed.
         unsafe { &*self.pages.add(pfn.0 as usize) }
     }
 
     /// The first frame of the first populated pageblock that ends after `pfn`;
     /// [`end`](Self::end) if there is none.
     pub fn next_populated(&self, pfn: Pfn) -> Pfn {
+        let end = self.end();
         let mut block = pfn.pageblock();
-        while block < self.end {
+        while block < end {
             if !self.populated.has(block) {
                 block = Pfn((block.0 / REGION_PAGES + 1) * REGION_PAGES);
             } else if self.word(block).is_populated() {
@@ -403,13 +366,13 @@ impl MemMap {
                 block = block.add(PAGEBLOCK_PAGES);
             }
         }
-        self.end
+        end
     }
 
     /// The first frame of the last populated pageblock that begins at or before
     /// `pfn`, if there is one.
     pub fn prev_populated(&self, pfn: Pfn) -> Option<Pfn> {
-        let mut block = pfn.min(Pfn(self.end.0.checked_sub(1)?)).pageblock();
+        let mut block = pfn.min(Pfn(self.end().0.checked_sub(1)?)).pageblock();
         loop {
             if !self.populated.has(block) {
                 let region = Pfn(block.0 / REGION_PAGES * REGION_PAGES);
@@ -425,7 +388,15 @@ impl MemMap {
     /// The pageblocks that `range` touches and that have RAM, populated or not,
     /// lowest first: first frame and word.
     pub(crate) fn known_blocks(&self, range: PfnRange) -> impl Iterator<Item = (Pfn, &BlockInfo)> {
-        let end = range.end.min(self.end);
+        self.described_blocks(range).filter(|(_, word)| word.is_known())
+    }
+
+    /// As [`known_blocks`](Self::known_blocks), those of no zone too.
+    pub(crate) fn described_blocks(
+        &self,
+        range: PfnRange,
+    ) -> impl Iterator<Item = (Pfn, &BlockInfo)> {
+        let end = range.end.min(self.end());
         let mut at = range.start.pageblock();
         core::iter::from_fn(move || {
             while at < end {
@@ -436,7 +407,7 @@ impl MemMap {
                 }
                 at = block.add(PAGEBLOCK_PAGES);
                 let word = self.word(block);
-                if word.is_known() {
+                if word.is_described() {
                     return Some((block, word));
                 }
             }
@@ -444,11 +415,29 @@ impl MemMap {
         })
     }
 
+    /// The last pageblock of zone number `zone` in `range`, if it has any there.
+    pub(crate) fn last_of_zone(&self, range: PfnRange, zone: usize) -> Option<Pfn> {
+        let mut at = range.end.min(self.end());
+        while at > range.start {
+            let block = Pfn(at.0 - 1).pageblock();
+            at = block;
+            if !self.regions.has(block) {
+                at = Pfn(block.0 / REGION_PAGES * REGION_PAGES);
+                continue;
+            }
+            let word = self.word(block);
+            if word.is_known() && word.zone_index() == zone {
+                return Some(block);
+            }
+        }
+        None
+    }
+
     /// The first frame, a multiple of the largest order, of the first deferred
     /// block at or after `pfn` and before `end`, with its word.
     pub(crate) fn next_deferred(&self, pfn: Pfn, end: Pfn) -> Option<(Pfn, &BlockInfo)> {
         let mut at = pfn.align_down(MAX_ORDER);
-        while at < end.min(self.end) {
+        while at < end.min(self.end()) {
             if !self.regions.has(at) {
                 at = Pfn((at.0 / REGION_PAGES + 1) * REGION_PAGES);
                 continue;
@@ -527,22 +516,5 @@ mod tests {
         assert_eq!(blocks.first(), Some(&(Pfn(3), Order(0))));
         assert_eq!(blocks.last(), Some(&(Pfn(4096), Order(0))));
         assert_eq!(natural_blocks(PfnRange::new(Pfn(5), Pfn(5))).count(), 0);
-    }
-
-    #[test]
-    fn block_word_keeps_its_parts_apart() {
-        let block = BlockInfo::default();
-        assert!(!block.is_known());
-        block.init(NodeId(15), ZoneKind::Movable, MigrateType::Cma);
-        assert!(block.is_known() && !block.is_populated());
-        block.0.fetch_or(POPULATED, Release);
-        assert!(block.is_populated());
-        block.set_skip(true);
-        block.set_migratetype(MigrateType::Isolate);
-        assert_eq!(block.migratetype(), MigrateType::Isolate);
-        assert_eq!(block.restore_type(), MigrateType::Cma);
-        assert!(block.skip());
-        assert_eq!(block.node(), NodeId(15));
-        assert_eq!(block.zone_index(), zone_index(NodeId(15), ZoneKind::Movable));
     }
 }
