@@ -30,6 +30,7 @@ pub mod link;
 #[cfg(feature = "host")]
 pub mod model;
 pub mod queue;
+pub mod virtio_mem;
 
 pub use config::Config;
 pub use device::Device;
