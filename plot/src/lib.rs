@@ -1,6 +1,10 @@
 //! Plots as SVG: panels of bars on a logarithmic scale, panels of lines from
-//! zero; and what other drawings are made of. Plain text, sizes known beforehand,
-//! so that nothing overlaps.
+//! zero, curves over time ([`curves`]); and what other drawings are made of. Plain
+//! text, sizes known beforehand, so that nothing overlaps.
+
+mod curves;
+
+pub use curves::{Curve, Moment, curves};
 
 use std::fmt::Write;
 
@@ -103,6 +107,14 @@ pub fn fill(colour: &str) -> String {
     format!("fill=\"{colour}\"")
 }
 
+/// A round step of an axis that goes up to `most`, so that there are no more than
+/// `count` of them.
+fn steps(most: f64, count: f64) -> f64 {
+    let decades = (0..9).map(|exponent| 10_f64.powi(exponent));
+    let mut steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * decade));
+    steps.find(|step| most / step <= count).unwrap_or(most / count)
+}
+
 /// A number with three digits or more, thousands set apart.
 pub fn number(value: f64) -> String {
     if value < 99.95 {
@@ -197,8 +209,7 @@ pub fn lines(title: &str, unit: &str, panels: &[Lines]) -> String {
     drawing.text(20.0, 47.0, 12, "start", &fill(INK), unit);
     let all = panels.iter().flat_map(|panel| &panel.series).flat_map(|series| &series.1);
     let most = all.fold(1.0_f64, |most, &value| most.max(value));
-    let step = [10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0];
-    let step = step.into_iter().find(|step| most / step <= 8.0).unwrap_or(most / 8.0);
+    let step = steps(most, 8.0).max(10.0);
     let scale = PLOT / ((most / step).ceil() * step);
     let (top, bottom) = (94.0, 94.0 + PLOT);
     for (i, panel) in panels.iter().enumerate() {
