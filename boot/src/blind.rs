@@ -2,22 +2,19 @@
 //! screen, taken through QEMU's machine protocol (QMP) until there is one.
 
 use crate::outcome::{End, Outcome, Reason};
+use crate::qmp::Qmp;
 use crate::run::{self, POLL};
 use crate::screendump::{Picture, Summary};
-use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use anyhow::{Context, Result};
+use serde_json::json;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Between two pictures.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long QEMU may take to answer.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// What was seen of a run.
 #[derive(Debug)]
@@ -81,13 +78,16 @@ pub fn run(
 }
 
 fn watch(child: &mut Child, deadline: Option<Instant>, picture: &Path) -> Result<Seen> {
-    let mut qmp = Qmp::new(child)?;
+    let to = child.stdin.take().context("no input to write to")?;
+    let from = child.stdout.take().context("no output to read")?;
     let mut seen = Seen { end: End::Exited(0), summary: None, text: Vec::new() };
     let name = picture.to_str().context("the picture's name is not UTF-8")?;
-    qmp.execute(&json!({ "execute": "qmp_capabilities" }))?;
+    let Some(mut qmp) = Qmp::new(to, from)? else {
+        child.wait()?;
+        return Ok(seen);
+    };
     loop {
-        let dump = json!({ "execute": "screendump", "arguments": { "filename": name } });
-        if qmp.execute(&dump)?.is_none() {
+        if qmp.execute("screendump", &json!({ "filename": name }))?.is_none() {
             child.wait()?;
             return Ok(seen);
         }
@@ -98,7 +98,7 @@ fn watch(child: &mut Child, deadline: Option<Instant>, picture: &Path) -> Result
         }
         let crashed = seen.text.iter().any(|line| line.starts_with("end of crash report"));
         if seen.summary.is_some() || crashed {
-            qmp.execute(&json!({ "execute": "quit" }))?;
+            qmp.execute("quit", &json!({}))?;
             child.wait()?;
             return Ok(seen);
         }
@@ -112,48 +112,6 @@ fn watch(child: &mut Child, deadline: Option<Instant>, picture: &Path) -> Result
                 return Ok(seen);
             }
             thread::sleep(POLL);
-        }
-    }
-}
-
-/// QEMU's machine protocol: a JSON object a line, in both directions.
-struct Qmp {
-    to: ChildStdin,
-    from: Receiver<Value>,
-}
-
-impl Qmp {
-    fn new(child: &mut Child) -> Result<Self> {
-        let to = child.stdin.take().context("no input to write to")?;
-        let output = child.stdout.take().context("no output to read")?;
-        let (sender, from) = channel();
-        thread::spawn(move || {
-            let lines = BufReader::new(output).lines().map_while(Result::ok);
-            let values = lines.filter_map(|line| serde_json::from_str(&line).ok());
-            // It ends with the program, or when nobody wants to know any more.
-            { values }.try_for_each(|value: Value| sender.send(value))
-        });
-        Ok(Self { to, from })
-    }
-
-    /// Has `command` executed; the answer, or None if QEMU has ended.
-    fn execute(&mut self, command: &Value) -> Result<Option<Value>> {
-        if writeln!(self.to, "{command}").is_err() {
-            return Ok(None);
-        }
-        let limit = Instant::now() + ANSWER;
-        loop {
-            match self.from.recv_timeout(limit.saturating_duration_since(Instant::now())) {
-                // A greeting and events come in between.
-                Ok(answer) if answer.get("return").is_some() => return Ok(Some(answer)),
-                Ok(answer) => {
-                    if let Some(error) = answer.get("error") {
-                        bail!("QEMU says: {}", error["desc"].as_str().unwrap_or("no"));
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => bail!("QEMU does not answer"),
-            }
         }
     }
 }

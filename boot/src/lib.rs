@@ -3,7 +3,7 @@
 //! The pure parts live here, where they can be tested: what the options mean
 //! ([`options`]), the QEMU command line ([`qemu`]), what a run's end means
 //! ([`outcome`]), lab scripts and their verdicts ([`script`]), what was measured ([`figures`], [`growth`]), the ramdisk
-//! ([`archive`], [`symbols`]). The programs are `quarry` and `quarry-image`; only the latter
+//! ([`archive`], [`symbols`]), and what the host has of a guest's memory ([`giveback`]). The programs are `quarry` and `quarry-image`; only the latter
 //! needs the boot loader.
 
 pub mod archive;
@@ -13,11 +13,13 @@ pub mod cargo;
 pub mod collect;
 pub mod figures;
 pub mod flash;
+pub mod giveback;
 pub mod growth;
 pub mod image;
 pub mod options;
 pub mod outcome;
 pub mod qemu;
+pub mod qmp;
 pub mod run;
 pub mod screendump;
 pub mod script;

@@ -6,8 +6,11 @@ use boot::blind;
 use boot::cargo::{Build, Workspace};
 use boot::collect::{self, session::Session};
 use boot::flash;
+use boot::giveback;
 use boot::image;
-use boot::options::{Cli, CollectOptions, Command, Firmware, ImageOptions, RunOptions};
+use boot::options::{
+    Cli, CollectOptions, Command, Firmware, GivebackOptions, ImageOptions, RunOptions,
+};
 use boot::outcome::{Outcome, Reason};
 use boot::qemu::{self, Ovmf};
 use boot::run;
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         Some(Command::Run(options)) => boot(options),
         Some(Command::Bench(options)) => benchmark::benchmark(options),
         Some(Command::Collect(options)) => collect(options),
+        Some(Command::Giveback(options)) => give_back(options),
         None => boot(&cli.run),
     };
     match result {
@@ -139,6 +143,17 @@ fn collect(options: &CollectOptions) -> Result<u8> {
         eprintln!("quarry: the machine was never at rest: files need not agree with each other");
     }
     saved(dir, &files)
+}
+
+/// Has guests give memory back.
+fn give_back(options: &GivebackOptions) -> Result<u8> {
+    match options.run() {
+        Ok(run) => giveback::giveback(options, run),
+        Err(error) => {
+            error.print()?;
+            Ok(USAGE)
+        }
+    }
 }
 
 /// Saves the files, and tells whether all are there by the exit status.

@@ -34,6 +34,8 @@ pub enum Command {
     Bench(BenchOptions),
     /// Save every report file of a running Quarry in a directory.
     Collect(CollectOptions),
+    /// Have a guest give memory back, and see what its host has.
+    Giveback(GivebackOptions),
 }
 
 /// Options of `quarry run`.
@@ -171,14 +173,85 @@ impl CollectOptions {
     /// # Errors
     /// Clap's, for those that make no sense.
     pub fn run(&self) -> Result<RunOptions, clap::Error> {
-        #[derive(Parser)]
-        #[command(name = "quarry run", args_override_self = true)]
-        struct Run {
-            #[command(flatten)]
-            options: RunOptions,
-        }
-        let words = ["quarry run".to_owned()].into_iter().chain(self.run.iter().cloned());
-        Run::try_parse_from(words).map(|run| run.options)
+        run_options(&self.run)
+    }
+}
+
+/// Reads options of `run` that stand behind those of something else.
+fn run_options(words: &[String]) -> Result<RunOptions, clap::Error> {
+    #[derive(Parser)]
+    #[command(name = "quarry run", args_override_self = true)]
+    struct Run {
+        #[command(flatten)]
+        options: RunOptions,
+    }
+    let words = ["quarry run".to_owned()].into_iter().chain(words.iter().cloned());
+    Run::try_parse_from(words).map(|run| run.options)
+}
+
+/// Options of `quarry giveback`.
+///
+/// Boots guests of 1 GiB in QEMU, has them use memory and give it back, and looks
+/// meanwhile at what the host has of it (/proc/PID/smaps). Exit status: 0 all was
+/// as it has to be; 1 not so; 2 wrong usage.
+#[derive(Args, Clone, Debug)]
+pub struct GivebackOptions {
+    /// What to do; everything is the default.
+    #[arg(value_enum, value_name = "EXPERIMENT")]
+    pub experiments: Vec<Experiment>,
+    /// Where curves (CSV, SVG) and consoles are to go [default: `giveback` in
+    /// cargo's target directory].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write pictures and table to docs/ as well.
+    #[arg(long)]
+    pub save: bool,
+    /// Options of `run` for the boots; memory is the experiment's.
+    #[arg(last = true, value_name = "OPTIONS")]
+    pub run: Vec<String>,
+}
+
+impl GivebackOptions {
+    /// The options of the boots.
+    ///
+    /// # Errors
+    /// Clap's, for those that make no sense.
+    pub fn run(&self) -> Result<RunOptions, clap::Error> {
+        run_options(&self.run)
+    }
+}
+
+/// Ways of giving memory back, and what else is to be seen of them.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Experiment {
+    /// Free page reporting: 768 MiB are touched and freed.
+    Reporting,
+    /// The same where RAM is a shared file in memory.
+    ReportingMemfd,
+    /// The balloon: to 256 MiB and back, ten times.
+    Balloon,
+    /// The balloon is asked for more than there is to spare.
+    BalloonBelowNeed,
+    /// virtio-mem: to 4 GiB and back.
+    VirtioMem,
+    /// Nothing happens: what do the devices cost?
+    Idle,
+}
+
+impl Experiment {
+    /// All there are.
+    pub const ALL: &[Self] = &[
+        Self::Reporting,
+        Self::ReportingMemfd,
+        Self::Balloon,
+        Self::BalloonBelowNeed,
+        Self::VirtioMem,
+        Self::Idle,
+    ];
+
+    /// As on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
     }
 }
 

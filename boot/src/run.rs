@@ -105,6 +105,11 @@ impl Guest {
         Ok((Self(child), input, output))
     }
 
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Waits until it has left by itself, but not for long; true if it has.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Talking to a prompt over a serial line, whatever carries it. Calls
 //! `transcript`.
 
-use super::transcript::PROMPT;
+use super::transcript::{PROMPT, Reply, replies};
 use anyhow::{Context, Result, bail};
 use rustix::termios::{self, OptionalActions};
 use std::fs::{self, OpenOptions};
@@ -127,6 +127,18 @@ impl Session {
         Ok(())
     }
 
+    /// Has a command run; what was printed before the next prompt.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn ask(&mut self, line: &str) -> Result<Reply> {
+        // With the prompt that it is typed at, as far as that is the last to be seen.
+        let from = self.heard.len().saturating_sub(PROMPT.len());
+        self.command(line)?;
+        let reply = replies(&self.heard[from..]).into_iter().rev().find(|r| r.command == line);
+        reply.with_context(|| format!("{line}: no answer"))
+    }
+
     /// Types `keys` and waits until `answer` has come after them.
     ///
     /// # Errors
@@ -200,7 +212,6 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collect::transcript::replies;
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::fs::File;
     use std::os::unix::net::UnixListener;
@@ -237,6 +248,7 @@ mod tests {
         for word in ["one", "two"] {
             session.command(word).unwrap();
         }
+        assert_eq!(session.ask("three").unwrap().text, "you said three\n");
         let replies = replies(session.transcript());
         assert_eq!(replies[0].text, "you said one\n");
         assert_eq!(replies[1].text, "you said two\n");

@@ -1,0 +1,66 @@
+//! What an idle guest's devices cost its host.
+
+use super::rig::Rig;
+use super::{Lab, Report};
+use anyhow::{Context, Result};
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+/// How long it is looked at.
+const LONG: Duration = Duration::from_secs(10);
+/// When a guest has done what there is to do after a boot.
+const QUIET: Duration = Duration::from_secs(6);
+/// What devices may cost of one of the host's processors (percent). Measuring the
+/// same twice differs by some.
+const COST: f64 = 2.0;
+
+/// QEMU's processor time while its guest has nothing to do, with and without the
+/// balloon device and page reporting.
+pub(super) fn idle(lab: &Lab, report: &mut Report) -> Result<()> {
+    let without = share(&lab.boot(&[])?)?;
+    let device = "-device virtio-balloon-pci,id=balloon0,free-page-reporting=on";
+    let with = share(&lab.boot(&[device])?)?;
+    let said = format!(
+        "idle: QEMU takes {without:.1} % of a processor without the device, {with:.1} % with it"
+    );
+    report.check(with <= without + COST, &said);
+    Ok(())
+}
+
+/// How much of a processor (percent) QEMU takes.
+fn share(rig: &Rig) -> Result<f64> {
+    thread::sleep(QUIET);
+    let before = ticks(rig.process())?;
+    thread::sleep(LONG);
+    let ticks = ticks(rig.process())? - before;
+    let second = rustix::param::clock_ticks_per_second() as f64;
+    Ok(ticks as f64 * 100.0 / second / LONG.as_secs_f64())
+}
+
+/// Clock ticks that a process has run, in user and kernel mode.
+fn ticks(process: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    parse(&stat).context("this host's /proc/PID/stat is another one")
+}
+
+fn parse(stat: &str) -> Option<u64> {
+    // The name, the second field, may have blanks and parentheses.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_be_strange() {
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194560 9 0 0 0 120 34 0 0 20 0 1 0 5 6 7";
+        assert_eq!(parse(stat), Some(154));
+        assert_eq!(parse("7 (x) S 1"), None);
+        assert!(ticks(std::process::id()).is_ok());
+    }
+}

@@ -1,0 +1,97 @@
+//! Free page reporting: what a guest frees, its host has back without being asked.
+
+use super::rig::Rig;
+use super::table::{self, Row};
+use super::{Kib, Lab, Report};
+use anyhow::Result;
+use std::time::Duration;
+
+const DEVICE: &str = "-device virtio-balloon-pci,id=balloon0,free-page-reporting=on";
+/// What is touched of a guest of 1 GiB (MiB).
+const TOUCHED: u64 = 768;
+/// Of what the touch added at least so much has to come back (percent).
+const BACK: u64 = 95;
+/// When the first of it has to be back.
+const FIRST: Duration = Duration::from_secs(3);
+/// When so much of it has to be back.
+const ALL: Duration = Duration::from_secs(10);
+/// When it is not waited for any more.
+const GIVEN_UP: Duration = Duration::from_secs(40);
+/// A pass is due 2 s after the last: nothing more comes when this is over.
+const QUIET: Duration = Duration::from_millis(4500);
+
+/// Memory that is QEMU's own.
+pub(super) fn private(lab: &Lab, report: &mut Report) -> Result<()> {
+    let kept = ("reporting", "Free page reporting: a guest of 1 GiB touches 768 MiB and frees it");
+    lab.work(lab.boot(&[DEVICE])?, report, kept, |rig, report| {
+        measure(rig, report, "page reporting")
+    })
+}
+
+/// Memory that is a file, shared.
+pub(super) fn shared(lab: &Lab, report: &mut Report) -> Result<()> {
+    let backend =
+        "-object memory-backend-memfd,id=ram,size=1G,share=on -machine memory-backend=ram";
+    let kept = ("reporting-memfd", "Free page reporting where guest RAM is a shared memfd");
+    lab.work(lab.boot(&[DEVICE, backend])?, report, kept, |rig, report| {
+        measure(rig, report, "page reporting, memfd")
+    })
+}
+
+fn measure(rig: &mut Rig, report: &mut Report, way: &str) -> Result<()> {
+    let before = rig.settle(QUIET, GIVEN_UP)?;
+    rig.moment(&format!("touch {TOUCHED} MiB"));
+    let touched = rig.touch("a", "MOVABLE", TOUCHED)?;
+    let verified = rig.verify(&touched)?;
+    report.check_data(&verified, way);
+    let during = rig.resident()?;
+    let added = Kib(during.0.saturating_sub(before.0));
+    let enough = added.0 >= Kib::of_mib(TOUCHED).0 * 98 / 100;
+    report.check(enough, &format!("{way}: touching has added {added} to {before}"));
+
+    let freed = rig.moment("free");
+    rig.release(touched)?;
+    let goal = Kib(during.0 - added.0 * BACK / 100);
+    rig.wait(GIVEN_UP, |rig| Ok(rig.resident()? <= goal))?;
+    rig.settle(QUIET, GIVEN_UP)?;
+    let record = rig.record();
+    let after = record.lowest_since(freed).unwrap_or(during);
+    // Rounded pages of a host that uses huge ones are no drop.
+    let first = record.falls_to(freed, Kib(during.0.saturating_sub(added.0 / 100)));
+    let all = record.falls_to(freed, goal);
+    for after in [1800, 3800, 5800, 7800] {
+        let then = record.resident_at(freed, Duration::from_millis(after)).unwrap_or_default();
+        println!("{way}: {then} resident {:.1} s after the free", after as f64 / 1000.0);
+    }
+    let within = |time: Option<Duration>, limit| time.is_some_and(|time| time <= limit);
+    let said = format!("{way}: the first is back {}", table::after(first));
+    report.check(within(first, FIRST), &said);
+    let said = format!("{way}: {BACK} % of it are back {}", table::after(all));
+    report.check(within(all, ALL), &said);
+    report.rows.push(Row { way: way.into(), before, during, after, first, all });
+
+    rig.moment("touch again");
+    let low = rig.resident()?;
+    let again = rig.touch("b", "MOVABLE", TOUCHED)?;
+    let high = rig.resident()?;
+    let risen = Kib(high.0.saturating_sub(low.0));
+    let said = format!("{way}: touching again has added {risen} to {low}");
+    report.check(risen.0 >= added.0 * 90 / 100, &said);
+    let verified = rig.verify(&again)?;
+    report.check_data(&verified, way);
+    rig.moment("free");
+    rig.release(again)?;
+    rig.wait(GIVEN_UP, |rig| Ok(rig.resident()? <= goal))?;
+    rig.settle(QUIET, GIVEN_UP)?;
+    let last = rig.resident()?;
+    report.check(last <= goal, &format!("{way}: {last} resident in the end"));
+    audit(rig, report, way)
+}
+
+/// Has the guest look whether each of its pages is accounted for.
+pub(super) fn audit(rig: &mut Rig, report: &mut Report, way: &str) -> Result<()> {
+    let said = rig.attempt("audit")?;
+    let ok = said.as_ref().is_ok_and(|said| said.starts_with("audit: ok"));
+    report.check(ok, &format!("{way}: {}", said.unwrap_or_else(|why| why).trim()));
+    Ok(())
+}
