@@ -1,7 +1,8 @@
 //! The memory manager's background: a thread for each of its workers, which
 //! does a round whenever `mm` has asked for one or said when it wants one, and
 //! one per CPU that ages what the slab layer keeps there. Who measures what they
-//! change keeps them quiet meanwhile. Calls `task`, `mm`.
+//! change keeps them quiet meanwhile, and so does who wants to say when they run.
+//! Calls `task`, `mm`.
 
 use crate::arch::irq::IrqMutex;
 use crate::arch::percpu;
@@ -46,19 +47,22 @@ pub(crate) fn wake(worker: Worker) {
 }
 
 /// Who is inside: workers in a round, or those who keep them from it.
-#[derive(Default)]
 struct Inside {
     rounds: u32,
+    /// Rounds of those who only look.
+    looks: u32,
     quiet: u32,
+    held: u32,
 }
 
-static INSIDE: IrqMutex<Inside> = IrqMutex::new(LockRank::Leaf, Inside { rounds: 0, quiet: 0 });
+static INSIDE: IrqMutex<Inside> =
+    IrqMutex::new(LockRank::Leaf, Inside { rounds: 0, looks: 0, quiet: 0, held: 0 });
 /// Where workers wait for quiet to end.
 static BETWEEN_ROUNDS: WaitQueue = WaitQueue::new();
 /// Where those wait who wait for workers.
 static ROUNDS_END: WaitQueue = WaitQueue::new();
 
-/// No worker begins a round while this lives.
+/// No worker begins a round while this lives, nor does anybody look.
 pub(crate) struct Quiet(());
 
 /// Keeps workers from beginning a round, and waits until those that have begun
@@ -66,7 +70,7 @@ pub(crate) struct Quiet(());
 #[must_use]
 pub(crate) fn quiet() -> Quiet {
     INSIDE.lock().quiet += 1;
-    ROUNDS_END.wait_until(|| INSIDE.lock().rounds == 0);
+    wait_for_rounds(|inside| inside.rounds == 0 && inside.looks == 0);
     Quiet(())
 }
 
@@ -77,24 +81,62 @@ impl Drop for Quiet {
     }
 }
 
-/// Waits until every round that has been asked for is done. Interrupts on, no
-/// lock held; not by a worker, nor while keeping them quiet.
-pub(crate) fn settle() {
-    let idle = || POSTS.iter().all(|post| !post.asked.load(Relaxed)) && INSIDE.lock().rounds == 0;
-    ROUNDS_END.wait_until(idle);
+/// No worker changes anything while this lives; others may look.
+pub(crate) struct Held(());
+
+/// As [`quiet`], but for those who only [`look`].
+#[must_use]
+pub(crate) fn hold() -> Held {
+    INSIDE.lock().held += 1;
+    wait_for_rounds(|inside| inside.rounds == 0);
+    Held(())
 }
 
-/// Does `work` as a round of a worker's: not while somebody wants quiet.
-/// Interrupts on, no lock held.
-pub(crate) fn round<R>(work: impl FnOnce() -> R) -> R {
+impl Drop for Held {
+    fn drop(&mut self) {
+        INSIDE.lock().held -= 1;
+        BETWEEN_ROUNDS.wake_all();
+    }
+}
+
+fn wait_for_rounds(over: impl Fn(&Inside) -> bool) {
+    ROUNDS_END.wait_until(|| over(&INSIDE.lock()));
+}
+
+/// Waits until every round that has been asked for is done. Interrupts on, no
+/// lock held; not by a worker, nor while keeping them from their rounds.
+pub(crate) fn settle() {
+    wait_for_rounds(|inside| {
+        inside.rounds == 0 && POSTS.iter().all(|post| !post.asked.load(Relaxed))
+    });
+}
+
+/// Does `work` as a round of a worker's: not while somebody wants quiet or holds
+/// the workers. Interrupts on, no lock held.
+fn round<R>(work: impl FnOnce() -> R) -> R {
     BETWEEN_ROUNDS.wait_until(|| {
         let mut inside = INSIDE.lock();
-        let may = inside.quiet == 0;
+        let may = inside.quiet == 0 && inside.held == 0;
         inside.rounds += u32::from(may);
         may
     });
     let result = work();
     INSIDE.lock().rounds -= 1;
+    ROUNDS_END.wake_all();
+    result
+}
+
+/// Does `work`, which changes nothing of what `mm` keeps: not while somebody
+/// wants quiet. Interrupts on, no lock held.
+pub(crate) fn look<R>(work: impl FnOnce() -> R) -> R {
+    BETWEEN_ROUNDS.wait_until(|| {
+        let mut inside = INSIDE.lock();
+        let may = inside.quiet == 0;
+        inside.looks += u32::from(may);
+        may
+    });
+    let result = work();
+    INSIDE.lock().looks -= 1;
     ROUNDS_END.wake_all();
     result
 }

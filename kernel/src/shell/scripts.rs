@@ -66,6 +66,9 @@ impl Shell {
         self.lab.reset();
         input::take_interrupt();
         console::line(format_args!("lab: {name}"));
-        matches!(self.lab.script(text), Verdict::Ok(_))
+        self.lab.world_mut().hold_workers(true);
+        let verdict = self.lab.script(text);
+        self.lab.world_mut().hold_workers(false);
+        matches!(verdict, Verdict::Ok(_))
     }
 }

@@ -180,7 +180,7 @@ impl Map {
         self.frame(&mut pencil);
         let mut told = None;
         while !STOP.load(Relaxed) {
-            let sums = workers::round(|| self.cells(&mut pencil, &mut looks));
+            let sums = workers::look(|| self.cells(&mut pencil, &mut looks));
             if told != Some(sums) {
                 told = Some(sums);
                 let Sums { free, whole } = sums;

@@ -7,7 +7,7 @@ use crate::console::{self, input};
 use crate::memory;
 use crate::platform::Machine;
 use crate::task::{self, Rights};
-use crate::workers;
+use crate::workers::{self, Held};
 use ::shell::{Errno, Error, World};
 use core::fmt;
 use mm::Mm;
@@ -30,11 +30,13 @@ pub(super) struct Subject {
 /// The real machine.
 pub(super) struct Kernel {
     on: Option<Subject>,
+    /// While a script runs.
+    held: Option<Held>,
 }
 
 impl Kernel {
     pub(super) const fn new() -> Self {
-        Self { on: None }
+        Self { on: None, held: None }
     }
 
     /// Says what there is. The arena is registered with `mm`.
@@ -45,6 +47,36 @@ impl Kernel {
         options: Options<'static>,
     ) {
         self.on = Some(Subject { mm, arena, options });
+    }
+
+    /// Has workers do their rounds only while time moves on, as on a simulated
+    /// machine, so that what a script sees does not depend on how fast they are;
+    /// or whenever they want.
+    pub(super) fn hold_workers(&mut self, on: bool) {
+        self.held = on.then(workers::hold);
+    }
+
+    /// Does `work` with the workers free to do theirs.
+    fn let_go<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        let held = self.held.take().is_some();
+        let result = work();
+        self.hold_workers(held);
+        result
+    }
+
+    /// Sleeps, and waits until what was asked of workers is done.
+    fn pass_time(ms: u64) -> Result<(), Error> {
+        let mut left = ms;
+        while left > 0 {
+            if input::interrupted() {
+                return Err(Error::new(Errno::EINTR, "interrupted"));
+            }
+            let nap = left.min(NAP_MS);
+            task::sleep(nap);
+            left -= nap;
+        }
+        workers::settle();
+        Ok(())
     }
 }
 
@@ -84,18 +116,7 @@ impl World for Kernel {
     }
 
     fn tick(&mut self, ms: u64) -> Result<(), Error> {
-        let mut left = ms;
-        while left > 0 {
-            if input::interrupted() {
-                return Err(Error::new(Errno::EINTR, "interrupted"));
-            }
-            let nap = left.min(NAP_MS);
-            task::sleep(nap);
-            left -= nap;
-        }
-        // What was asked of workers meanwhile is done when this returns.
-        workers::settle();
-        Ok(())
+        self.let_go(|| Self::pass_time(ms))
     }
 
     fn read_file(&self, path: &str, out: &mut dyn fmt::Write) -> Result<(), Error> {
@@ -122,7 +143,8 @@ impl World for Kernel {
         let on = self.on?;
         let (name, words) = words.split_first()?;
         let command = commands::COMMANDS.iter().find(|known| known.text[0] == *name)?;
-        Some((command.run)(&on, words))
+        // They may want to wait for workers.
+        Some(self.let_go(|| (command.run)(&on, words)))
     }
 
     fn commands(&self) -> &'static [[&'static str; 4]] {
