@@ -142,6 +142,7 @@ impl<T: Link, E: Env> Device<T, E> {
         if !status.contains(DeviceStatus::FEATURES_OK) {
             return Err(Fault::FeaturesRefused(agreed));
         }
+        self.with(Link::config_interrupt)?;
         Ok(agreed)
     }
 

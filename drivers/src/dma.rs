@@ -72,9 +72,10 @@ impl<H: Memory> Coherent<H> {
         self.ptr
     }
 
-    /// Never frees the pages: a device may still write to them.
-    pub fn abandon(&mut self) {
-        self.abandoned = true;
+    /// Never frees the pages: a device may still write to them. False if that
+    /// was so before.
+    pub fn abandon(&mut self) -> bool {
+        !core::mem::replace(&mut self.abandoned, true)
     }
 
     /// The pointer to a `T` at `offset`, if it lies inside and is aligned.

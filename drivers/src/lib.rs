@@ -10,11 +10,13 @@
 //!
 //! In layers, each calling only what stands above it:
 //!
-//! * [`Env`] and [`Memory`]: what the kernel gives; [`Link`]: the device's
-//!   registers, on top of virtio-drivers' `Transport`.
+//! * [`Env`], [`Memory`], [`Mmio`]: what the kernel gives.
+//! * [`pci`]: finding devices and what they have.
+//! * [`Link`]: a virtio device's registers, on top of virtio-drivers'
+//!   `Transport`; [`virtio_pci`]: the one for PCI.
 //! * [`Device`]: status, features, configuration, and the shutting off.
 //! * [`Queue`]: a virtqueue under guard.
-//! * the drivers.
+//! * the drivers: [`entropy`].
 //!
 //! No `alloc`, no statics: a test has as many devices as it likes.
 #![no_std]
@@ -24,13 +26,17 @@ extern crate std;
 pub mod config;
 pub mod device;
 pub mod dma;
+pub mod entropy;
 pub mod env;
 pub mod error;
 pub mod link;
+pub mod mmio;
 #[cfg(feature = "host")]
 pub mod model;
+pub mod pci;
 pub mod queue;
 pub mod virtio_mem;
+pub mod virtio_pci;
 
 pub use config::Config;
 pub use device::Device;
@@ -38,6 +44,7 @@ pub use dma::{Coherent, Memory};
 pub use env::Env;
 pub use error::{Error, Fault};
 pub use link::{Bell, Link};
+pub use mmio::Mmio;
 pub use queue::{Buffer, Done, Queue, Token};
 pub use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 pub use virtio_drivers::{BufferDirection, Hal, PhysAddr};

@@ -19,6 +19,15 @@ pub trait Link: Transport + Send {
     /// Rings one queue.
     type Bell: Bell;
 
+    /// Has the device interrupt when its configuration changes; after a reset.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::NoInterrupt`].
+    fn config_interrupt(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// The bell of queue `queue`, which [`Transport::queue_set`] has set up.
     ///
     /// # Errors

@@ -320,20 +320,8 @@ impl<H: Memory, const SIZE: usize> Queue<H, SIZE> {
         (answer, back): (&mut Coherent<H>, u32),
         limit_ms: u64,
     ) -> Result<u32, Error> {
-        if out as usize > request.bytes() || back as usize > answer.bytes() {
-            return Err(Error::Invalid);
-        }
-        let both =
-            [Buffer::readable(request.as_ptr(), out), Buffer::writable(answer.as_ptr(), back)];
-        let chain = &both[usize::from(out == 0)..if back == 0 { 1 } else { 2 }];
-        // SAFETY: they are borrowed till the end, and abandoned if need be.
-        let result = unsafe { self.transfer(device, chain, limit_ms) };
-        if result.is_err_and(|error| !error.is_quiet()) {
-            request.abandon();
-            answer.abandon();
-            device.leak((request.pages() + answer.pages()) as u64);
-        }
-        result
+        let parts = &mut [(request, out, false), (answer, back, true)];
+        self.transfer_own(device, parts, limit_ms)
     }
 
     /// [`Queue::transfer`] of the first `out` bytes of `request`, to which the
@@ -349,17 +337,53 @@ impl<H: Memory, const SIZE: usize> Queue<H, SIZE> {
         out: u32,
         limit_ms: u64,
     ) -> Result<(), Error> {
-        if out as usize > request.bytes() {
-            return Err(Error::Invalid);
+        self.transfer_own(device, &mut [(request, out, false)], limit_ms).map(|_| ())
+    }
+
+    /// [`Queue::transfer`] of so many of the first bytes of each of the `parts`,
+    /// which the device may write where it says so. 0 bytes are left out.
+    fn transfer_own<T: Link, E: Env>(
+        &mut self,
+        device: &Device<T, E>,
+        parts: &mut [(&mut Coherent<H>, u32, bool)],
+        limit_ms: u64,
+    ) -> Result<u32, Error> {
+        let (mut chain, mut len) = ([Buffer::NONE; 2], 0);
+        for (memory, bytes, writable) in parts.iter() {
+            if *bytes as usize > memory.bytes() || len == chain.len() {
+                return Err(Error::Invalid);
+            }
+            if *bytes > 0 {
+                chain[len] = Buffer { ptr: memory.as_ptr(), len: *bytes, writable: *writable };
+                len += 1;
+            }
         }
-        let chain = [Buffer::readable(request.as_ptr(), out)];
-        // SAFETY: as in `exchange`.
-        let result = unsafe { self.transfer(device, &chain, limit_ms) };
+        // SAFETY: they are borrowed till the end, and abandoned if need be.
+        let result = unsafe { self.transfer(device, &chain[..len], limit_ms) };
         if result.is_err_and(|error| !error.is_quiet()) {
-            request.abandon();
-            device.leak(request.pages() as u64);
+            for (memory, _, _) in parts {
+                if memory.abandon() {
+                    device.leak(memory.pages() as u64);
+                }
+            }
         }
-        result.map(|_| ())
+        result
+    }
+
+    /// [`Queue::transfer`] of nothing, to which the device may answer up to `back`
+    /// bytes. Returns how many it has written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::exchange`].
+    pub fn receive<T: Link, E: Env>(
+        &mut self,
+        device: &Device<T, E>,
+        answer: &mut Coherent<H>,
+        back: u32,
+        limit_ms: u64,
+    ) -> Result<u32, Error> {
+        self.transfer_own(device, &mut [(answer, back, true)], limit_ms)
     }
 
     /// Frees the rings if the device certainly does not know them any more;

@@ -17,7 +17,9 @@ use crate::vm::kstack;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
 use crate::{acpi, numa, smp};
-use crate::{benchmarks, cmdline, console, heap, ramdisk, selftests, stage, summary, workers};
+use crate::{
+    benchmarks, cmdline, console, drivers, heap, ramdisk, selftests, stage, summary, workers,
+};
 use alloc::boxed::Box;
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
@@ -221,6 +223,8 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
 
 /// The boot's last stages, in a thread.
 fn run(mm: &'static Mm<Machine>, options: &KernelOptions<'static>) {
+    stage::begin("devices");
+    drivers::start(mm);
     stage::begin("self-tests");
     let (counts, failed) = selftests::run(mm, options, false);
     if mm.page_owner().is_on() {

@@ -24,6 +24,8 @@ mod console;
 #[cfg(target_os = "none")]
 mod crash;
 #[cfg(target_os = "none")]
+mod drivers;
+#[cfg(target_os = "none")]
 mod fw_cfg;
 #[cfg(target_os = "none")]
 mod heap;

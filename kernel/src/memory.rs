@@ -36,6 +36,11 @@ pub(crate) fn start(
     Ok(MM.call_once(|| mm))
 }
 
+/// The memory manager, once it is started.
+pub(crate) fn manager() -> Option<&'static Mm<Machine>> {
+    MM.get()
+}
+
 /// KiB in `pages`.
 const fn kib(pages: u64) -> u64 {
     pages * (PAGE_SIZE as u64 / 1024)

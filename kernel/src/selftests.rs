@@ -3,6 +3,7 @@
 //! `selftest`, `console`, `arch::time`.
 
 mod crew;
+mod device_suite;
 mod heap_suite;
 mod kernel_suites;
 mod provoke;
@@ -120,6 +121,7 @@ pub(crate) fn run(
         crash,
         &kernel_suites::SUITES,
         &restart_suite::SUITES,
+        &device_suite::SUITES,
         &smp_suite::SUITES,
         &task_suite::SUITES,
         &storm_suite::SUITES,

@@ -2,10 +2,11 @@
 //! I/O APIC through that; on a machine without any APIC through the pair of 8259.
 //! A local APIC without an I/O APIC has its pin taken by the watchdog's NMI:
 //! then nothing comes, and the devices are looked at by the timer. Calls
-//! `ioapic`, `pic`, `apic`, `console`.
+//! `ioapic`, `pic`, `apic`, `console`, `drivers`.
 
 use crate::arch::{apic, ioapic, pic};
 use crate::console::input;
+use crate::drivers::pin_interrupt;
 
 /// Vector of ISA interrupt 0.
 pub(crate) const FIRST: u8 = 0x50;
@@ -33,10 +34,31 @@ pub(crate) fn open(irq: u8) -> Delivery {
     }
 }
 
+/// Has the interrupt that PCI devices share as `line` come to this CPU, the boot
+/// CPU.
+pub(crate) fn open_shared(line: u8) -> Delivery {
+    if apic::is_on() {
+        if ioapic::open_shared(line, FIRST + line) { Delivery::IoApic } else { Delivery::Polled }
+    } else {
+        pic::open(line);
+        Delivery::Pic
+    }
+}
+
+/// Closes what [`open_shared`] has opened.
+pub(crate) fn close_shared(line: u8) {
+    if apic::is_on() {
+        ioapic::close_shared(line);
+    } else {
+        pic::close(line);
+    }
+}
+
 /// Handles an I/O APIC's vector. All devices are looked at, whichever it was:
 /// that costs a few microseconds, and bears with wrong tables.
-pub(crate) fn interrupt() {
+pub(crate) fn interrupt(vector: u8) {
     input::poll();
+    pin_interrupt(vector - FIRST);
     // Not before: a signal that is still asserted would come again.
     apic::end_of_interrupt();
 }
@@ -45,6 +67,7 @@ pub(crate) fn interrupt() {
 pub(crate) fn pic_interrupt(vector: u8) {
     if pic::is_real(vector) {
         input::poll();
+        pin_interrupt(vector - pic::FIRST);
         pic::acknowledge(vector);
     }
 }

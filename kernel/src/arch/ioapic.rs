@@ -10,7 +10,7 @@ use crate::vm::layout;
 use core::ptr::NonNull;
 use mm::sync::LockRank;
 use mm::types::{PAGE_SIZE, Pfn};
-use quarry_kernel::sdt::{IoApic, Irqs, Madt, Signature};
+use quarry_kernel::sdt::{IoApic, Irqs, Madt, Route, Signature};
 use spin::Once;
 use volatile::VolatilePtr;
 
@@ -109,9 +109,30 @@ pub(crate) unsafe fn mask_all() {
 /// Has ISA interrupt `irq` come to the CPU this runs on as `vector`. False if
 /// it cannot.
 pub(crate) fn open(irq: u8, vector: u8) -> bool {
+    open_route(|irqs| irqs.route(irq), vector)
+}
+
+/// As [`open`], for the interrupt that PCI devices share as `line`.
+pub(crate) fn open_shared(line: u8, vector: u8) -> bool {
+    open_route(|irqs| irqs.shared_route(line), vector)
+}
+
+/// Masks what [`open_shared`] has opened.
+pub(crate) fn close_shared(line: u8) {
+    let Some(irqs) = IRQS.get() else { return };
+    let irqs = irqs.lock();
+    if let Some(route) = irqs.shared_route(line) {
+        let window = Window::new(route.io_apic, irqs.io_apics()[route.io_apic].addr);
+        if route.pin < window.pins() {
+            window.set(route.pin, ENTRY_MASKED, 0);
+        }
+    }
+}
+
+fn open_route(route: impl Fn(&Irqs) -> Option<Route>, vector: u8) -> bool {
     let Some(irqs) = IRQS.get() else { return false };
     let irqs = irqs.lock();
-    let Some(route) = irqs.route(irq) else { return false };
+    let Some(route) = route(&irqs) else { return false };
     let window = Window::new(route.io_apic, irqs.io_apics()[route.io_apic].addr);
     // 8 bits of physical APIC id; all ones would be everybody.
     let cpu = cpu::features().apic_id;

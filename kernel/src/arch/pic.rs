@@ -92,6 +92,14 @@ pub(crate) fn open(line: u8) {
     }
 }
 
+/// Masks `line`, below 16.
+pub(crate) fn close(line: u8) {
+    let chip = usize::from(line / 8);
+    // SAFETY: reading the mask changes nothing.
+    let mask: u8 = unsafe { Port::new(DATA[chip]).read() };
+    write(DATA[chip], mask | 1 << (line % 8));
+}
+
 /// Whether a device sent `vector` of the pair. Else it is spurious (lines 7 and
 /// 15, which nobody opens), and not to be acknowledged at the controller that
 /// sent it.

@@ -4,6 +4,7 @@
 
 use crate::arch::{apic, devices, percpu, pic, restart};
 use crate::console::input;
+use crate::drivers::messages;
 use crate::{crash, selftests, smp, task};
 use core::arch::global_asm;
 use core::fmt;
@@ -186,7 +187,8 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
             smp::serve();
         }
         apic::SPURIOUS_VECTOR => {}
-        devices::FIRST..=devices::LAST => devices::interrupt(),
+        devices::FIRST..=devices::LAST => devices::interrupt(vector),
+        messages::FIRST..=messages::LAST => messages::interrupt(vector),
         pic::FIRST..=pic::LAST => devices::pic_interrupt(vector),
         _ => log::warn!("interrupt {vector:#04x} that nobody asked for"),
     }

@@ -5,7 +5,7 @@
 use crate::image;
 use crate::vm::Loader;
 use core::fmt;
-use mm::firmware::Map;
+use mm::firmware::{Map, RegionKind};
 use mm::proc::{IoRange, write_iomem};
 use mm::types::{PAGE_SIZE, Pfn};
 use spin::Once;
@@ -86,6 +86,16 @@ pub(crate) fn note(
         named.add(pfn.addr(), pfn.addr() + IO_APIC_LEN, name);
     }
     KNOWN.call_once(|| (map, named));
+}
+
+/// Whether the firmware says that there is RAM, of whatever use, or something
+/// else that is no device's, in the bytes from `start` to `end`.
+pub(crate) fn is_memory(start: u64, end: u64) -> bool {
+    let Some((map, _)) = KNOWN.get() else { return false };
+    map.regions().iter().any(|region| {
+        // Holes, and what is called reserved, may be devices.
+        region.kind != RegionKind::Reserved && region.start < end && start < region.end
+    })
 }
 
 /// Writes `/proc/iomem`; nothing before [`note`].

@@ -77,8 +77,19 @@ impl Irqs {
 
     /// Where ISA interrupt `irq` arrives, if anywhere.
     pub fn route(&self, irq: u8) -> Option<Route> {
-        // As an ISA bus has it: by the rising edge, under its own number.
-        let usual = (irq.into(), Signal { active_low: false, level: false });
+        // As an ISA bus has it: by the rising edge.
+        self.route_as(irq, Signal { active_low: false, level: false })
+    }
+
+    /// Where interrupt `irq` arrives that PCI devices share.
+    pub fn shared_route(&self, irq: u8) -> Option<Route> {
+        self.route_as(irq, Signal { active_low: true, level: true })
+    }
+
+    /// Where `irq` arrives: under its own number with the signal that is usual
+    /// for it, unless the firmware says otherwise.
+    fn route_as(&self, irq: u8, usual: Signal) -> Option<Route> {
+        let usual = (irq.into(), usual);
         let (global, signal) = self.moved.get(usize::from(irq))?.unwrap_or(usual);
         let io_apics = self.io_apics().iter().enumerate();
         let (io_apic, found) =

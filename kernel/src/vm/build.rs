@@ -5,6 +5,7 @@
 
 use crate::vm::loader::{Loader, REACH};
 use crate::vm::stacks::Stack;
+use crate::vm::tables::DEVICE;
 use crate::vm::{layout, tables};
 use crate::{acpi, image};
 use core::fmt;
@@ -28,9 +29,6 @@ const STACKS: &str = "kernel stacks";
 const READ: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE);
 /// Readable and writable.
 const WRITE: PageTableFlags = READ.union(PageTableFlags::WRITABLE);
-/// Device registers: writable, uncached.
-const DEVICE: PageTableFlags =
-    WRITE.union(PageTableFlags::NO_CACHE).union(PageTableFlags::WRITE_THROUGH);
 /// The framebuffer: writes are combined, see `arch::pat`.
 const SCREEN: PageTableFlags = WRITE.union(PageTableFlags::WRITE_THROUGH);
 

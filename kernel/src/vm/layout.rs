@@ -20,6 +20,10 @@ pub(crate) const IO_APICS: u64 = MMIO + 0x1_0000;
 pub(crate) const UART: u64 = MMIO + 0x2_0000;
 /// The framebuffer, 4 GiB at most.
 pub(crate) const FRAMEBUFFER: u64 = MMIO + (1 << 32);
+/// Registers of devices that were found at run time, uncached.
+pub(crate) const DEVICES: u64 = 0xffff_ca00_0000_0000;
+/// Bytes for them: 1 TiB.
+pub(crate) const DEVICES_LEN: u64 = 1 << 40;
 /// The manager's virtual arrays.
 pub(crate) const MEMMAP: u64 = 0xffff_ea00_0000_0000;
 /// Bytes between two arrays' bases: the descriptors of 16 TiB take 128 GiB.

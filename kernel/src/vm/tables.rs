@@ -22,6 +22,12 @@ use x86_64::{PhysAddr, VirtAddr};
 /// Rights of all entries that point to tables; the last level restricts them.
 pub(crate) const PARENT: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 
+/// Device registers: writable, uncached.
+pub(crate) const DEVICE: PageTableFlags = PARENT
+    .union(PageTableFlags::NO_EXECUTE)
+    .union(PageTableFlags::NO_CACHE)
+    .union(PageTableFlags::WRITE_THROUGH);
+
 /// Frame of the fourth level; whoever holds the lock may change the tables.
 static ROOT: IrqMutex<Option<PhysFrame>> = IrqMutex::new(LockRank::PageTables, None);
 
@@ -184,6 +190,39 @@ pub(crate) unsafe fn map_page(
         // SAFETY: passed on to the caller.
         unsafe { tables.map_to_with_table_flags(page, frame, flags, PARENT, &mut Handed(source)) }
             // What was not mapped is in no translation cache.
+            .map(MapperFlush::ignore)
+    });
+    match mapped {
+        Some(Ok(())) => Ok(()),
+        Some(Err(MapToError::FrameAllocationFailed)) => Err(NotMapped::NeedsTable),
+        Some(Err(_)) | None => Err(NotMapped::Occupied),
+    }
+}
+
+/// Maps frame `pfn` at `addr`, both a page of size `S`'s first byte, for device
+/// registers: uncached, in the manner of [`map_page`].
+///
+/// # Errors
+///
+/// As [`map_page`].
+///
+/// # Safety
+///
+/// As for [`map_page`]; no RAM may be mapped like this that is mapped elsewhere.
+pub(crate) unsafe fn map_registers<S: paging::PageSize>(
+    addr: u64,
+    pfn: Pfn,
+    spare: &mut Option<Pfn>,
+) -> Result<(), NotMapped>
+where
+    for<'a> OffsetPageTable<'a>: Mapper<S>,
+{
+    let page = Page::<S>::containing_address(VirtAddr::new(addr));
+    let frame = PhysFrame::<S>::containing_address(PhysAddr::new(pfn.addr()));
+    let mapped = with_tables(|tables| {
+        let source = &mut || spare.take();
+        // SAFETY: passed on to the caller.
+        unsafe { tables.map_to_with_table_flags(page, frame, DEVICE, PARENT, &mut Handed(source)) }
             .map(MapperFlush::ignore)
     });
     match mapped {

@@ -1,0 +1,188 @@
+//! From functions on the bus to devices with drivers. Calls `config`,
+//! `registers`, `messages`, `pins`, and the drivers.
+
+use super::config::{self, Config};
+use super::env::{self, Events};
+use super::registers::{self, Registers};
+use super::{entropy, messages, pins};
+use crate::arch::devices::Delivery;
+use crate::platform::Machine;
+use ::drivers::pci::{self, Bar, Bars, CommandRegister, Function, MAX_BARS, Msix, Oddity};
+use ::drivers::virtio_pci::{Layout, PciLink, Vectors};
+use ::drivers::{DeviceType, Mmio};
+use core::fmt;
+use mm::Mm;
+
+/// A virtio device's registers.
+pub(crate) type Link = PciLink<Registers, &'static Config>;
+
+/// What a driver gets: the device, not yet touched.
+pub(crate) struct Found {
+    /// N of its name `virtioN`.
+    pub(crate) number: u32,
+    /// Its registers.
+    pub(crate) link: Link,
+    /// Its interrupts.
+    pub(crate) events: &'static Events,
+}
+
+/// The driver for devices of type `kind`. Returns at once, or when the device
+/// works; what goes on is for threads of its own.
+fn driver(kind: DeviceType) -> Option<fn(&'static Mm<Machine>, Found)> {
+    match kind {
+        DeviceType::EntropySource => Some(entropy::start),
+        _ => None,
+    }
+}
+
+/// Why a device that there is a driver for is left out.
+enum LeftOut {
+    NotVirtio(::drivers::virtio_pci::NotVirtio),
+    NotMapped(registers::NotMapped),
+    TooMany,
+    Bridge,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotVirtio(why) => why.fmt(f),
+            Self::NotMapped(why) => why.fmt(f),
+            Self::TooMany => f.write_str("too many devices"),
+            Self::Bridge => f.write_str("calls itself a bridge"),
+        }
+    }
+}
+
+/// Finds all devices.
+pub(super) fn all(mm: &'static Mm<Machine>) {
+    let Some(config) = config::open() else {
+        log::info!("PCI: none on this machine");
+        return;
+    };
+    for (segment, buses) in config.segments() {
+        let (first, last) = buses;
+        let how = config.how(segment);
+        log::info!("PCI: domain {segment:04x} [bus {first:02x}-{last:02x}] through {how}");
+        let odd = &mut |oddity: Oddity| log::warn!("{oddity}");
+        pci::scan(config, segment, buses, &mut |function| found(mm, config, function), odd);
+    }
+}
+
+/// A function was found.
+fn found(mm: &'static Mm<Machine>, config: &'static Config, function: &Function) {
+    log::info!("{function}");
+    let address = function.address;
+    match Layout::kind(function) {
+        None => {}
+        Some(Err(why)) => log::warn!("pci {address}: {why}: left out"),
+        Some(Ok(kind)) => match driver(kind) {
+            None => log::info!("pci {address}: virtio {kind:?}: no driver"),
+            Some(start) => match attach(config, function) {
+                Ok(found) => start(mm, found),
+                Err(why) => log::error!("pci {address}: virtio {kind:?}: {why}: left out"),
+            },
+        },
+    }
+}
+
+/// Makes the device behind `function` ready for its driver.
+fn attach(config: &'static Config, function: &Function) -> Result<Found, LeftOut> {
+    // SAFETY: no driver has the function yet.
+    let bars = unsafe { function.bars(config) }.ok_or(LeftOut::Bridge)?;
+    let layout = Layout::find(config, function, &bars).map_err(LeftOut::NotVirtio)?;
+    let msix = Msix::find(config, function, &bars);
+    let mut mapped: [Option<Registers>; MAX_BARS] = [None; MAX_BARS];
+    for bar in layout.bars().chain(msix.map(|it| it.bar)) {
+        if let (Some(slot @ None), Some(Some(Ok(Bar::Memory { addr, bytes, .. })))) =
+            (mapped.get_mut(usize::from(bar)), bars.get(usize::from(bar)))
+        {
+            *slot = Some(registers::map(*addr, *bytes).map_err(LeftOut::NotMapped)?);
+        }
+    }
+    let range = |bar: u8| mapped.get(usize::from(bar)).copied().flatten();
+    let (number, events) = env::take().ok_or(LeftOut::TooMany)?;
+    log_bars(function, &bars);
+    let command = function.command(config) - CommandRegister::BUS_MASTER_ENABLE;
+    // SAFETY: its ranges were looked at: they are not where RAM is. It masters
+    // nothing yet.
+    unsafe {
+        let quiet = command | CommandRegister::MEMORY_ENABLE | CommandRegister::INTERRUPT_DISABLE;
+        function.set_command(config, quiet);
+    }
+    let vectors =
+        msix.and_then(|msix| by_message(config, function, number, &msix, range(msix.bar)?));
+    let address = function.address;
+    match vectors {
+        Some(_) => log::info!("pci {address}: virtio{number}, interrupts by MSI-X"),
+        None => {
+            let status = range(layout.isr.bar).and_then(|it| it.part(layout.isr.offset, 1));
+            let delivery = match status {
+                Some(status) if function.pin != 0 => pins::open(function.line, number, status),
+                _ => Delivery::Polled,
+            };
+            log::info!("pci {address}: virtio{number}, interrupts by pin: {delivery:?}");
+            if delivery == Delivery::Polled {
+                events.set_silent();
+            }
+        }
+    }
+    let link = PciLink::new(*function, config, &layout, vectors, range);
+    let link = link.ok_or(LeftOut::NotMapped(registers::NotMapped::BadAddress))?;
+    // SAFETY: the device has been told of no memory since it was reset, or by the
+    // firmware only, whose drivers have stopped it; the driver resets it first.
+    unsafe {
+        let mut command = function.command(config) | CommandRegister::BUS_MASTER_ENABLE;
+        if vectors.is_none() {
+            command -= CommandRegister::INTERRUPT_DISABLE;
+        }
+        function.set_command(config, command);
+    }
+    Ok(Found { number: number as u32, link, events })
+}
+
+/// Has the function send messages for its configuration and its queues.
+fn by_message(
+    config: &'static Config,
+    function: &Function,
+    number: usize,
+    msix: &Msix,
+    range: Registers,
+) -> Option<Vectors> {
+    let table = range.part(msix.table, u64::from(msix.entries) * 16)?;
+    let changes = messages::take(number, true)?;
+    // One for all queues: their drivers look at each of theirs.
+    let queues = if msix.entries > 1 { messages::take(number, false) } else { None };
+    if !msix.enable(config, function, &table) {
+        msix.disable(config, function);
+        return None;
+    }
+    // SAFETY: messages to a CPU's local APIC, whose vectors have handlers.
+    unsafe {
+        msix.set(&table, 0, Some(changes));
+        msix.set(&table, 1, queues);
+    }
+    Some(Vectors { config: 0, queue: 1, queues: u16::from(queues.is_some()) })
+}
+
+/// As Linux's log has them.
+fn log_bars(function: &Function, bars: &Bars) {
+    let address = function.address;
+    for (at, bar) in bars.iter().enumerate() {
+        match bar {
+            Some(Ok(Bar::Memory { addr, bytes, prefetchable })) => {
+                let (last, more) = (addr + (bytes - 1), if *prefetchable { " pref" } else { "" });
+                log::info!("pci {address}: BAR {at} [mem {addr:#010x}-{last:#010x}{more}]");
+            }
+            Some(Ok(Bar::Io { port, ports })) => {
+                let last = port + (ports - 1);
+                log::info!("pci {address}: BAR {at} [io  {port:#06x}-{last:#06x}]");
+            }
+            Some(Ok(Bar::Unassigned { bytes })) => {
+                log::info!("pci {address}: BAR {at} without an address ({bytes:#x} bytes)");
+            }
+            Some(Err(error)) => log::warn!("pci {address}: BAR {at} {error}"),
+            None => {}
+        }
+    }
+}
