@@ -228,6 +228,14 @@ impl World for HostWorld {
         &["/proc/cmdline", "/proc/iomem"]
     }
 
+    fn host_facts(&self) -> &'static [&'static str] {
+        &["resident"]
+    }
+
+    fn host_fact(&self, name: &str) -> Option<u64> {
+        (name == "resident").then(|| self.machine.mm().platform().resident())
+    }
+
     fn command(&mut self, words: &[&str]) -> Option<Result<(), Error>> {
         let no_screen = Error::new(Errno::EOPNOTSUPP, "a simulated machine has no screen");
         (words.first() == Some(&"view")).then_some(Err(no_screen))

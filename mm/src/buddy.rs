@@ -156,6 +156,19 @@ impl<'a> Buddy<'a> {
         at
     }
 
+    /// [`free`](Self::free) for a block of the largest order, if that takes no
+    /// more than to list it. False: nothing has changed.
+    #[inline(always)]
+    pub(crate) fn free_largest(&mut self, pfn: Pfn) -> bool {
+        let ty = self.map.block(pfn).migratetype();
+        if self.types_differ(pfn, ty) || self.inner.capture.is_some() {
+            return false;
+        }
+        self.account(MAX_ORDER.pages() as i64, ty);
+        self.link(pfn, MAX_ORDER, ty, false);
+        true
+    }
+
     /// Frees a largest block of which one half has changed its type while it was
     /// allocated (isolated, or kept as HighAtomic): each goes to its own list.
     #[cold]

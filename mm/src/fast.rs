@@ -15,7 +15,7 @@ use crate::platform::Platform;
 use crate::sync::{AtomicPtr, AtomicU32, Cpu, CpuCell, Ordering::Relaxed};
 use crate::types::{
     COSTLY_ORDER, CpuId, MAX_ORDER, MigrateType, NR_ZONES, NodeId, Order, PAGEBLOCK_ORDER,
-    PAGEBLOCK_PAGES, ZoneKind,
+    PAGEBLOCK_PAGES, Pfn, ZoneKind,
 };
 use crate::zone::Zone;
 use core::ptr::null_mut;
@@ -343,17 +343,38 @@ impl<P: Platform> Mm<P> {
         page.forget_owner();
         // SAFETY: `cpu` is this CPU's token; the closure does not nest. The
         // CPU's cells are one for each zone, of which the pageblock names one.
-        unsafe {
+        let zone = unsafe {
             (*cells.add(zone)).with(|pcp| {
-                let mut buddy = Buddy::lock(&self.map, pcp.zone(), &cpu);
-                page.set_next(0);
-                page.set_prev(0);
-                let listed = buddy.free_here(pfn, order, Placement::Auto);
-                drop(buddy);
                 pcp.freed += order.pages();
-                self.note_freed(pcp.zone(), listed);
-            });
-        }
+                pcp.zone()
+            })
+        };
+        page.set_next(0);
+        page.set_prev(0);
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+        let listed = if !LARGEST {
+            buddy.free_here(pfn, order, Placement::Auto)
+        } else if buddy.free_largest(pfn) {
+            MAX_ORDER
+        } else {
+            return self.free_to_buddy(buddy, cpu, pfn);
+        };
+        drop(buddy);
+        drop(cpu);
+        self.note_freed(zone, listed);
+        true
+    }
+
+    /// Frees a block of the largest order that is not to be listed just so.
+    /// Always true.
+    #[cold]
+    #[inline(never)]
+    fn free_to_buddy(&self, mut buddy: Buddy<'_>, cpu: Cpu<'_, P>, pfn: Pfn) -> bool {
+        let zone = buddy.zone;
+        let listed = buddy.free(pfn, MAX_ORDER, Placement::Auto);
+        drop(buddy);
+        drop(cpu);
+        self.note_freed(zone, listed);
         true
     }
 

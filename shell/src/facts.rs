@@ -78,6 +78,8 @@ impl<W: World> Lab<W> {
                 "failed" => Some(Value::Number(on.mm.fault_counts().failed)),
                 _ => None,
             },
+            "report" => on.report_fact(asked),
+            "host" => self.world.host_fact(asked).map(Value::Number),
             _ => return self.group_fact(on, subject, asked),
         };
         value.ok_or_else(|| unknown(fact))
@@ -166,6 +168,15 @@ impl<W: World> Subject<W> {
             "pcp" => self.mm.pcp_pages(zone),
             _ => return None,
         }))
+    }
+
+    fn report_fact(self, asked: &str) -> Option<Value> {
+        if asked == "known_pages" {
+            return Some(Value::Number(self.mm.reported_pages()));
+        }
+        let stats = self.mm.report_stats();
+        let found = stats.each().find(|&(name, _)| name == asked);
+        found.map(|(_, value)| Value::Number(value))
     }
 
     fn buddy_fact(self, node: NodeId, asked: &str) -> Option<Value> {

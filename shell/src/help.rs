@@ -34,6 +34,9 @@ vmstat.KEY          a line of /proc/vmstat
 cache.NAME.FACT     active_objs num_objs active_slabs num_slabs objperslab pagesperslab
                     reserve_objs objsize shared_avail alien_avail
 fault.FACT          seen failed: page allocations since fail was armed
+report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
+                    spent_budgets known_pages, of what the host was told
+host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
 NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
 ZONE is DMA DMA32 Normal or Movable, of node 0; node1.zone... is that of node 1, as with buddy
 and blocks. A group's zone is mixed if it is in several, so is the type of its pageblocks; its
@@ -178,6 +181,12 @@ pub const COMMANDS: &[Command] = &[
         "punch f every=2",
     ),
     command("reap", "reap", "has each CPU give up free objects and slabs, as a timer does", "reap"),
+    command(
+        "report",
+        "report [now | all | on | off | order ORDER]",
+        "shows what the host was told of free memory, or has a pass made, over all memory too",
+        "report now",
+    ),
     command("shrink", "shrink CACHE", "gives all free slabs of a cache back", "shrink c"),
     command(
         "snapshot",

@@ -79,6 +79,17 @@ pub trait World {
     /// Paths of such files, for completion.
     fn files(&self) -> &'static [&'static str];
 
+    /// What can be asked of the host that this place is simulated on, as
+    /// `host.NAME`; nothing where the machine is real.
+    fn host_facts(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The value of such a fact; None for an unknown one.
+    fn host_fact(&self, _name: &str) -> Option<u64> {
+        None
+    }
+
     /// A command of this place only (`reboot`, `dmesg` ...), already split into
     /// words. None where there is no such command.
     fn command(&mut self, _words: &[&str]) -> Option<Result<(), Error>> {

@@ -224,6 +224,11 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
         scraps: map.scraps().to_vec(),
     };
     start(&simulated, &options)?;
+    if description.has_reporting()
+        && let Err(why) = simulated.mm().report_register(simulated.mm().platform(), None)
+    {
+        warn(format_args!("free page reporting: {why}"));
+    }
     Ok(simulated)
 }
 

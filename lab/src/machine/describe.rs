@@ -9,6 +9,7 @@
 //! distance 0 1 30                     # there and back
 //! cpus 2
 //! cmdline cma=16M movablecore=64M
+//! reporting                           # the host takes back what is free
 //! end
 //! ```
 
@@ -59,6 +60,8 @@ pub struct Description {
     distances: Vec<(u32, u32, u8)>,
     cpus: u16,
     cmdline: String,
+    /// There is a device for free page reporting.
+    reporting: bool,
 }
 
 /// The machine that is there unless a script describes another: QEMU's PC with
@@ -84,6 +87,7 @@ impl Description {
             distances: Vec::new(),
             cpus: 1,
             cmdline: String::new(),
+            reporting: false,
         }
     }
 
@@ -113,8 +117,16 @@ impl Description {
                 rest.clone_into(&mut self.cmdline);
                 Ok(())
             }
+            "reporting" => {
+                if !rest.is_empty() {
+                    return Err(invalid("want: reporting"));
+                }
+                self.reporting = true;
+                Ok(())
+            }
             _ => {
-                let why = "a machine is described by mem, node, distance, cpus and cmdline";
+                let why = "a machine is described by mem, node, distance, cpus, cmdline \
+                           and reporting";
                 Err(invalid(why).about(word))
             }
         }
@@ -286,6 +298,11 @@ impl Description {
 
     pub(super) const fn cpus(&self) -> u16 {
         self.cpus
+    }
+
+    /// Whether there is a device for free page reporting.
+    pub(super) const fn has_reporting(&self) -> bool {
+        self.reporting
     }
 
     pub(super) fn cmdline(&self) -> &str {

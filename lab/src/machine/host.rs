@@ -1,11 +1,13 @@
 //! A simulated machine as the manager sees it: CPUs, clock and rights are
 //! `mm::host`'s, the RAM has holes, and what the manager says is printed where
-//! it is said. May call: `mm::host`, `ram`, `output`.
+//! it is said. It is also the device by which the machine's free memory is
+//! reported to this host. May call: `mm::host`, `ram`, `output`.
 
 use super::ram::Ram;
 use crate::output::Output;
 use mm::host::Machine;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
+use mm::report::{ReportDevice, ReportFailed};
 use mm::sync::HeldLocks;
 use mm::types::{CpuId, NodeId, Pfn, PfnRange};
 use std::fmt;
@@ -24,9 +26,31 @@ impl Host {
         Self { machine, ram, output }
     }
 
+    /// Pages of the RAM that this host keeps memory for.
+    pub(crate) fn resident(&self) -> u64 {
+        self.ram.resident()
+    }
+
     /// CPUs, clock, rights and who was woken.
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine
+    }
+}
+
+impl ReportDevice for Host {
+    fn report(&self, blocks: &[PfnRange]) -> Result<(), ReportFailed> {
+        for &block in blocks {
+            // SAFETY: the manager holds the block until this returns, and wants
+            // nothing that is in it.
+            if !unsafe { self.ram.discard(block) } {
+                return Err(ReportFailed::Refused);
+            }
+        }
+        Ok(())
+    }
+
+    fn preserves(&self, pattern: u8) -> bool {
+        pattern == 0
     }
 }
 

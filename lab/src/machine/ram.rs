@@ -1,7 +1,8 @@
 //! The RAM of a simulated machine: one sparse mapping for all of it, the holes
-//! left out, and which frame lies where. Calls `memmap2`.
+//! left out, and which frame lies where. Calls `memmap2`, and `libc` for what
+//! that has no call for.
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 use mm::early::RamRange;
 use mm::types::{PAGE_SIZE, Pfn, PfnRange};
 
@@ -51,6 +52,45 @@ impl Ram {
         }
     }
 
+    /// Gives what backs `frames` back to this host: they read as zero from now
+    /// on. False if they are not all RAM, or the host would not take them.
+    ///
+    /// # Safety
+    /// Nobody wants what is in them, or reads or writes them meanwhile.
+    pub(super) unsafe fn discard(&self, frames: PfnRange) -> bool {
+        let at = self.segments.partition_point(|s| s.frames.end <= frames.start);
+        let Some(segment) = self.segments.get(at).filter(|s| {
+            !frames.is_empty() && s.frames.start <= frames.start && frames.end <= s.frames.end
+        }) else {
+            return false;
+        };
+        let inside = (frames.start.0 - segment.frames.start.0) as usize * PAGE_SIZE;
+        let (offset, len) = (segment.offset + inside, frames.pages() as usize * PAGE_SIZE);
+        // SAFETY: inside of the mapping, which is private and anonymous: what was
+        // there is gone, and the addresses remain. The caller's word for the rest.
+        let result =
+            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, len) };
+        result.is_ok()
+    }
+
+    /// Pages that this host keeps memory for.
+    pub(super) fn resident(&self) -> u64 {
+        let mut seen = [0u8; 4096];
+        let mut pages = 0;
+        for at in (0..self.map.len()).step_by(seen.len() * PAGE_SIZE) {
+            let len = (self.map.len() - at).min(seen.len() * PAGE_SIZE);
+            // SAFETY: a part of the mapping, and room for a byte a page.
+            let result = unsafe {
+                libc::mincore(self.map.as_mut_ptr().add(at).cast(), len, seen.as_mut_ptr())
+            };
+            if result == 0 {
+                let there = seen.iter().take(len.div_ceil(PAGE_SIZE)).filter(|&&b| b & 1 != 0);
+                pages += there.count() as u64;
+            }
+        }
+        pages
+    }
+
     /// The frame that holds the byte at `ptr`, if one does.
     pub(super) fn pfn_of(&self, ptr: *const u8) -> Option<Pfn> {
         let offset = ptr.addr().checked_sub(self.map.as_ptr().addr())?;
@@ -91,6 +131,31 @@ mod tests {
         assert_eq!(ram.pfn_of(end), None);
         assert_eq!(ram.pfn_of(ram.frame(Pfn(1)).wrapping_sub(1)), None);
         assert_eq!(ram.pfn_of(std::ptr::null()), None);
+    }
+
+    #[test]
+    fn what_is_discarded_is_given_back() {
+        let range = PfnRange::new(Pfn(16), Pfn(1040));
+        let ram = Ram::new(&[RamRange { range, node: NodeId(0) }]).unwrap();
+        let write = |pfn, byte| {
+            // SAFETY: a frame of this RAM, which nobody else has.
+            unsafe { ram.frame(Pfn(pfn)).write_bytes(byte, PAGE_SIZE) }
+        };
+        (16..1040).for_each(|pfn| write(pfn, 7));
+        assert_eq!(ram.resident(), 1024);
+        // SAFETY: as above.
+        unsafe {
+            assert!(ram.discard(PfnRange::new(Pfn(32), Pfn(544))));
+            for bad in [(15, 17), (1039, 1041), (16, 16), (2000, 2001)] {
+                assert!(!ram.discard(PfnRange::new(Pfn(bad.0), Pfn(bad.1))), "{bad:?}");
+            }
+            let of = |pfn| ram.frame(Pfn(pfn)).read();
+            assert_eq!((of(31), of(544)), (7, 7));
+            assert_eq!(ram.resident(), 512);
+            assert_eq!((of(32), of(543)), (0, 0));
+        }
+        write(100, 9);
+        assert!(ram.resident() > 512);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod machine;
 mod objects;
 mod pages;
 mod promise;
+mod report;
 
 use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab};
@@ -51,6 +52,7 @@ impl<W: World> Lab<W> {
             "offline" | "online" => self.hotplug(args),
             "punch" => self.punch(args),
             "reap" => self.reap(args),
+            "report" => self.report(args),
             "shrink" => self.shrink(args),
             "snapshot" => self.snapshot(args),
             "tick" => self.tick(args),

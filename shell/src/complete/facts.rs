@@ -104,6 +104,11 @@ impl<W: World> Lab<W> {
                 });
             }
             ("fault", _) => after.say_all(&["seen", "failed"]),
+            ("report", _) => {
+                on.mm.report_stats().each().for_each(|(name, _)| after.say(&[name]));
+                after.say(&["known_pages"]);
+            }
+            ("host", _) => after.say_all(self.world().host_facts()),
             ("cache", _) => on.mm.caches().for_each(|cache| after.say(&[cache.name(), "."])),
             (_, Some(("cache", _))) => after.say_all(&OF_CACHE),
             _ => after.say_all(&OF_GROUP),
@@ -112,7 +117,7 @@ impl<W: World> Lab<W> {
 
     /// What facts begin with, but for those of zones.
     fn others(&self, on: Subject<W>, after: &mut After<'_>) {
-        after.say_all(&["vmstat.", "cache.", "fault."]);
+        after.say_all(&["vmstat.", "cache.", "fault.", "report.", "host."]);
         if on.mm.nodes() > 1 {
             // Node 0 is what is meant without.
             let mut digits = [0; 3];
