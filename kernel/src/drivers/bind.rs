@@ -3,9 +3,11 @@
 
 use super::config::{self, Config};
 use super::env::{self, Events};
+use super::list::{self, Use};
 use super::registers::{self, Registers};
 use super::{entropy, messages, pins};
 use crate::arch::devices::Delivery;
+use crate::memory::iomem;
 use crate::platform::Machine;
 use ::drivers::pci::{self, Bar, Bars, CommandRegister, Function, MAX_BARS, Msix, Oddity};
 use ::drivers::virtio_pci::{Layout, PciLink, Vectors};
@@ -73,16 +75,27 @@ pub(super) fn all(mm: &'static Mm<Machine>) {
 fn found(mm: &'static Mm<Machine>, config: &'static Config, function: &Function) {
     log::info!("{function}");
     let address = function.address;
-    match Layout::kind(function) {
-        None => {}
-        Some(Err(why)) => log::warn!("pci {address}: {why}: left out"),
-        Some(Ok(kind)) => match driver(kind) {
-            None => log::info!("pci {address}: virtio {kind:?}: no driver"),
-            Some(start) => match attach(config, function) {
-                Ok(found) => start(mm, found),
-                Err(why) => log::error!("pci {address}: virtio {kind:?}: {why}: left out"),
-            },
-        },
+    let kind = match Layout::kind(function) {
+        None => return list::add(function, Use::None),
+        Some(Err(why)) => {
+            log::warn!("pci {address}: {why}: left out");
+            return list::add(function, Use::LeftOut);
+        }
+        Some(Ok(kind)) => kind,
+    };
+    let Some(start) = driver(kind) else {
+        log::info!("pci {address}: virtio {kind:?}: no driver");
+        return list::add(function, Use::None);
+    };
+    match attach(config, function) {
+        Ok(found) => {
+            list::add(function, Use::Driven(kind, found.number as usize));
+            start(mm, found);
+        }
+        Err(why) => {
+            log::error!("pci {address}: virtio {kind:?}: {why}: left out");
+            list::add(function, Use::LeftOut);
+        }
     }
 }
 
@@ -103,6 +116,7 @@ fn attach(config: &'static Config, function: &Function) -> Result<Found, LeftOut
     let range = |bar: u8| mapped.get(usize::from(bar)).copied().flatten();
     let (number, events) = env::take().ok_or(LeftOut::TooMany)?;
     log_bars(function, &bars);
+    note_bars(function, &bars);
     let command = function.command(config) - CommandRegister::BUS_MASTER_ENABLE;
     // SAFETY: its ranges were looked at: they are not where RAM is. It masters
     // nothing yet.
@@ -150,19 +164,22 @@ fn by_message(
     range: Registers,
 ) -> Option<Vectors> {
     let table = range.part(msix.table, u64::from(msix.entries) * 16)?;
-    let changes = messages::take(number, true)?;
-    // One for all queues: their drivers look at each of theirs.
-    let queues = if msix.entries > 1 { messages::take(number, false) } else { None };
-    if !msix.enable(config, function, &table) {
+    if !msix.enable(config, function, &table) || !messages::open(number, true, msix, table, 0) {
         msix.disable(config, function);
         return None;
     }
-    // SAFETY: messages to a CPU's local APIC, whose vectors have handlers.
-    unsafe {
-        msix.set(&table, 0, Some(changes));
-        msix.set(&table, 1, queues);
+    // One for all queues: their drivers look at each of theirs.
+    let queues = msix.entries > 1 && messages::open(number, false, msix, table, 1);
+    Some(Vectors { config: 0, queue: 1, queues: queues.into() })
+}
+
+/// Has `/proc/iomem` show them.
+fn note_bars(function: &Function, bars: &Bars) {
+    for bar in bars {
+        if let Some(Ok(Bar::Memory { addr, bytes, .. })) = bar {
+            iomem::add(*addr, addr + bytes, format_args!("{}", function.address));
+        }
     }
-    Some(Vectors { config: 0, queue: 1, queues: u16::from(queues.is_some()) })
 }
 
 /// As Linux's log has them.

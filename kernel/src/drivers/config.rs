@@ -54,6 +54,8 @@ fn map(ecam: Ecam) -> Option<Registers> {
     }
     match registers::map(addr, ecam.bytes()) {
         Ok(registers) => {
+            let name = format_args!("PCI ECAM {segment:04x} [bus {first:02x}-{last:02x}]");
+            iomem::add(addr, end, name);
             let last_byte = end - 1;
             log::info!(
                 "PCI: ECAM [mem {addr:#010x}-{last_byte:#010x}] for domain {segment:04x} [bus {first:02x}-{last:02x}]"

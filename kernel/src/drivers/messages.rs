@@ -2,10 +2,13 @@
 //! for one device. Calls `apic`, `smp`, `env`.
 
 use super::env;
+use super::registers::Registers;
 use crate::arch::apic;
 use crate::smp;
-use ::drivers::pci::{Entry, message};
+use ::drivers::pci::{Entry, Msix, message};
 use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use mm::types::CpuId;
+use spin::Once;
 
 /// The first vector: above those of the I/O APICs.
 pub(crate) const FIRST: u8 = 0x60;
@@ -22,34 +25,77 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// Where the next device's go.
 static NEXT_CPU: AtomicUsize = AtomicUsize::new(0);
 
-/// A vector for the device with events `number`, and the message that raises it,
-/// on a CPU that takes turns with the others. None if vectors have run out, or
-/// on a machine without APICs.
-pub(super) fn take(number: usize, config: bool) -> Option<Entry> {
-    if !apic::is_on() {
-        return None;
-    }
-    let at = TAKEN.fetch_add(1, Ordering::Relaxed);
-    let owner = OWNERS.get(at)?;
+/// Where a vector's message is kept: in entry `at` of a device's table.
+struct Place {
+    msix: Msix,
+    table: Registers,
+    at: u16,
+}
+
+/// By vector, from [`FIRST`] on.
+static PLACES: [Once<Place>; COUNT] = [const { Once::new() }; COUNT];
+/// The CPU that the vector comes to.
+static CPUS: [AtomicU16; COUNT] = [const { AtomicU16::new(0) }; COUNT];
+
+/// The next CPU whose turn it is, and the message that raises the vector with
+/// index `at` there.
+fn address(at: usize) -> Option<(CpuId, Entry)> {
     let online = smp::online();
     let turn = NEXT_CPU.fetch_add(1, Ordering::Relaxed) % online.len().max(1);
     let mut cpus = online.iter().skip(turn).chain(online.iter());
-    let entry = cpus.find_map(|cpu| {
+    cpus.find_map(|cpu| {
         let apic = smp::cpus()?.get(cpu)?.apic_id;
-        message(apic.0, FIRST + at as u8)
-    })?;
+        Some((cpu, message(apic.0, FIRST + at as u8)?))
+    })
+}
+
+/// Has entry `at` of a device's table, which is enabled, raise a vector of its
+/// own, on a CPU that takes turns with the others; it is noted in the events with
+/// number `number`. False if vectors have run out, or on a machine without APICs.
+pub(super) fn open(number: usize, config: bool, msix: &Msix, table: Registers, at: u16) -> bool {
+    if !apic::is_on() {
+        return false;
+    }
+    let index = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let (Some(owner), Some((cpu, entry))) = (OWNERS.get(index), address(index)) else {
+        return false;
+    };
     owner.store(2 * number as u16 + 2 + u16::from(config), Ordering::Release);
-    Some(entry)
+    CPUS[index].store(cpu.0, Ordering::Relaxed);
+    PLACES[index].call_once(|| Place { msix: *msix, table, at });
+    // SAFETY: a message to a CPU's local APIC, whose vector has a handler.
+    unsafe { msix.set(&table, at, Some(entry)) }
+}
+
+/// Has what came to `cpu`, which is offline, come to others. In a thread.
+pub(crate) fn leave(cpu: CpuId) {
+    for (index, place) in PLACES.iter().enumerate() {
+        let Some(Place { msix, table, at }) = place.get() else { continue };
+        if CPUS[index].load(Ordering::Relaxed) != cpu.0 {
+            continue;
+        }
+        if let Some((to, entry)) = address(index) {
+            CPUS[index].store(to.0, Ordering::Relaxed);
+            // SAFETY: as in `open`.
+            unsafe { msix.set(table, *at, Some(entry)) };
+        }
+        // What came meanwhile was lost.
+        note(index);
+    }
+}
+
+/// Notes an interrupt by the vector with index `index`.
+fn note(index: usize) {
+    if let Some(number) = OWNERS[index].load(Ordering::Acquire).checked_sub(2)
+        && let Some(events) = env::get(usize::from(number / 2))
+    {
+        events.note(number % 2 != 0);
+    }
 }
 
 /// Handles a vector. Nothing is read from the device: which queue it means, its
 /// driver sees.
 pub(crate) fn interrupt(vector: u8) {
-    let owner = OWNERS[usize::from(vector - FIRST)].load(Ordering::Acquire);
-    if let Some(number) = owner.checked_sub(2)
-        && let Some(events) = env::get(usize::from(number / 2))
-    {
-        events.note(number % 2 != 0);
-    }
+    note(usize::from(vector - FIRST));
     apic::end_of_interrupt();
 }

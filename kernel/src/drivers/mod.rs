@@ -7,11 +7,14 @@ mod config;
 pub(crate) mod dma;
 pub(crate) mod entropy;
 mod env;
+mod list;
 pub(crate) mod messages;
 mod pins;
 mod registers;
 
 pub(crate) use pins::interrupt as pin_interrupt;
+
+pub(crate) use list::each as each_function;
 
 use crate::platform::Machine;
 use mm::Mm;

@@ -1,17 +1,20 @@
 //! What lies where in physical address space, for `/proc/iomem`: the firmware's
-//! map, the parts of the kernel image, the interrupt controllers. Calls `image`,
+//! map, the parts of the kernel image, the interrupt controllers, devices. Calls `image`,
 //! `mm::proc`.
 
+use crate::arch::irq::IrqMutex;
 use crate::image;
 use crate::vm::Loader;
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use mm::firmware::{Map, RegionKind};
 use mm::proc::{IoRange, write_iomem};
+use mm::sync::LockRank;
 use mm::types::{PAGE_SIZE, Pfn};
 use spin::Once;
 
 /// Ranges that have names: the image's parts, in pieces if its frames are.
-const NAMED: usize = 64;
+const NAMED: usize = 96;
 
 /// What Linux calls the I/O APICs.
 const IO_APICS: [&str; 8] = [
@@ -22,12 +25,19 @@ const IO_APICS: [&str; 8] = [
 const IO_APIC_LEN: u64 = 0x400;
 
 /// The ranges, sorted by address.
+#[derive(Clone, Copy)]
 struct Named {
     ranges: [IoRange<'static>; NAMED],
     len: usize,
 }
 
-static KNOWN: Once<(Map<'static>, Named)> = Once::new();
+static KNOWN: Once<(Map<'static>, IrqMutex<Named>)> = Once::new();
+
+/// Devices' ranges that get a name while the kernel runs, and its bytes.
+const LATE: usize = 48;
+const LATE_BYTES: usize = 32;
+static LATE_NAMES: [Once<([u8; LATE_BYTES], usize)>; LATE] = [const { Once::new() }; LATE];
+static LATE_TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 impl Named {
     const fn new() -> Self {
@@ -85,7 +95,44 @@ pub(crate) fn note(
     for (pfn, name) in io_apics.zip(IO_APICS) {
         named.add(pfn.addr(), pfn.addr() + IO_APIC_LEN, name);
     }
-    KNOWN.call_once(|| (map, named));
+    KNOWN.call_once(|| (map, IrqMutex::new(LockRank::Leaf, named)));
+}
+
+/// Adds the bytes from `start` to `end`, a device's, of which nothing has a name
+/// yet. Where there is no room for it, it is not shown.
+pub(crate) fn add(start: u64, end: u64, name: fmt::Arguments<'_>) {
+    let Some((_, named)) = KNOWN.get() else { return };
+    let Some(slot) = LATE_NAMES.get(LATE_TAKEN.fetch_add(1, Ordering::Relaxed)) else { return };
+    let (bytes, len) = slot.call_once(|| {
+        let mut text = Text { bytes: [0; LATE_BYTES], len: 0 };
+        // What is too long is cut off.
+        let _ = fmt::write(&mut text, name);
+        (text.bytes, text.len)
+    });
+    let Ok(name) = core::str::from_utf8(&bytes[..*len]) else { return };
+    let mut named = named.lock();
+    let taken = named.ranges[..named.len].iter().any(|it| it.start < end && start < it.end);
+    if !taken {
+        named.add(start, end, name);
+    }
+}
+
+/// A name that is being written.
+struct Text {
+    bytes: [u8; LATE_BYTES],
+    len: usize,
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        for &byte in s.as_bytes() {
+            let slot =
+                self.bytes.get_mut(self.len).filter(|_| byte.is_ascii()).ok_or(fmt::Error)?;
+            *slot = byte;
+            self.len += 1;
+        }
+        Ok(())
+    }
 }
 
 /// Whether the firmware says that there is RAM, of whatever use, or something
@@ -106,7 +153,9 @@ pub(crate) fn is_memory(start: u64, end: u64) -> bool {
 pub(crate) fn write(out: &mut dyn fmt::Write) -> fmt::Result {
     match KNOWN.get() {
         Some((map, named)) => {
-            write_iomem(map.regions(), map.scraps(), &named.ranges[..named.len], out)
+            // Not under the lock: who reads may be slow.
+            let Named { ranges, len } = *named.lock();
+            write_iomem(map.regions(), map.scraps(), &ranges[..len], out)
         }
         None => Ok(()),
     }

@@ -6,7 +6,7 @@ use super::view;
 use super::world::Subject;
 use crate::arch::{percpu, time};
 use crate::console::{self, input};
-use crate::{benchmarks, numa, power, selftests, smp, workers};
+use crate::{benchmarks, drivers, numa, power, selftests, smp, workers};
 use ::shell::{Errno, Error};
 use quarry_kernel::options::Options;
 use selftest::Level;
@@ -20,7 +20,7 @@ pub(super) struct Command {
 }
 
 /// All of them.
-pub(super) const COMMANDS: [Command; 9] = [
+pub(super) const COMMANDS: [Command; 10] = [
     Command {
         text: [
             "bench",
@@ -33,6 +33,19 @@ pub(super) const COMMANDS: [Command; 9] = [
     Command {
         text: ["cpus", "cpus", "lists the CPUs that run, and their nodes", "cpus"],
         run: cpus,
+    },
+    Command {
+        text: [
+            "devices",
+            "devices",
+            "lists the devices on the PCI bus, and their drivers",
+            "devices",
+        ],
+        run: |_, words| {
+            none(words)?;
+            drivers::each_function(&mut |line| console::print(format_args!("{line}\n")));
+            Ok(())
+        },
     },
     Command { text: ["dmesg", "dmesg", "prints the kernel's log", "dmesg"], run: dmesg },
     Command {

@@ -1,8 +1,10 @@
 //! CPUs that go away and come back while the kernel runs (Linux `kernel/cpu.c`).
 //! Threads move elsewhere first, but for those that may run on that CPU only:
-//! they stand still until it is back. Calls `start`, `call`, `task`, `mm`.
+//! they stand still until it is back. Calls `start`, `call`, `task`,
+//! `drivers`, `mm`.
 
 use crate::arch::{apic, irq, percpu, time};
+use crate::drivers::messages;
 use crate::platform::Machine;
 use crate::smp::start::{self, NotStarted};
 use crate::smp::{self, ONLINE, call};
@@ -66,6 +68,7 @@ pub(crate) fn cpu_down(mm: &Mm<Machine>, cpu: CpuId, patience: u64) -> Result<()
         }
         task::sleep(1);
     }
+    messages::leave(cpu);
     // SAFETY: it is off, and this acts for it.
     let pages = call::in_stead_of(cpu, || unsafe { mm.cpu_gone(cpu) });
     log::info!("smpboot: CPU {} is now offline, {} pages back", cpu.0, pages.unwrap_or(0));
