@@ -40,6 +40,8 @@ pub struct Audit {
     pub reserved: u64,
     /// Pages out of use of memory blocks that are partly in use.
     pub offline: u64,
+    /// Pages that were found bad and are out of use.
+    pub poisoned: u64,
 }
 
 /// The first thing that an audit found wrong.
@@ -137,6 +139,7 @@ impl<P: Platform> Mm<P> {
         self.audit_slab(&mut auditor, slab, large_kmalloc)?;
         self.audit_cma(&mut auditor)?;
         self.audit_hotplug(&mut auditor)?;
+        self.audit_bad(&mut auditor)?;
         Ok(auditor.report)
     }
 
@@ -339,6 +342,11 @@ fn audit_head(
         pfn,
         !pfmemalloc || word.ty().is_allocated(),
     )?;
+    auditor.holds(
+        "mark of bad memory on a page that is not allocated",
+        pfn,
+        !word.is_bad() || word.ty().is_allocated(),
+    )?;
     // On a stopped machine nobody is in the middle of anything.
     auditor.holds(
         "a page lock that somebody left",
@@ -394,6 +402,7 @@ fn audit_head(
         }
         PageType::Reserved => auditor.report.reserved += pages,
         PageType::Offline => auditor.report.offline += pages,
+        PageType::Poisoned => auditor.report.poisoned += pages,
         PageType::Hole => {}
         _ => {
             auditor.equal("references to a frozen page", Some(pfn), 0, u64::from(page.count()))?;
@@ -407,7 +416,7 @@ fn audit_head(
     }
     if word.ty() != PageType::Hole {
         count.present += pages;
-        if !matches!(word.ty(), PageType::Reserved | PageType::Offline) {
+        if !matches!(word.ty(), PageType::Reserved | PageType::Offline | PageType::Poisoned) {
             count.managed += pages;
         }
     }

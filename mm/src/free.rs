@@ -10,7 +10,7 @@ use crate::pcp::{Pcp, large_list, list_at, list_index};
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
-use crate::types::{COSTLY_ORDER, MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, Pfn};
+use crate::types::{COSTLY_ORDER, MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, Pfn, PfnRange};
 use crate::zone::Zone;
 
 impl<P: Platform> Mm<P> {
@@ -122,6 +122,10 @@ impl<P: Platform> Mm<P> {
     /// buddy where lists keep no such block.
     #[inline]
     pub(crate) fn free_owned(&self, pfn: Pfn, order: Order, desc: &PageDesc) {
+        if desc.head().is_bad() {
+            desc.reset(HeadWord::new(PageType::Held, order));
+            return self.free_without_bad(PfnRange::sized(pfn, order.pages()));
+        }
         self.scrub(pfn, order);
         // Until it is on a list: a free of the same block now is caught.
         desc.reset(HeadWord::new(PageType::Held, order));

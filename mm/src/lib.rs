@@ -40,6 +40,7 @@ pub mod owner;
 pub mod page;
 mod pcp;
 pub mod platform;
+pub mod poison;
 pub mod pressure;
 pub mod proc;
 pub mod report;

@@ -13,6 +13,7 @@ use crate::migrate::MovableOwners;
 use crate::owner::PageOwner;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
+use crate::poison::BadPages;
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
@@ -92,6 +93,7 @@ pub struct Mm<P: Platform> {
     pub(crate) movable_owners: MovableOwners<P>,
     pub(crate) slab: SlabState,
     pub(crate) faults: Faults,
+    pub(crate) bad: BadPages,
     pub(crate) report: Reporting,
     pub(crate) hotplug: Hotplug,
 }

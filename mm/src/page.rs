@@ -91,7 +91,15 @@ bitflags! {
         /// A movable page whose driver has let go of it, maybe while it was
         /// isolated: whoever still has a reference only has to drop it.
         const RELEASED = 1 << 13;
+        /// Allocated, with a frame that was found bad: it is to be freed the slow
+        /// way.
+        const BAD = 1 << 14;
     }
+}
+
+impl PageFlags {
+    /// Flags that an allocated block keeps whatever it is made.
+    pub const KEPT: Self = Self::PFMEMALLOC.union(Self::BAD);
 }
 
 /// "No page" in a link.
@@ -228,6 +236,12 @@ impl PageDesc {
     #[inline]
     pub fn set_head(&self, word: HeadWord) {
         self.head.store(word.0, Relaxed);
+    }
+
+    /// Writes type, order and flags at once if they are still those that `seen`
+    /// says; whether they were.
+    pub(crate) fn replace_head(&self, seen: HeadWord, word: HeadWord) -> bool {
+        self.head.compare_exchange(seen.0, word.0, Relaxed, Relaxed).is_ok()
     }
 
     /// Sets `flags`, whatever else changes the word meanwhile.

@@ -21,6 +21,7 @@ use crate::owner::PageOwner;
 use crate::page::PageType;
 use crate::pcp::Pcp;
 use crate::platform::{LogLevel, Platform};
+use crate::poison::BadPages;
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
@@ -200,6 +201,7 @@ impl<P: Platform> Mm<P> {
             movable_owners,
             slab,
             faults: Faults::default(),
+            bad: BadPages::new(),
             report: Reporting::default(),
             hotplug: Hotplug::new(config),
         };

@@ -123,14 +123,15 @@ impl<P: Cpus> Shared<P> {
     fn look(&self) {
         self.mm.audit().expect("whole while much is held");
         for (level, line) in self.mm.platform().machine().take_log() {
-            assert!(level > LogLevel::Error, "{line}");
+            let bad = line.starts_with("Memory failure: ");
+            assert!(level > LogLevel::Error || bad, "{line}");
         }
     }
 
     fn step(&self, cpu: u16, op: u64, rng: &mut Rng) {
         let mm = &self.mm;
         let id = u64::from(cpu) << 48 | op;
-        match rng.below(134) {
+        match rng.below(136) {
             0..40 => self.take_block(id, rng),
             40..75 => {
                 if let Some((page, id)) = any(&self.blocks, rng) {
@@ -160,6 +161,15 @@ impl<P: Cpus> Shared<P> {
                 if let Ok(range) = got {
                     mark_all(mm, range, id);
                     mm.free_contig_range(range).expect("a held range");
+                }
+            }
+            134 => {
+                // What becomes of it depends on what others are doing with it.
+                let _ = mm.poison_page(Pfn(rng.below(mm.map().end().0)));
+            }
+            135 => {
+                if mm.bad_pages() > 20 {
+                    unpoison(mm);
                 }
             }
             100..116 => {
@@ -228,6 +238,17 @@ fn free_object<P: Cpus>(mm: &Mm<P>, Object { ptr, size, byte }: &Object) {
     assert_eq!(mm.kfree(*ptr), Ok(()), "{ptr:?} of {size} bytes");
 }
 
+/// Puts frames that are bad back into use, as far as others do not.
+fn unpoison<P: Cpus>(mm: &Mm<P>) {
+    let mut list = String::new();
+    mm.proc_read("/sys/kernel/debug/quarry/poisoned", &mut list).expect("a file");
+    for line in list.lines().skip(1) {
+        let word = line.split(' ').next().expect("a frame");
+        let pfn = u64::from_str_radix(word.trim_start_matches("0x"), 16).expect("a number");
+        let _ = mm.unpoison_page(Pfn(pfn));
+    }
+}
+
 fn two_nodes() -> Machine {
     let mut machine = Machine::new(Pfn(0), Pfn(NODES * (MIB << 8)), CPUS).expect("a machine");
     for cpu in 0..CPUS {
@@ -279,6 +300,8 @@ fn stress<P: Cpus>(platform: P) {
         assert_eq!(arena.with(&mm, handle, whole), Ok(true), "{handle:?}");
         arena.free(&mm, handle).expect("a live handle");
     }
+    unpoison(&mm);
+    assert_eq!(mm.bad_pages(), 0);
     arena.release_tables(&mm).expect("an empty arena");
     for object in objects.into_inner().expect("no panic") {
         free_object(&mm, &object);

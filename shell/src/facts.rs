@@ -80,6 +80,11 @@ impl<W: World> Lab<W> {
             },
             "report" => on.report_fact(asked),
             "host" => self.world.host_fact(asked).map(Value::Number),
+            "bad" => match asked {
+                "pages" => Some(Value::Number(on.mm.bad_pages())),
+                "out" => Some(Value::Number(on.mm.taken_pages())),
+                _ => None,
+            },
             _ => return self.group_fact(on, subject, asked),
         };
         value.ok_or_else(|| unknown(fact))

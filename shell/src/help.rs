@@ -37,6 +37,7 @@ fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
                     spent_budgets known_pages, of what the host was told
 host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
+bad.FACT            pages out: bad frames, and those out of use
 NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
 ZONE is DMA DMA32 Normal or Movable, of node 0; node1.zone... is that of node 1, as with buddy
 and blocks. A group's zone is mixed if it is in several, so is the type of its pageblocks; its
@@ -175,6 +176,12 @@ pub const COMMANDS: &[Command] = &[
         "online 0x8000000 128M",
     ),
     command(
+        "poison",
+        "poison 0xPFN",
+        "takes a frame that is bad out of use for good; a number, a $NOTE or a fact",
+        "poison 0x1234",
+    ),
+    command(
         "punch",
         "punch NAME every=K [cpu=N]",
         "gives each K-th block of a group back",
@@ -196,5 +203,11 @@ pub const COMMANDS: &[Command] = &[
     ),
     command("tick", "tick MS", "lets time pass; workers that are due run", "tick 2000"),
     command("touch", "touch NAME", "writes a pattern made of name and index", "touch f"),
+    command(
+        "unpoison",
+        "unpoison 0xPFN",
+        "takes it back: the frame is as good as any other",
+        "unpoison 0x1234",
+    ),
     command("verify", "verify NAME", "checks that the pattern is still there", "verify f"),
 ];

@@ -74,6 +74,12 @@ impl CmaArea {
         Bitmap::new(&self.bitmap, self.range.pages() >> self.order_per_bit.0)
     }
 
+    /// The frames that a bit stands for.
+    fn frames_of(&self, bit: u64) -> PfnRange {
+        let first = self.range.start.add(bit << self.order_per_bit.0);
+        PfnRange::sized(first, self.order_per_bit.pages())
+    }
+
     /// The bits of `range`, which begins at a bit's first page.
     fn bits_of(&self, range: PfnRange) -> Range<u64> {
         let per_bit = self.order_per_bit.pages();
@@ -193,9 +199,48 @@ impl<P: Platform> Mm<P> {
     }
 
     fn unclaim(&self, area: &CmaArea, range: PfnRange) {
+        let bits = area.bits_of(range);
         let cpu = self.enter();
         let _held = area.lock.lock(&cpu);
-        area.bits().clear(area.bits_of(range));
+        area.bits().clear(bits.clone());
+        if self.taken_pages() > 0 {
+            let bad = bits.filter(|&bit| self.has_bad(area, bit));
+            bad.for_each(|bit| area.bits().set(bit..bit + 1));
+        }
+    }
+
+    /// The area that a frame lies in, and the bit that stands for it.
+    fn cma_bit(&self, pfn: Pfn) -> Option<(CmaId, &CmaArea, u64)> {
+        let (id, area) = self.cma_areas().find(|(_, area)| area.range.contains(pfn))?;
+        Some((id, area, (pfn.0 - area.range.start.0) >> area.order_per_bit.0))
+    }
+
+    /// Whom a contiguous range at `pfn` is for, if it lies in an area.
+    pub(crate) fn cma_purpose(&self, pfn: Pfn) -> Option<Purpose> {
+        self.cma_bit(pfn).map(|(id, ..)| id.purpose())
+    }
+
+    /// Keeps a frame that is out of use from being searched for.
+    pub(crate) fn cma_withhold(&self, pfn: Pfn) {
+        let Some((_, area, bit)) = self.cma_bit(pfn) else { return };
+        let cpu = self.enter();
+        let _held = area.lock.lock(&cpu);
+        area.bits().set(bit..bit + 1);
+    }
+
+    /// Ends what [`cma_withhold`](Self::cma_withhold) began.
+    pub(crate) fn cma_relent(&self, pfn: Pfn) {
+        let Some((id, area, bit)) = self.cma_bit(pfn) else { return };
+        let cpu = self.enter();
+        let _held = area.lock.lock(&cpu);
+        if !self.has_contig(id, area.frames_of(bit)) && !self.has_bad(area, bit) {
+            area.bits().clear(bit..bit + 1);
+        }
+    }
+
+    /// Whether a frame that a bit stands for is out of use for good.
+    fn has_bad(&self, area: &CmaArea, bit: u64) -> bool {
+        heads(&self.map, area.frames_of(bit)).any(|(_, word)| word.ty() == PageType::Poisoned)
     }
 
     /// Gives back what [`cma_alloc`](Self::cma_alloc) returned, or a part of it
@@ -249,11 +294,11 @@ impl<P: Platform> Mm<P> {
             }
             let (bits, per_bit) = (area.bits(), area.order_per_bit);
             for bit in 0..area.range.pages() >> per_bit.0 {
-                let first = Pfn(area.range.start.0 + (bit << per_bit.0));
-                let used = self.has_contig(id, PfnRange::sized(first, per_bit.pages()));
+                let frames = area.frames_of(bit);
+                let used = self.has_contig(id, frames) || self.has_bad(area, bit);
                 auditor.equal(
                     "bit of an area",
-                    Some(first),
+                    Some(frames.start),
                     u64::from(used),
                     u64::from(bits.is_set(bit)),
                 )?;

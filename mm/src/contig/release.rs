@@ -70,6 +70,9 @@ impl<P: Platform> Mm<P> {
 
     /// Frees a piece whose heads say Held.
     fn free_piece(&self, piece: PfnRange) {
+        if self.has_notes() {
+            return self.free_without_bad(piece);
+        }
         let t = &self.tunables;
         for (pfn, order) in natural_blocks(piece) {
             if t.init_on_free.load(Relaxed) {

@@ -49,6 +49,15 @@ impl Buddy<'_> {
         {
             return Err(Obstacle { pfn: pfn.max(range.start), why: Reason::InUse });
         }
+        self.cut_out(range);
+        Ok(())
+    }
+
+    /// Takes `range`, all of it free and in one block of the largest order, off
+    /// the lists; what the blocks that cover it have beyond it stays there, as
+    /// natural blocks. Counts it gone. What to write into its descriptors, all
+    /// clear now, is the caller's to say.
+    pub(crate) fn cut_out(&mut self, range: PfnRange) {
         let map = self.map;
         for (pfn, word) in heads(map, range) {
             let order = word.order();
@@ -67,7 +76,6 @@ impl Buddy<'_> {
             }
             self.account(-(block.intersect(range).pages() as i64), ty);
         }
-        Ok(())
     }
 }
 

@@ -187,7 +187,7 @@ impl<P: Platform> Mm<P> {
         to.set_inuse(0);
         to.set_next(0);
         to.set_prev(0);
-        let kept = to.head().flags() & PageFlags::PFMEMALLOC;
+        let kept = to.head().flags() & PageFlags::KEPT;
         to.set_head(HeadWord::new(PageType::Movable, order).with(kept | PageFlags::LOCKED));
         to.publish(2);
     }

@@ -59,6 +59,9 @@ impl<P: Platform> Mm<P> {
         if !desc.put() {
             return;
         }
+        if desc.head().is_bad() {
+            return self.free_owned(pfn, order, desc);
+        }
         if order.0 > 0 {
             self.free_emptied_block(pfn, desc, order);
             return;

@@ -159,7 +159,7 @@ impl<P: Platform> Mm<P> {
         }
         desc.set_owner(owner.0);
         desc.set_index_and_private(index, private);
-        let kept = word.flags() & PageFlags::PFMEMALLOC;
+        let kept = word.flags() & PageFlags::KEPT;
         desc.set_head(HeadWord::new(PageType::Movable, page.order).with(kept));
         // Until this store nobody can get a reference.
         desc.publish(1);

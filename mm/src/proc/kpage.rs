@@ -52,6 +52,11 @@ impl<P: Platform> Mm<P> {
     /// What a frame is, in the terms of `/proc/kpageflags`. Needs no lock: a
     /// hint on a running machine.
     pub fn kpageflags(&self, pfn: Pfn) -> KPageFlags {
+        let bad = if self.is_noted(pfn) { KPageFlags::HWPOISON } else { KPageFlags::empty() };
+        self.flags_of_use(pfn) | bad
+    }
+
+    fn flags_of_use(&self, pfn: Pfn) -> KPageFlags {
         if self.map.is_deferred(pfn) {
             return KPageFlags::BUDDY;
         }

@@ -33,11 +33,14 @@ impl<P: Platform> Mm<P> {
             ("Slab", reclaimable + unreclaimable),
             ("SReclaimable", reclaimable),
             ("SUnreclaim", unreclaimable),
+            ("HardwareCorrupted", self.bad_pages()),
             ("CmaTotal", sum(Zone::cma_pages)),
             ("CmaFree", sum(Zone::free_cma_pages)),
         ] {
-            let (kb, colon) = (pages * (PAGE_SIZE as u64 / 1024), ":");
-            writeln!(out, "{key}{colon:<width$}{kb:>8} kB", width = 16 - key.len())?;
+            let kb = pages * (PAGE_SIZE as u64 / 1024);
+            // The longest key leaves less room for its number.
+            let width = 23 - key.len();
+            writeln!(out, "{key}:{kb:>width$} kB")?;
         }
         Ok(())
     }

@@ -84,8 +84,12 @@ pub const FILES: &[&str] = &[
     "/sys/kernel/debug/extfrag/unusable_index",
     REPORTING,
     "/sys/kernel/debug/quarry/pageblocks",
+    POISONED,
     REPORT_ORDER,
 ];
+
+/// The frames that are known to be bad.
+const POISONED: &str = "/sys/kernel/debug/quarry/poisoned";
 
 /// Where the knobs are.
 const SYSCTL: &str = "/proc/sys/vm/";
@@ -124,6 +128,7 @@ impl<P: Platform> Mm<P> {
             "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
             "/sys/kernel/debug/quarry/pageblocks" => self.write_pageblocks(out)?,
             REPORTING => self.write_reporting(out)?,
+            POISONED => self.write_poisoned(out)?,
             REPORT_ORDER => writeln!(out, "{}", self.report_order_knob())?,
             _ => {
                 let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;

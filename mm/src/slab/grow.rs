@@ -126,8 +126,8 @@ impl<P: Platform> Mm<P> {
     /// Makes a block that is the caller's a slab that is on no list.
     fn form_slab<'p>(&'p self, plan: &'p Plan, pfn: Pfn) -> Slab<'p> {
         let desc = self.map.page(pfn);
-        // The mark of the reserves stays; nothing else does.
-        let mark = desc.head().flags() & PageFlags::PFMEMALLOC;
+        // The mark of the reserves stays, and that of bad memory.
+        let mark = desc.head().flags() & PageFlags::KEPT;
         let key = Key::new(plan.cache, self.map.block(pfn).node());
         let slab = Slab::new(pfn, desc, &plan.geometry, self.platform.frame(pfn));
         // The type last: who sees it may go by the rest.

@@ -170,7 +170,7 @@ impl<P: Platform> Mm<P> {
         let gfp = gfp - (Gfp::HIGHMEM | Gfp::MOVABLE);
         let page = self.alloc_pages(Request { order, gfp, node })?;
         let desc = self.map.page(page.pfn);
-        let mark = desc.head().flags() & PageFlags::PFMEMALLOC;
+        let mark = desc.head().flags() & PageFlags::KEPT;
         desc.set_both(order.pages());
         desc.set_head(HeadWord::new(PageType::LargeKmalloc, order).with(mark));
         self.slab.large_pages.fetch_add(order.pages() as i64, Relaxed);

@@ -3,6 +3,7 @@
 //! operations.
 #![cfg(feature = "host")]
 
+mod bad;
 mod movable;
 mod objects;
 mod pages;

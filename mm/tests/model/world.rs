@@ -1,5 +1,6 @@
 //! A manager, the model of it, and the dice.
 
+use crate::bad::Bad;
 use crate::movable::Herd;
 use crate::objects::Objects;
 use crate::pages::{Blocks, Owners};
@@ -19,6 +20,7 @@ pub(crate) struct World<'a> {
     pub(crate) herd: Herd,
     pub(crate) ranges: Ranges,
     pub(crate) objects: Objects,
+    pub(crate) bad: Bad,
     /// Percent of the steps that allocate: it wanders, so that the machine is
     /// full at times and empty at others.
     pub(crate) appetite: u64,
@@ -36,6 +38,7 @@ impl<'a> World<'a> {
             herd: Herd::new(mm),
             ranges: Ranges::default(),
             objects: Objects::default(),
+            bad: Bad::default(),
             appetite: 60,
             ops: 0,
         }
@@ -60,6 +63,8 @@ impl<'a> World<'a> {
             77..85 => self.pin_or_unpin(),
             85..90 => self.free_range_wrongly(),
             90..95 => self.change_caches(),
+            95..97 => self.poison(),
+            97 => self.unpoison(),
             100..240 if grow => self.allocate_movable(),
             100..240 => self.free_movable(),
             240..255 if grow => self.allocate_range(),
@@ -108,6 +113,7 @@ impl<'a> World<'a> {
         assert_eq!(audit.free + audit.pcp + audit.allocated, managed, "pages in all");
         self.check_herd();
         self.check_types();
+        self.check_bad();
         self.mm.platform().take_log();
         self.mm.platform().take_woken();
     }
@@ -121,6 +127,7 @@ impl<'a> World<'a> {
         self.free_herd();
         self.free_ranges();
         self.free_slabs();
+        self.unpoison_all();
         self.mm.drain_all(None);
         self.check();
         let audit = self.mm.audit().expect("a whole machine at the end");
@@ -136,5 +143,6 @@ impl<'a> World<'a> {
             self.objects.served,
             self.objects.reserve
         );
+        println!("{:?}", self.bad);
     }
 }

@@ -8,6 +8,7 @@ mod compaction;
 mod contig;
 mod memmap;
 mod migrate;
+mod poison;
 mod reserve;
 mod slab;
 mod stress;
@@ -46,6 +47,7 @@ impl<P: Platform + 'static> Suites<P> {
         compaction::Compaction::<P>::SUITE,
         contig::Contig::<P>::SUITE,
         cma::Cma::<P>::SUITE,
+        poison::Poison::<P>::SUITE,
         slab::Slab::<P>::SUITE,
         reserve::Reserve::<P>::SUITE,
         stress::Stress::<P>::SUITE,

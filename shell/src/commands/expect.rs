@@ -117,7 +117,7 @@ impl<W: World> Lab<W> {
     }
 
     /// A number, a note or a fact.
-    fn term(&mut self, word: &str) -> Result<u64, Error> {
+    pub(super) fn term(&mut self, word: &str) -> Result<u64, Error> {
         if let Some(name) = word.strip_prefix('$') {
             return self.notes.get(name);
         }

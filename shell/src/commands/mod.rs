@@ -1,6 +1,7 @@
 //! What the commands do, a file for each kind. May call: `mm` and the rest of
 //! this crate.
 
+mod bad;
 pub(crate) mod blocks;
 pub(crate) mod caches;
 mod content;
@@ -50,6 +51,7 @@ impl<W: World> Lab<W> {
             "memalloc" => self.memalloc(args),
             "note" => self.note(args),
             "offline" | "online" => self.hotplug(args),
+            "poison" => self.poison(args),
             "punch" => self.punch(args),
             "reap" => self.reap(args),
             "report" => self.report(args),
@@ -57,6 +59,7 @@ impl<W: World> Lab<W> {
             "snapshot" => self.snapshot(args),
             "tick" => self.tick(args),
             "touch" => self.touch(args),
+            "unpoison" => self.unpoison(args),
             "verify" => self.verify(args),
             _ => self.foreign(words),
         }

@@ -103,6 +103,7 @@ impl<W: World> Lab<W> {
                     Ok::<(), Infallible>(())
                 });
             }
+            ("bad", _) => after.say_all(&["pages", "out"]),
             ("fault", _) => after.say_all(&["seen", "failed"]),
             ("report", _) => {
                 on.mm.report_stats().each().for_each(|(name, _)| after.say(&[name]));
@@ -117,7 +118,7 @@ impl<W: World> Lab<W> {
 
     /// What facts begin with, but for those of zones.
     fn others(&self, on: Subject<W>, after: &mut After<'_>) {
-        after.say_all(&["vmstat.", "cache.", "fault.", "report.", "host."]);
+        after.say_all(&["vmstat.", "cache.", "fault.", "report.", "host.", "bad."]);
         if on.mm.nodes() > 1 {
             // Node 0 is what is meant without.
             let mut digits = [0; 3];

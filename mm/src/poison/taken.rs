@@ -1,0 +1,170 @@
+//! Bad frames that go out of use: cut out of a free block, or left out when the
+//! block that they are in is freed. May call: `buddy`, `free`, `cma`.
+
+use super::{MAX_NOTED, Recovery};
+use crate::audit::{AuditError, Auditor};
+use crate::buddy::{Buddy, Placement};
+use crate::memmap::natural_blocks;
+use crate::mm::Mm;
+use crate::page::{HeadWord, PageFlags, PageType};
+use crate::platform::Platform;
+use crate::sync::Ordering::Relaxed;
+use crate::types::{Order, Pfn, PfnRange};
+use crate::zone::Zone;
+
+const BAD: HeadWord = HeadWord::new(PageType::Poisoned, Order(0));
+
+impl<P: Platform> Mm<P> {
+    /// Takes a frame out if it is free on the buddy's lists, whatever list.
+    pub(super) fn take_free(&self, zone: &Zone, pfn: Pfn) -> bool {
+        let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+        // It may have gone offline since somebody looked without the lock.
+        let free = zone.owns(&self.map, pfn)
+            && self.map.head_of(pfn).is_some_and(|(_, word)| word.ty() == PageType::Buddy);
+        if free {
+            buddy.cut_out(PfnRange::sized(pfn, 1));
+            self.map.page(pfn).set_head(BAD);
+            zone.managed.fetch_sub(1, Relaxed);
+        }
+        drop(buddy);
+        drop(cpu);
+        if free {
+            self.enlist(&[pfn]);
+        }
+        free
+    }
+
+    /// Frees a block of which a frame may be noted as bad: what is bad goes out
+    /// of use, the rest to the buddy. The block, whose head the caller has taken
+    /// from its owner, is the caller's alone. Any context.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn free_without_bad(&self, block: PfnRange) {
+        let mut bad = [Pfn(0); MAX_NOTED];
+        let bad = self.claim_notes(block, &mut bad);
+        let ends = bad.iter().copied().chain([block.end]);
+        let good = || {
+            let mut start = block.start;
+            ends.clone().flat_map(move |end| {
+                let piece = PfnRange::new(start, end);
+                start = end.add(1);
+                natural_blocks(piece)
+            })
+        };
+        good().for_each(|(pfn, order)| self.scrub(pfn, order));
+        let zone = self.zone_at(block.start);
+        let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+        for (pfn, _) in natural_blocks(block) {
+            self.map.page(pfn).clear();
+        }
+        // Before anything merges.
+        bad.iter().for_each(|&pfn| self.map.page(pfn).set_head(BAD));
+        for (pfn, order) in good() {
+            buddy.free(pfn, order, Placement::Auto);
+        }
+        zone.managed.fetch_sub(bad.len() as u64, Relaxed);
+        drop(buddy);
+        self.count_freed(zone, block.pages(), &cpu);
+        drop(cpu);
+        if !bad.is_empty() {
+            self.enlist(bad);
+        }
+        for &pfn in bad {
+            self.log_bad(pfn, format_args!("recovery action for freed page: Recovered"));
+        }
+    }
+
+    /// Whether some frame is noted: whoever frees what carries no mark has to
+    /// look for it.
+    #[inline]
+    pub(crate) fn has_notes(&self) -> bool {
+        self.bad.noted.load(Relaxed) > 0
+    }
+
+    /// Takes the notes of frames in `block` away; the frames, sorted.
+    fn claim_notes<'a>(&self, block: PfnRange, out: &'a mut [Pfn; MAX_NOTED]) -> &'a [Pfn] {
+        let mut len = 0;
+        let cpu = self.enter();
+        let mut lists = self.bad.lists.lock(&cpu);
+        for slot in &mut lists.notes {
+            if let Some(note) = slot.take_if(|note| block.contains(note.pfn)) {
+                out[len] = note.pfn;
+                len += 1;
+            }
+        }
+        drop(lists);
+        drop(cpu);
+        self.bad.noted.fetch_sub(len as u32, Relaxed);
+        out[..len].sort_unstable();
+        &out[..len]
+    }
+
+    /// Lists frames that are out of use, and has what depends on the number of
+    /// managed pages follow.
+    fn enlist(&self, frames: &[Pfn]) {
+        let cpu = self.enter();
+        let mut lists = self.bad.lists.lock(&cpu);
+        frames.iter().for_each(|&pfn| lists.taken.push_back(&self.map, pfn));
+        drop(lists);
+        drop(cpu);
+        self.bad.taken.fetch_add(frames.len() as u64, Relaxed);
+        frames.iter().for_each(|&pfn| self.cma_withhold(pfn));
+        self.recompute_watermarks();
+    }
+
+    /// Frees a frame that is out of use, if `pfn` is one.
+    pub(super) fn return_taken(&self, pfn: Pfn) -> bool {
+        let Some(page) = self.map.try_page(pfn) else { return false };
+        let cpu = self.enter();
+        let mut lists = self.bad.lists.lock(&cpu);
+        if !lists.taken.iter(&self.map).any(|bad| bad == pfn) {
+            return false;
+        }
+        lists.taken.remove(&self.map, pfn);
+        drop(lists);
+        drop(cpu);
+        self.bad.taken.fetch_sub(1, Relaxed);
+        let zone = self.zone_at(pfn);
+        let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+        page.clear();
+        zone.managed.fetch_add(1, Relaxed);
+        buddy.free(pfn, Order(0), Placement::Auto);
+        drop(buddy);
+        drop(cpu);
+        self.cma_relent(pfn);
+        self.recompute_watermarks();
+        true
+    }
+
+    /// What is listed is what descriptors say, and whoever will free a noted
+    /// frame will find that it is.
+    pub(crate) fn audit_bad(&self, auditor: &mut Auditor) -> Result<(), AuditError> {
+        let cpu = self.enter();
+        let lists = self.bad.lists.lock(&cpu);
+        let mut listed = 0;
+        for pfn in lists.taken.iter(&self.map) {
+            auditor.holds("a bad page on its list", pfn, self.map.page(pfn).head() == BAD)?;
+            listed += 1;
+            // A loop would never end.
+            auditor.holds("length of the list", pfn, listed <= u64::from(lists.taken.len()))?;
+        }
+        auditor.equal("bad pages listed", None, auditor.report.poisoned, listed)?;
+        auditor.equal("bad pages out of use", None, listed, self.taken_pages())?;
+        let mut noted = 0;
+        for note in lists.notes.iter().flatten() {
+            noted += 1;
+            let word = self.map.head_of(note.pfn).map_or(HeadWord::TAIL, |(_, word)| word);
+            let fine = match word.ty() {
+                PageType::Contig => true,
+                PageType::Reserved | PageType::Offline => note.recovery == Recovery::Ignored,
+                ty => ty.is_allocated() && word.flags().contains(PageFlags::BAD),
+            };
+            auditor.holds("a bad page in use", note.pfn, fine)?;
+        }
+        let counted = u64::from(self.bad.noted.load(Relaxed));
+        auditor.equal("bad pages in use", None, noted, counted)
+    }
+}
