@@ -16,6 +16,7 @@ mod driver;
 mod geometry;
 mod groups;
 mod grow;
+mod manager;
 mod memory;
 mod port;
 mod request;

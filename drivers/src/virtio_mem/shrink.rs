@@ -12,6 +12,8 @@ use super::request::{Request, Response};
 /// What may be done to get a unit back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Effort {
+    /// Take what is offline.
+    Offline,
     /// Take whole groups of which nothing is in use.
     Groups,
     /// Take single units of which nothing is in use.
@@ -20,15 +22,25 @@ enum Effort {
     Moving,
 }
 
-/// The first unit that could not be had: its address, and why.
-type Stuck = Option<(u64, MemoryError)>;
+/// Units for whose content there was no place before a round gives up: the next
+/// may have less in it.
+const HOMELESS_MOST: u32 = 64;
+
+/// What could not be had so far.
+#[derive(Default)]
+struct Stuck {
+    /// The first unit: its address, and why.
+    first: Option<(u64, MemoryError)>,
+    /// Units for whose content there was no place.
+    homeless: u32,
+}
 
 impl<M: MemorySink> VirtioMem<'_, M> {
     /// Unplugs `units` units.
     pub(super) fn shrink<D: Port>(&mut self, port: &mut D, units: u64) -> Result<Step, MemFault> {
         let mut left = units;
-        let mut stuck = None;
-        for effort in [Effort::Groups, Effort::Units, Effort::Moving] {
+        let mut stuck = Stuck::default();
+        for effort in [Effort::Offline, Effort::Groups, Effort::Units, Effort::Moving] {
             for movable in [true, false] {
                 for id in self.groups.ids().rev() {
                     let group = self.groups.get(id);
@@ -47,7 +59,7 @@ impl<M: MemorySink> VirtioMem<'_, M> {
                 }
             }
         }
-        Ok(match stuck {
+        Ok(match stuck.first {
             Some((addr, why)) if left != 0 => Step::Later(Wait::Stay { units: left, addr, why }),
             _ => Step::Done,
         })
@@ -65,7 +77,8 @@ impl<M: MemorySink> VirtioMem<'_, M> {
     ) -> Result<Step, MemFault> {
         let mut units = match effort {
             Effort::Moving => group.plugged,
-            Effort::Groups | Effort::Units => self.idle_units(id, group),
+            Effort::Offline => self.idle_units(id, group, Usage::Offline),
+            Effort::Groups | Effort::Units => self.idle_units(id, group, Usage::Free),
         };
         let count = u64::from(group.plugged.count_ones());
         if effort == Effort::Groups && (units != group.plugged || count > *left) {
@@ -84,10 +97,10 @@ impl<M: MemorySink> VirtioMem<'_, M> {
                 Err(_) if effort != Effort::Moving => continue,
                 Err(why) => {
                     let addr = self.geometry.range(run).start.addr();
-                    stuck.get_or_insert((addr, why));
-                    if why == MemoryError::NoMemory {
-                        // Nor will there be any for the next.
-                        return Ok(Step::Later(Wait::Stay { units: *left, addr, why }));
+                    let (addr, first) = *stuck.first.get_or_insert((addr, why));
+                    stuck.homeless += u32::from(why == MemoryError::NoMemory);
+                    if stuck.homeless == HOMELESS_MOST {
+                        return Ok(Step::Later(Wait::Stay { units: *left, addr, why: first }));
                     }
                     continue;
                 }
@@ -101,13 +114,13 @@ impl<M: MemorySink> VirtioMem<'_, M> {
         Ok(Step::Done)
     }
 
-    /// The plugged units of a group of which nothing is in use.
-    fn idle_units(&self, id: GroupId, group: Group) -> u64 {
+    /// The plugged units of a group that are put to no more use than `most`.
+    fn idle_units(&self, id: GroupId, group: Group, most: Usage) -> u64 {
         let mut left = group.plugged & !group.withheld;
         let mut idle = group.withheld;
         while let Some(unit) = highest_run(id, left, 1) {
             left &= !unit.mask();
-            if self.memory.usage(self.geometry.range(unit)) != Usage::Used {
+            if self.memory.usage(self.geometry.range(unit)) <= most {
                 idle |= unit.mask();
             }
         }

@@ -6,6 +6,7 @@ mod evil;
 mod honest;
 mod memory;
 mod random;
+mod real;
 mod wire;
 
 use device::Simulated;

@@ -95,8 +95,9 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Whether memory suffices without the parts `gone`: what is left of the
-    /// zone is not below the low mark that it has then, and all that has to move
-    /// has room somewhere, above the low marks of wherever that is.
+    /// zone is not below the low mark that it has then, or the zones that help it
+    /// out have what it lacks; and all that has to move has room somewhere, above
+    /// the low marks of wherever that is.
     fn can_do_without(&self, zone: &Zone, gone: Ranges<'_>) -> bool {
         let (mut free, mut moving, mut left) = (0, 0, zone.managed());
         gone(&mut |range| {
@@ -106,14 +107,19 @@ impl<P: Platform> Mm<P> {
             left = left.saturating_sub(range.pages());
         });
         let mark = (zone.mark(Mark::Low) * left).checked_div(zone.managed()).unwrap_or(0);
-        let Some(own) = zone.free_pages().checked_sub(free + mark) else { return false };
-        let others =
-            self.zonelist(zone.node, ZoneKind::Movable).filter(|z| z.index() != zone.index());
-        let spare = |zone: &Zone| {
-            let kept = zone.mark(Mark::Low) + zone.lowmem_reserve(ZoneKind::Movable);
-            zone.free_pages().saturating_sub(kept)
+        let needed = free + mark;
+        let lacking = needed.saturating_sub(zone.free_pages());
+        let own = zone.free_pages().saturating_sub(needed);
+        // Pages that the other zones which serve `class` can give.
+        let spare = |class| {
+            let others = self.zonelist(zone.node, class).filter(|z| z.index() != zone.index());
+            let spare = |zone: &Zone| {
+                let kept = zone.mark(Mark::Low) + zone.lowmem_reserve(class);
+                zone.free_pages().saturating_sub(kept)
+            };
+            others.map(spare).sum::<u64>()
         };
-        own + others.map(spare).sum::<u64>() >= moving
+        lacking <= spare(zone.kind) && own + spare(ZoneKind::Movable) >= moving + lacking
     }
 
     /// Pages of `range` that are free, and pages that have to move for it. A

@@ -20,6 +20,7 @@ mod add;
 mod blocks;
 mod offline;
 mod online;
+mod usage;
 
 use crate::contig::{ContigError, Obstacle};
 use crate::firmware::numa::Distances;
@@ -38,6 +39,7 @@ use core::fmt;
 
 pub use add::NewMemory;
 pub use blocks::{BlockState, MemoryBlock};
+pub use usage::RangeUse;
 
 /// Order of a memory block.
 pub const MEMORY_BLOCK_ORDER: Order = Order(15);
