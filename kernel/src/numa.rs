@@ -70,6 +70,12 @@ pub(crate) fn node_of_cpu(cpu: CpuId) -> NodeId {
     NodeId(NODE_OF_CPU.get(usize::from(cpu.0)).map_or(0, |node| node.load(Relaxed)))
 }
 
+/// The node that the firmware's tables call proximity domain `domain`.
+pub(crate) fn node_of_domain(domain: u32) -> Option<NodeId> {
+    let topology = topology()?;
+    topology.node_ids().find(|&node| topology.domain(node) == Some(domain))
+}
+
 /// Enters the nodes into what the manager is to know.
 pub(crate) fn configure(config: &mut Config) {
     config.nodes = nodes();

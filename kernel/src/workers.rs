@@ -113,7 +113,7 @@ pub(crate) fn settle() {
 
 /// Does `work` as a round of a worker's: not while somebody wants quiet or holds
 /// the workers. Interrupts on, no lock held.
-fn round<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn round<R>(work: impl FnOnce() -> R) -> R {
     BETWEEN_ROUNDS.wait_until(|| {
         let mut inside = INSIDE.lock();
         let may = inside.quiet == 0 && inside.held == 0;

@@ -172,6 +172,8 @@ impl<'a, M: MemorySink> VirtioMem<'a, M> {
             line("big block size", geometry.unit_bytes());
         }
         port.log(LogLevel::Info, format_args!("nid: {}", self.node.0));
+        line("plugged size", config.plugged_size);
+        line("requested size", config.requested_size);
         let lost = config.region_size - geometry.covered();
         if lost != 0 {
             let level = LogLevel::Warn;

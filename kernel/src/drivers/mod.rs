@@ -11,6 +11,7 @@ mod list;
 pub(crate) mod messages;
 mod pins;
 mod registers;
+pub(crate) mod virtio_mem;
 
 pub(crate) use pins::interrupt as pin_interrupt;
 

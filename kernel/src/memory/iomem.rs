@@ -145,6 +145,13 @@ pub(crate) fn is_memory(start: u64, end: u64) -> bool {
     })
 }
 
+/// Whether the firmware's map has something between the two addresses, RAM or
+/// not.
+pub(crate) fn is_listed(start: u64, end: u64) -> bool {
+    let Some((map, _)) = KNOWN.get() else { return false };
+    map.regions().iter().any(|region| region.start < end && start < region.end)
+}
+
 /// Writes `/proc/iomem`; nothing before [`note`].
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 use super::commands;
 use crate::cmdline;
 use crate::console::{self, input};
+use crate::drivers::virtio_mem;
 use crate::memory;
 use crate::platform::Machine;
 use crate::task::{self, Rights};
@@ -124,6 +125,7 @@ impl World for Kernel {
         match path {
             "/proc/cmdline" => writeln!(out, "{}", cmdline::get()).map_err(stopped),
             "/proc/iomem" => memory::iomem::write(out).map_err(stopped),
+            virtio_mem::FILE => virtio_mem::write(out).map_err(stopped),
             _ => Err(Error::new(Errno::ENOENT, "no such file")),
         }
     }
@@ -136,7 +138,7 @@ impl World for Kernel {
     }
 
     fn files(&self) -> &'static [&'static str] {
-        &["/proc/cmdline", "/proc/iomem"]
+        &["/proc/cmdline", "/proc/iomem", virtio_mem::FILE]
     }
 
     fn command(&mut self, words: &[&str]) -> Option<Result<(), Error>> {
