@@ -2,12 +2,10 @@
 //! driver there is, and so the first user of all that is below it. Calls
 //! `device`, `queue`.
 
+use crate::device::ANSWER_MS;
 use crate::{Coherent, Device, Env, Error, Fault, Link, Memory, Queue};
 use core::fmt;
 use virtio_drivers::PAGE_SIZE;
-
-/// How long the host may gather dice (ms): its own supply may run dry.
-const PATIENCE_MS: u64 = 60_000;
 
 /// An entropy device.
 pub struct Entropy<T: Link, E: Env, H: Memory> {
@@ -59,7 +57,7 @@ impl<T: Link, E: Env, H: Memory> Entropy<T, E, H> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let want = rest.len().min(PAGE_SIZE) as u32;
-            let got = self.queue.receive(&self.device, &mut self.page, want, PATIENCE_MS)?;
+            let got = self.queue.receive(&self.device, &mut self.page, want, ANSWER_MS)?;
             if got == 0 {
                 return Err(self.device.shut_off(Fault::Nonsense("gives back an empty buffer")));
             }
