@@ -204,6 +204,10 @@ impl World for HostWorld {
         Ok(())
     }
 
+    fn takes_memory(&self) -> bool {
+        true
+    }
+
     fn is_describing(&self) -> bool {
         self.open.is_some()
     }

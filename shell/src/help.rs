@@ -138,6 +138,18 @@ pub const COMMANDS: &[Command] = &[
         "help alloc",
     ),
     command(
+        "hotadd",
+        "hotadd 0xSTART SIZE [node=N]",
+        "gives a simulated machine memory, in blocks of 128M",
+        "hotadd 0x100000000 1G",
+    ),
+    command(
+        "hotremove",
+        "hotremove 0xSTART SIZE",
+        "takes added memory that is offline away again",
+        "hotremove 0x100000000 1G",
+    ),
+    command(
         "kalloc",
         "kalloc NAME CACHE [GFP] [count=N] [node=N] [cpu=N]",
         "allocates objects; CACHE is a cache, kmalloc-64 or a size",
@@ -166,13 +178,13 @@ pub const COMMANDS: &[Command] = &[
     command(
         "offline",
         "offline 0xSTART SIZE",
-        "takes memory out of use (not yet)",
+        "takes memory out of use: blocks of 128M, or 2M of one",
         "offline 0x8000000 128M",
     ),
     command(
         "online",
-        "online 0xSTART SIZE",
-        "puts memory back into use (not yet)",
+        "online 0xSTART SIZE [kernel | movable]",
+        "puts memory back into use, in that zone",
         "online 0x8000000 128M",
     ),
     command(

@@ -58,6 +58,12 @@ pub trait World {
         Err(Error::new(Errno::EPERM, "the machine is real"))
     }
 
+    /// Whether memory can be added to the machine by a command: not to a real
+    /// one.
+    fn takes_memory(&self) -> bool {
+        false
+    }
+
     /// Whether a machine's description is open.
     fn is_describing(&self) -> bool {
         false

@@ -7,7 +7,7 @@ use super::affinity;
 use super::describe::Description;
 use super::host::Host;
 use super::lent::Lent;
-use super::ram::Ram;
+use super::ram::{self, Ram};
 use crate::output::Output;
 use mm::arena::MovableArena;
 use mm::cmdline::tokens;
@@ -117,8 +117,14 @@ impl Simulated {
 
     /// Writes `/proc/iomem`.
     pub(crate) fn iomem(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        let (start, end) = (KERNEL.start.addr(), KERNEL.end.addr());
-        write_iomem(&self.map, &self.scraps, &[IoRange { start, end, name: "Kernel" }], out)
+        let range = |range: PfnRange, name| IoRange {
+            start: range.start.addr(),
+            end: range.end.addr(),
+            name,
+        };
+        let mut named = vec![range(KERNEL, "Kernel")];
+        named.extend(self.mm().added_memory().map(|(added, name)| range(added, name)));
+        write_iomem(&self.map, &self.scraps, &named, out)
     }
 }
 
@@ -196,6 +202,7 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
 
     let zones = ZoneLayout::new(early.ram(), options.movable);
     let mut config = options.config(&zones, early.present_pages());
+    config.hotplug_end = ram::window(early.ram()).end;
     config.nodes = topology.nodes();
     config.distances = *topology.distances();
 

@@ -81,6 +81,26 @@ unsafe impl Platform for Host {
         self.machine.memmap_back(ptr, frames, tables)
     }
 
+    fn memmap_unback(&self, ptr: *mut u8, bytes: usize, frame: &mut dyn FnMut(Pfn)) {
+        self.machine.memmap_unback(ptr, bytes, frame);
+    }
+
+    fn direct_map_extend(
+        &self,
+        frames: PfnRange,
+        _tables: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool {
+        // What may come has its place from the start.
+        self.ram.has_room_for(frames)
+    }
+
+    fn direct_map_withdraw(&self, frames: PfnRange, _table: &mut dyn FnMut(Pfn)) {
+        // Memory that is taken away has no content any more.
+        // SAFETY: out of use, and being forgotten: nobody has these frames.
+        let gone = unsafe { self.ram.discard(frames) };
+        debug_assert!(gone, "a part of the mapping");
+    }
+
     fn cpus(&self) -> u16 {
         self.machine.cpus()
     }

@@ -27,7 +27,7 @@ impl<P: Platform> Mm<P> {
         each("nr_slab_reclaimable", reclaimable)?;
         each("nr_slab_unreclaimable", unreclaimable)?;
         // All of the memory map comes from early memory.
-        each("nr_memmap_pages", 0)?;
+        each("nr_memmap_pages", self.added_map_pages())?;
         each("nr_memmap_boot_pages", self.map_pages)?;
 
         let (mut allocated, mut freed) = ([0; NR_ZONES], 0);

@@ -10,6 +10,7 @@ mod expect;
 pub(crate) mod files;
 mod fill;
 mod helping;
+mod hotplug;
 mod machine;
 mod objects;
 mod pages;
@@ -44,13 +45,16 @@ impl<W: World> Lab<W> {
             "free" => self.free(args),
             "get" => self.get(args),
             "help" => self.help(args),
+            "hotadd" => self.hotadd(args),
+            "hotremove" => self.hotremove(args),
             "kalloc" => self.kalloc(args),
             "kfree" => self.kfree(args),
             "list" => self.list(args),
             "machine" => self.begin_machine(args),
             "memalloc" => self.memalloc(args),
             "note" => self.note(args),
-            "offline" | "online" => self.hotplug(args),
+            "offline" => self.offline(args),
+            "online" => self.online(args),
             "poison" => self.poison(args),
             "punch" => self.punch(args),
             "reap" => self.reap(args),
