@@ -6,6 +6,7 @@ mod buddy;
 mod cma;
 mod compaction;
 mod contig;
+mod hotplug;
 mod memmap;
 mod migrate;
 mod poison;
@@ -48,6 +49,7 @@ impl<P: Platform + 'static> Suites<P> {
         contig::Contig::<P>::SUITE,
         cma::Cma::<P>::SUITE,
         poison::Poison::<P>::SUITE,
+        hotplug::Hotplug::<P>::SUITE,
         slab::Slab::<P>::SUITE,
         reserve::Reserve::<P>::SUITE,
         stress::Stress::<P>::SUITE,
@@ -172,7 +174,9 @@ impl<P: Platform> Subject for Ground<P> {
         self.mm.slab_shrink();
         let zones = self.mm.zones().iter();
         MmTally {
-            free: zones.map(|zone| zone.free_pages() + self.mm.pcp_pages(zone)).sum(),
+            // What stays behind descriptors is no leak.
+            free: zones.map(|zone| zone.free_pages() + self.mm.pcp_pages(zone)).sum::<u64>()
+                + self.mm.added_map_pages(),
             objects: self.mm.caches().map(|cache| cache.active_objs).sum(),
         }
     }
