@@ -259,6 +259,13 @@ impl<P: Platform> Balloon<P> {
         self.burst(mm);
     }
 
+    /// Gives the host up, which could not be shut off: it keeps for good what is
+    /// in the balloon. Interrupts on, no lock held.
+    pub fn abandon(&self, mm: &Mm<P>) {
+        let _alone = self.alone(mm);
+        self.fail(mm, HostFailed::Lost);
+    }
+
     /// Pages in the balloon.
     pub fn size(&self) -> u64 {
         self.size.load(Relaxed)

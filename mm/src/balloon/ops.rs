@@ -10,7 +10,11 @@ use crate::sync::Ordering::Relaxed;
 use crate::types::Pfn;
 
 impl<P: Platform> MovableOps<P> for Balloon<P> {
-    fn isolate(&self, mm: &Mm<P>, page: Pfn, _mode: MigrateMode) -> bool {
+    /// Who must not wait at all gets none: an exchange waits for the host.
+    fn isolate(&self, mm: &Mm<P>, page: Pfn, mode: MigrateMode) -> bool {
+        if mode == MigrateMode::Async {
+            return false;
+        }
         let mut inner = self.lock(mm);
         let desc = mm.map.page(page);
         if inner.host.is_none() || desc.index() != State::Listed as u32 {
