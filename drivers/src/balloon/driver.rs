@@ -146,6 +146,11 @@ impl<T: Link, E: Env, H: Memory, P: Platform> VirtioBalloon<T, E, H, P> {
         &self.device
     }
 
+    /// The memory manager whose pages it is about.
+    pub fn mm(&self) -> &'static Mm<P> {
+        self.mm
+    }
+
     /// The terms on which the host has pages.
     pub fn terms(&self) -> Terms {
         Terms { deflate_on_oom: self.device.features() & FEATURE_DEFLATE_ON_OOM != 0 }
