@@ -36,6 +36,7 @@ cache.NAME.FACT     active_objs num_objs active_slabs num_slabs objperslab pages
 fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
                     spent_budgets known_pages, of what the host was told
+balloon.FACT        pages target isolated: lent to the host, wanted by it, being moved
 host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
 bad.FACT            pages out: bad frames, and those out of use
 NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
@@ -72,6 +73,12 @@ pub const COMMANDS: &[Command] = &[
         "alloc a 3 ATOMIC count=100",
     ),
     command("audit", "audit", "checks each page, list and counter against all others", "audit"),
+    command(
+        "balloon",
+        "balloon [SIZE]",
+        "shows what the host has of memory, or (on the host) has it leave the guest SIZE",
+        "balloon",
+    ),
     command(
         "cache",
         "cache NAME size=N [align=N] [ctor] [hwalign] [debug] [reclaim] [merge]",

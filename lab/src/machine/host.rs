@@ -1,10 +1,11 @@
 //! A simulated machine as the manager sees it: CPUs, clock and rights are
 //! `mm::host`'s, the RAM has holes, and what the manager says is printed where
 //! it is said. It is also the device by which the machine's free memory is
-//! reported to this host. May call: `mm::host`, `ram`, `output`.
+//! reported to this host, and the host's side of its balloon. May call: `mm::host`, `ram`, `output`.
 
 use super::ram::Ram;
 use crate::output::Output;
+use mm::balloon::{BalloonHost, HostFailed};
 use mm::host::Machine;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::report::{ReportDevice, ReportFailed};
@@ -34,6 +35,23 @@ impl Host {
     /// CPUs, clock, rights and who was woken.
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine
+    }
+}
+
+impl BalloonHost for Host {
+    fn inflate(&self, pages: &[Pfn]) -> Result<(), HostFailed> {
+        for &pfn in pages {
+            // SAFETY: lent to this host: nobody else wants what is in it.
+            if !unsafe { self.ram.discard(PfnRange::sized(pfn, 1)) } {
+                return Err(HostFailed::Gone);
+            }
+        }
+        Ok(())
+    }
+
+    fn deflate(&self, _pages: &[Pfn]) -> Result<(), HostFailed> {
+        // They are backed again as they are touched.
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! this crate.
 
 mod bad;
+mod balloon;
 pub(crate) mod blocks;
 pub(crate) mod caches;
 mod content;
@@ -30,6 +31,7 @@ impl<W: World> Lab<W> {
         match name {
             "alloc" => self.alloc(args),
             "audit" => self.audit(args),
+            "balloon" => self.balloon(args),
             "cache" => self.cache(args),
             "cat" => self.cat(args),
             "cma" => self.cma(args),
