@@ -29,6 +29,10 @@ pub(crate) use walk::{first_fixed, heads};
 /// Times that what moves is asked to move before the range counts as busy.
 const ATTEMPTS: u32 = 5;
 
+/// Times that a range waits, in all, for blocks that the manager itself holds: a
+/// host may take a second for a batch.
+const HELD_STALLS: u32 = 100;
+
 /// Whom a contiguous range is for: it decides which blocks may be emptied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Purpose {
@@ -137,6 +141,21 @@ impl<P: Platform> Mm<P> {
         gfp: Gfp,
         at: &'static Location<'static>,
     ) -> Result<PfnRange, ContigError> {
+        let zone = self.claim_contig(range, purpose, gfp)?;
+        self.hand_out_contig(zone, range, gfp, at);
+        Ok(range)
+    }
+
+    /// Empties `range` and takes it off the lists: it is described as contiguous
+    /// memory for that purpose, which nobody has been given yet. Context and
+    /// errors as for [`alloc_contig_range`](Self::alloc_contig_range); returns
+    /// the zone.
+    pub(crate) fn claim_contig(
+        &self,
+        range: PfnRange,
+        purpose: Purpose,
+        gfp: Gfp,
+    ) -> Result<&Zone, ContigError> {
         may_wait(&self.platform, "a range");
         if let Err(bad) = gfp.zone().and(gfp.migratetype()) {
             return Err(ContigError::Invalid(bad.0));
@@ -150,11 +169,7 @@ impl<P: Platform> Mm<P> {
         if self.take_if_free(zone, range, purpose).is_err() {
             self.empty_and_take(zone, range, purpose, gfp)?;
         }
-        // What goes out of use is nobody's, and not counted as allocated.
-        if purpose != Purpose::Offline {
-            self.hand_out_contig(zone, range, gfp, at);
-        }
-        Ok(range)
+        Ok(zone)
     }
 
     /// Isolates the range, empties it and takes it.
@@ -166,14 +181,17 @@ impl<P: Platform> Mm<P> {
         gfp: Gfp,
     ) -> Result<(), ContigError> {
         let isolated = self.isolate(zone, range, purpose)?;
+        let mut patience = if gfp.can_block() { HELD_STALLS } else { 0 };
         for _ in 0..ATTEMPTS {
             // Whether something was busy on the way does not matter: what
             // counts is whether everything is free now.
             let Err(obstacle) = self.take_isolated(&isolated, range, purpose) else {
                 return Ok(());
             };
-            if gfp.can_block() && self.is_held(obstacle.pfn) {
-                // On its way from one hand of the manager's to the other.
+            // On its way from one hand of the manager's to the other, or out for a
+            // device to be told of it: not in use, and free again before long.
+            while patience > 0 && self.is_held(obstacle.pfn) {
+                patience -= 1;
                 self.platform.stall();
             }
             self.drain_all(Some(zone));

@@ -15,7 +15,6 @@ mod iomem;
 mod kpage;
 mod lines;
 mod meminfo;
-mod memory;
 mod pageblocks;
 mod reporting;
 mod sysctl;
@@ -24,7 +23,6 @@ mod zoneinfo;
 
 pub use iomem::{IoRange, write_iomem};
 pub use kpage::KPageFlags;
-pub use memory::{BLOCK_FILES, MEMORY_BLOCKS};
 pub use pageblocks::PAGEBLOCKS;
 pub use reporting::{REPORT_ORDER, REPORTING};
 
@@ -42,11 +40,6 @@ pub enum FileError {
     NotPermitted,
     /// What was written to it makes no sense; nothing has changed (`EINVAL`).
     Invalid,
-    /// What is wanted cannot be done just now, for something is in use
-    /// (`EBUSY`); nothing has changed.
-    Busy,
-    /// There is too little memory for it (`ENOMEM`); nothing has changed.
-    NoMemory,
     /// Whoever took the text wanted no more of it.
     Stopped,
 }
@@ -57,8 +50,6 @@ impl fmt::Display for FileError {
             Self::NotFound => "no such file",
             Self::NotPermitted => "not permitted",
             Self::Invalid => "invalid value",
-            Self::Busy => "busy",
-            Self::NoMemory => "out of memory",
             Self::Stopped => "stopped",
         })
     }
@@ -89,12 +80,9 @@ pub const FILES: &[&str] = &[
     "/proc/sys/vm/watermark_scale_factor",
     "/proc/vmstat",
     "/proc/zoneinfo",
-    "/sys/devices/system/memory/auto_online_blocks",
-    "/sys/devices/system/memory/block_size_bytes",
     "/sys/kernel/debug/extfrag/extfrag_index",
     "/sys/kernel/debug/extfrag/unusable_index",
     REPORTING,
-    MEMORY_BLOCKS,
     "/sys/kernel/debug/quarry/pageblocks",
     POISONED,
     REPORT_ORDER,
@@ -138,15 +126,11 @@ impl<P: Platform> Mm<P> {
             "/proc/zoneinfo" => self.zoneinfo(out)?,
             "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,
             "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
-            MEMORY_BLOCKS => self.write_memory_blocks(out)?,
             "/sys/kernel/debug/quarry/pageblocks" => self.write_pageblocks(out)?,
             REPORTING => self.write_reporting(out)?,
             POISONED => self.write_poisoned(out)?,
             REPORT_ORDER => writeln!(out, "{}", self.report_order_knob())?,
             _ => {
-                if let Some(path) = path.strip_prefix(memory::DIRECTORY) {
-                    return self.memory_read(path, out);
-                }
                 let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;
                 return self.sysctl_read(name, out);
             }
@@ -160,14 +144,10 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// [`FileError::NotFound`]; [`FileError::NotPermitted`] for a file that is
     /// only to be read; [`FileError::Invalid`] for what Linux answers with
-    /// `EINVAL`; [`FileError::Busy`] and [`FileError::NoMemory`] where memory is
-    /// to go.
+    /// `EINVAL`.
     pub fn proc_write(&self, path: &str, text: &str) -> Result<(), FileError> {
         if let Some(name) = path.strip_prefix(SYSCTL) {
             return self.sysctl_write(name, text);
-        }
-        if let Some(path) = path.strip_prefix(memory::DIRECTORY) {
-            return self.memory_write(path, text);
         }
         match path {
             "/proc/slabinfo" => self.slabinfo_write(text).map_err(|_| FileError::Invalid),

@@ -8,6 +8,7 @@ mod movable;
 mod objects;
 mod pages;
 mod ranges;
+mod reporting;
 mod rng;
 mod world;
 

@@ -65,6 +65,7 @@ impl<'a> World<'a> {
             90..95 => self.change_caches(),
             95..97 => self.poison(),
             97 => self.unpoison(),
+            98..100 => self.report(),
             100..240 if grow => self.allocate_movable(),
             100..240 => self.free_movable(),
             240..255 if grow => self.allocate_range(),

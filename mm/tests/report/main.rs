@@ -4,3 +4,4 @@
 mod device;
 mod ending;
 mod passes;
+mod stress;
