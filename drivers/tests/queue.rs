@@ -236,3 +236,35 @@ fn chains_that_no_queue_takes() {
     assert_eq!(queue.poll(&device), Ok(None));
     assert_eq!(queue.in_flight(), 0);
 }
+
+#[test]
+fn threads_that_wait_while_the_device_is_shut_off() {
+    for round in 0..20 {
+        let nonsense = move |board: &mut Board| {
+            if board.was_rung(1) && round % 2 == 0 {
+                board.push_used(1, 77, 0);
+            }
+        };
+        let (link, env, handle) = model::device(DeviceType::Memory, &[16, 16], Does(nonsense));
+        let mut device = Device::new(0, link, env, 0).unwrap();
+        let queues: [Queue<HostMemory, 16>; 2] = [0, 1].map(|at| device.queue(at).unwrap());
+        device.start().unwrap();
+        let device = &device;
+        let results = std::thread::scope(|scope| {
+            let threads = queues.map(|mut queue| {
+                scope.spawn(move || {
+                    let mut page = Coherent::<HostMemory>::new(1).unwrap();
+                    let result = queue.send(device, &mut page, 8, 30_000);
+                    queue.free(device);
+                    result
+                })
+            });
+            threads.map(|thread| thread.join().unwrap())
+        });
+        // Who is first says why, and nobody comes back before it is over.
+        let fault = device.fault().unwrap();
+        assert_eq!(results, [Err(Error::Broken { fault, quiet: true }); 2]);
+        assert!(device.is_quiet() && device.leaked() == 0);
+        assert_eq!(handle.log().len(), 1);
+    }
+}

@@ -13,7 +13,11 @@ use ::drivers::pci::{self, Bar, Bars, CommandRegister, Function, MAX_BARS, Msix,
 use ::drivers::virtio_pci::{Layout, PciLink, Vectors};
 use ::drivers::{DeviceType, Mmio};
 use core::fmt;
+use core::ops::Range;
 use mm::Mm;
+
+/// Where the processor takes writes for interrupts.
+const MESSAGES: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 /// A virtio device's registers.
 pub(crate) type Link = PciLink<Registers, &'static Config>;
@@ -44,6 +48,7 @@ enum LeftOut {
     NotMapped(registers::NotMapped),
     TooMany,
     Bridge,
+    Overlap(u8, &'static str),
 }
 
 impl fmt::Display for LeftOut {
@@ -52,6 +57,7 @@ impl fmt::Display for LeftOut {
             Self::NotVirtio(why) => why.fmt(f),
             Self::NotMapped(why) => why.fmt(f),
             Self::TooMany => f.write_str("too many devices"),
+            Self::Overlap(bar, other) => write!(f, "BAR {bar} lies where {other} is"),
             Self::Bridge => f.write_str("calls itself a bridge"),
         }
     }
@@ -111,6 +117,9 @@ fn attach(config: &'static Config, function: &Function) -> Result<Found, LeftOut
         if let (Some(slot @ None), Some(Some(Ok(Bar::Memory { addr, bytes, .. })))) =
             (mapped.get_mut(usize::from(bar)), bars.get(usize::from(bar)))
         {
+            if let Some(other) = claimed(*addr, addr + bytes) {
+                return Err(LeftOut::Overlap(bar, other));
+            }
             *slot = Some(registers::map(*addr, *bytes).map_err(LeftOut::NotMapped)?);
         }
     }
@@ -154,6 +163,13 @@ fn attach(config: &'static Config, function: &Function) -> Result<Found, LeftOut
         function.set_command(config, command);
     }
     Ok(Found { number: number as u32, link, events })
+}
+
+/// Whose the bytes from `start` to `end` are, if somebody's: writes there are
+/// interrupts, or reach another device.
+fn claimed(start: u64, end: u64) -> Option<&'static str> {
+    let messages = start < MESSAGES.end && MESSAGES.start < end;
+    if messages { Some("Local APIC") } else { iomem::named(start, end) }
 }
 
 /// Has the function send messages for its configuration and its queues.

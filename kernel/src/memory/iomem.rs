@@ -57,6 +57,12 @@ impl Named {
         }
     }
 
+    /// The first name of any of the bytes from `start` to `end`.
+    fn at(&self, start: u64, end: u64) -> Option<&'static str> {
+        let mut known = self.ranges[..self.len].iter();
+        known.find(|it| it.start < end && start < it.end).map(|it| it.name)
+    }
+
     /// Adds where the image's bytes from `start` to `end` lie.
     fn add_image(&mut self, loader: &Loader, start: u64, end: u64, name: &'static str) {
         let mut at = start;
@@ -111,10 +117,16 @@ pub(crate) fn add(start: u64, end: u64, name: fmt::Arguments<'_>) {
     });
     let Ok(name) = core::str::from_utf8(&bytes[..*len]) else { return };
     let mut named = named.lock();
-    let taken = named.ranges[..named.len].iter().any(|it| it.start < end && start < it.end);
-    if !taken {
+    if named.at(start, end).is_none() {
         named.add(start, end, name);
     }
+}
+
+/// What has a name already of the bytes from `start` to `end`, the first of it:
+/// an interrupt controller, another device.
+pub(crate) fn named(start: u64, end: u64) -> Option<&'static str> {
+    let (_, named) = KNOWN.get()?;
+    named.lock().at(start, end)
 }
 
 /// A name that is being written.
