@@ -300,19 +300,22 @@ impl<'a> Buddy<'a> {
     /// write.
     #[inline(never)]
     pub(crate) fn take_smallest(&mut self, order: Order, ty: MigrateType) -> Option<Pfn> {
-        Some(self.take_run(order, ty, 1)?.start)
+        Some(self.take_run(order, ty, 1, |one| one)?.start)
     }
 
     /// Takes up to `most` blocks of `order` at once out of the first block of
     /// the smallest sufficient order on the lists of `ty`: those at its start,
     /// which that many [`take_smallest`](Self::take_smallest) would have taken.
-    /// Counts them gone; their head words are the caller's to write.
+    /// Where that block has more of them, `cut` says of `most` how many are
+    /// taken: none, or up to the next power of two. Counts them gone; their head
+    /// words are the caller's to write.
     #[inline(always)]
     pub(crate) fn take_run(
         &mut self,
         order: Order,
         ty: MigrateType,
         most: u64,
+        cut: impl Fn(u64) -> u64,
     ) -> Option<PfnRange> {
         let map = self.map;
         let avail = &self.zone.avail[ty.index()];
@@ -321,6 +324,11 @@ impl<'a> Buddy<'a> {
             return None;
         }
         let found = Order(order.0 + (orders >> order.0).trailing_zeros() as u8);
+        let whole = found.pages() >> order.0;
+        let kept = if most < whole { cut(most).min(whole) } else { whole } << order.0;
+        if kept == 0 {
+            return None;
+        }
         let lists = self.inner.lists.get_mut(..=found.index())?;
         let list = &mut lists[found.index()][ty.index()];
         let pfn = list.pop_front(map)?;
@@ -328,7 +336,6 @@ impl<'a> Buddy<'a> {
         if emptied {
             orders &= !(1 << found.0);
         }
-        let kept = (most << order.0).min(found.pages());
         // The rest in natural blocks, each of an order of its own. There were
         // none of these orders, or the search would have ended there.
         let mut at = kept;

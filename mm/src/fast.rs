@@ -176,7 +176,7 @@ impl<P: Platform> Mm<P> {
                         return None;
                     }
                     let want = pcp.demand(list, zone);
-                    pcp.refill_own(&mut buddy, list, ty, want.most);
+                    pcp.refill_own(&mut buddy, list, ty, want);
                 }
                 pcp.pop(&self.map, list, order, HeadWord::new(PageType::Kernel, order))
             })?

@@ -7,11 +7,14 @@ use crate::buddy::{Buddy, Placement};
 use crate::fallback::Source;
 use crate::gfp::AllocFlags;
 use crate::memmap::{MemMap, natural_blocks};
-use crate::page::{HeadWord, NIL, PageDesc, PageType, link, linked};
+use crate::page::{HeadWord, PageDesc, PageType, linked};
 use crate::types::{
     COSTLY_ORDER, MigrateType, NR_PCPTYPES, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange,
 };
 use crate::zone::Zone;
+use list::{PcpList, WHOLE};
+
+mod list;
 
 /// Lists: by type those of orders 0 to 3, then order 9 by type; a power of two,
 /// of which one is not used.
@@ -24,148 +27,12 @@ const LARGE: usize = SMALL * NR_PCPTYPES;
 /// Most that a run of requests, or of frees, multiplies a batch by, as a power
 /// of two. On small zones, whose batch may be a page, their lists' limit comes
 /// first.
-const MAX_FACTOR: u8 = 7;
+const MAX_FACTOR: u16 = 8;
+/// What a refill brings at least where there is plenty of all: less is not worth
+/// the lock.
+const FEW: u32 = 8;
 /// Most pages that a run makes of a batch: the lock is held for all of them.
 const MAX_RUN: u32 = 2048;
-
-/// Blocks of one order and type, newest first. What is taken off the front is
-/// handed out at once, so the front's back link, and both links of what was
-/// taken, say nothing: a hit reads one word of the map, a free writes two links.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PcpList {
-    head: u32,
-    /// Of an empty list: nothing.
-    tail: u32,
-}
-
-impl Default for PcpList {
-    fn default() -> Self {
-        Self { head: NIL, tail: NIL }
-    }
-}
-
-impl PcpList {
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.head == NIL
-    }
-
-    /// The oldest block.
-    pub(crate) fn last(&self) -> Option<Pfn> {
-        if self.is_empty() { None } else { linked(self.tail) }
-    }
-
-    /// Puts a block, whose descriptor is `page`, at the front.
-    #[inline]
-    fn push(&mut self, map: &MemMap, pfn: Pfn, page: &PageDesc) {
-        page.set_next(self.head);
-        match linked(self.head) {
-            Some(old) => map.page(old).set_prev(link(pfn)),
-            None => self.tail = link(pfn),
-        }
-        self.head = link(pfn);
-    }
-
-    /// Puts the blocks of `order` that a range consists of at the end, the
-    /// first first, with `word` for their heads.
-    fn append(&mut self, map: &MemMap, range: PfnRange, order: Order, word: HeadWord) {
-        match self.last() {
-            Some(old) => map.page(old).set_next(link(range.start)),
-            None => self.head = link(range.start),
-        }
-        // What the front's back link says does not matter.
-        let mut prev = self.tail;
-        let mut pfn = range.start;
-        while pfn < range.end {
-            let page = map.page(pfn);
-            page.set_head(word);
-            page.set_prev(prev);
-            prev = link(pfn);
-            pfn = pfn.add(order.pages());
-            page.set_next(link(pfn));
-        }
-        self.tail = prev;
-        map.page(Pfn(u64::from(prev))).set_next(NIL);
-    }
-
-    /// Takes the oldest block and as many of the next as lie behind each other
-    /// in its pageblock, up or down, up to `most`: what was freed in a row comes
-    /// back as a range. The descriptors of all its pages are a tail's then, so
-    /// the zone lock is wanted.
-    #[inline(always)]
-    fn pop_oldest(&mut self, map: &MemMap, order: Order, most: u64) -> Option<PfnRange> {
-        let oldest = self.last()?;
-        let mut next = None;
-        if most > 1 && link(oldest) != self.head {
-            let prev = Pfn(u64::from(map.page(oldest).prev()));
-            next = Some(prev).filter(|prev| prev.0.abs_diff(oldest.0) == order.pages());
-        }
-        if let Some(next) = next {
-            return Some(self.pop_oldest_run(map, order, oldest, next, most));
-        }
-        self.pop_last(map, oldest);
-        Some(PfnRange::sized(oldest, order.pages()))
-    }
-
-    /// [`pop_oldest`](Self::pop_oldest) where `next` lies beside `oldest`, on
-    /// the side where the rest is looked for.
-    #[inline(never)]
-    fn pop_oldest_run(
-        &mut self,
-        map: &MemMap,
-        order: Order,
-        oldest: Pfn,
-        next: Pfn,
-        most: u64,
-    ) -> PfnRange {
-        let step = next.0.wrapping_sub(oldest.0);
-        let below = oldest.0 - oldest.pageblock().0;
-        let room = if next > oldest { PAGEBLOCK_PAGES - below } else { below + order.pages() };
-        let mut left = most.min(room >> order.0);
-        // All of the run but the last of it, whose neighbour is the list's end
-        // then.
-        let mut last = oldest;
-        while left > 1 && link(last) != self.head {
-            let page = map.page(last);
-            let prev = Pfn(u64::from(page.prev()));
-            if prev.0 != last.0.wrapping_add(step) {
-                break;
-            }
-            page.set_head(HeadWord::TAIL);
-            page.set_next(0);
-            page.set_prev(0);
-            last = prev;
-            left -= 1;
-        }
-        self.pop_last(map, last);
-        PfnRange::sized(oldest.min(last), oldest.0.abs_diff(last.0) + order.pages())
-    }
-
-    /// Takes `last`, the oldest block, off the list.
-    #[inline(always)]
-    fn pop_last(&mut self, map: &MemMap, last: Pfn) {
-        let page = map.page(last);
-        let prev = page.prev();
-        page.set_head(HeadWord::TAIL);
-        page.set_next(0);
-        page.set_prev(0);
-        if link(last) == self.head {
-            self.head = NIL;
-            return;
-        }
-        map.page(Pfn(u64::from(prev))).set_next(NIL);
-        self.tail = prev;
-    }
-
-    /// The blocks, newest first; the list must not change meanwhile.
-    pub(crate) fn iter<'a>(&self, map: &'a MemMap) -> impl Iterator<Item = Pfn> + use<'a> {
-        let mut at = linked(self.head);
-        core::iter::from_fn(move || {
-            let pfn = at?;
-            at = linked(map.page(pfn).next());
-            Some(pfn)
-        })
-    }
-}
 
 /// How many blocks a list is to get at once.
 #[derive(Debug, Clone, Copy)]
@@ -187,11 +54,11 @@ pub(crate) struct Pcp {
     /// would be given back with every few frees, or push those out.
     pub(crate) large: u32,
     /// Frees in a row double what the next drain takes.
-    free_factor: u8,
+    free_factor: u16,
     /// What `allocated` was then: each page allocated since halves it again.
     allocated_then: u64,
     /// Refills in a row of one list double what the next one brings.
-    alloc_factor: u8,
+    alloc_factor: u16,
     /// That list.
     refilled: u8,
     /// What `freed` was then: each page freed since halves it again.
@@ -392,8 +259,8 @@ impl Pcp {
     }
 
     /// What list `index` gets now that it is empty and one of its blocks is asked
-    /// for: a batch, doubled by each such moment in a run of requests, up to a
-    /// quarter of the room on this CPU's lists and to what the zone can spare
+    /// for: a batch, doubled by each such moment in a run of requests, up to about
+    /// half of the room on this CPU's lists and to what the zone can spare
     /// (after Linux 6.12, `nr_pcp_alloc`, which takes all of the room: what is
     /// left of that when the run ends has to be given back).
     pub(crate) fn demand(&mut self, index: usize, zone: &Zone) -> Demand {
@@ -406,49 +273,65 @@ impl Pcp {
         }
         let batch = zone.pcp_batch();
         let room = zone.pcp_high().saturating_sub(self.count).saturating_sub(batch);
-        let pages = self.ramp(batch, (room / 4).min(zone.pcp_spare()));
+        let pages = self.ramp(batch, room, zone.pcp_spare());
         let least = if batch > 1 { 2 } else { 1 };
         let blocks = |pages: u32| (pages >> list_order(index).0).max(least);
         Demand { least: blocks(batch), most: blocks(pages) }
     }
 
-    /// Pages for one list at this point of a run of requests: from `batch` up to
-    /// `most`, if that is more.
-    fn ramp(&mut self, batch: u32, most: u32) -> u32 {
-        // The run starts anew once there is room again.
-        if most <= batch {
+    /// Pages for one list at this point of a run of requests: from `batch`, or a
+    /// few where that is less, up to a part of the `room`, if that is more, and
+    /// to what the zone can `spare`. A batch is one less than a power of two.
+    /// With that one, and powers of two all the way, what comes is whole blocks
+    /// of the buddy's, which otherwise were cut into ever smaller pieces.
+    fn ramp(&mut self, batch: u32, room: u32, spare: u32) -> u32 {
+        let whole = batch + 1;
+        // From three tenths to three fifths, of which one is a power of two.
+        let most = (room / 5 * 3).min(spare).min(MAX_RUN);
+        if most < whole {
+            // The run starts anew once there is room again.
             self.alloc_factor = 0;
-            return batch;
+            return if spare < whole { batch } else { whole };
         }
-        let most = most.min(MAX_RUN);
-        let pages = batch << self.alloc_factor;
+        let most = 1 << most.ilog2();
+        let pages = whole.max(FEW.min(most)) << self.alloc_factor;
         if pages < most {
             self.alloc_factor = (self.alloc_factor + 1).min(MAX_FACTOR);
         }
         pages.min(most)
     }
 
-    /// Fills list `index` with up to `want` blocks from the free lists of `ty`
-    /// itself, in runs: all blocks of a run lie in one block of the buddy's.
-    /// Returns how many came.
+    /// Fills list `index` with as many blocks as are wanted at most from the free
+    /// lists of `ty` itself, in runs: all blocks of a run lie in one block of the
+    /// buddy's. Where more than the least is wanted it is a guess, and a run ends
+    /// rather with a whole block than with the last that was asked for. Returns
+    /// how many came.
     pub(crate) fn refill_own(
         &mut self,
         buddy: &mut Buddy<'_>,
         index: usize,
         ty: MigrateType,
-        want: u32,
+        want: Demand,
     ) -> u32 {
         let order = list_order(index);
         let word = HeadWord::new(PageType::Pcp, order);
+        let (least, most) = (u64::from(want.least), u64::from(want.most));
+        // If each refill cut from a larger block just what it still lacks, it
+        // would leave small pieces, and the next one begin with them and cut again.
+        let cut = |left: u64| match most - left {
+            _ if most <= least => left,
+            got if got < least || got < most / 2 => most,
+            _ => 0,
+        };
         let mut got = 0;
-        while got < want {
-            let Some(run) = buddy.take_run(order, ty, u64::from(want - got)) else { break };
+        while got < most {
+            let Some(run) = buddy.take_run(order, ty, most - got, cut) else { break };
             // In the order they come: callers like rising addresses.
             self.lists[index].append(buddy.map, run, order, word);
-            got += (run.pages() >> order.0) as u32;
+            got += run.pages() >> order.0;
         }
-        self.count += got * order.pages() as u32;
-        got
+        self.count += (got << order.0) as u32;
+        got as u32
     }
 
     /// Fills list `index` for requests of type `ty`: with as many blocks as are
@@ -468,7 +351,8 @@ impl Pcp {
         let mut got = 0;
         while got < want.least {
             if source == Source::Own && !(flags.contains(AllocFlags::CMA) && buddy.prefers_cma()) {
-                got += self.refill_own(buddy, index, ty, want.most - got);
+                let left = Demand { least: want.least - got, most: want.most.saturating_sub(got) };
+                got += self.refill_own(buddy, index, ty, left);
                 if got >= want.least {
                     break;
                 }
@@ -486,13 +370,17 @@ impl Pcp {
     }
 
     /// Pages to give back now that a free has raised the count to `high` or
-    /// more: a batch, doubled by each such moment in a run of frees.
+    /// more: a batch (on small zones, where that may be a page, an eighth of
+    /// `high`), doubled by each such moment in a run of frees.
     pub(crate) fn surplus(&mut self, batch: u32, high: u32) -> u32 {
         let allocated =
             self.allocated - core::mem::replace(&mut self.allocated_then, self.allocated);
         self.free_factor >>= allocated.min(u64::from(MAX_FACTOR));
-        let most = high.saturating_sub(batch).min(MAX_RUN).max(batch);
-        let pages = batch << self.free_factor;
+        // What stays is a batch, or what it may take to end with a whole block.
+        let stays = batch.max((WHOLE as u32 - 1).min(high / 4));
+        let most = high.saturating_sub(stays).min(MAX_RUN).max(batch);
+        let first = batch.max((high / 8).min(WHOLE as u32));
+        let pages = first << self.free_factor;
         if pages < most {
             self.free_factor = (self.free_factor + 1).min(MAX_FACTOR);
         }
@@ -510,22 +398,25 @@ impl Pcp {
         largest
     }
 
-    /// Gives up to `pages` pages in small blocks back to the buddy, oldest
-    /// first, as many of each list as of the others. Each goes where its
-    /// pageblock's type now says. Returns the largest order that one came to be
-    /// listed at.
+    /// Gives about `pages` pages in small blocks back to the buddy, oldest first,
+    /// as many of each list as of the others; all if there are no more. Each goes
+    /// where its pageblock's type now says. Returns the largest order that one
+    /// came to be listed at.
     pub(crate) fn drain(&mut self, buddy: &mut Buddy<'_>, pages: u32) -> Order {
         let mut largest = Order(0);
-        let mut left = u64::from(pages.min(self.count));
-        while left > 0 && self.count > 0 {
+        let all = pages >= self.count;
+        let mut left = u64::from(pages);
+        // The last few are not worth cutting blocks for.
+        let few = if all { 0 } else { left / 4 };
+        while left > few && self.count > 0 {
             let small = &self.lists[..LARGE];
             let busy = small.iter().filter(|list| !list.is_empty()).count() as u64;
-            let share = (left / busy.max(1)).max(1);
+            let share = if all { left } else { (left / busy.max(1)).max(1) };
             for index in 0..LARGE {
                 let given = self.drain_list(buddy, index, share.min(left), &mut largest);
                 self.count -= given as u32;
                 left = left.saturating_sub(given);
-                if left == 0 {
+                if left <= few {
                     return largest;
                 }
             }
@@ -600,17 +491,35 @@ mod tests {
     #[test]
     fn runs_of_requests_bring_more_each_time() {
         let mut pcp = empty();
-        let mut brought = |batch, most| pcp.ramp(batch, most);
-        assert_eq!([3; 7].map(|batch| brought(batch, 277)), [3, 6, 12, 24, 48, 96, 192]);
+        let mut brought = |batch, room| pcp.ramp(batch, room, u32::MAX);
+        assert_eq!([3; 7].map(|batch| brought(batch, 850)), [8, 16, 32, 64, 128, 256, 256]);
         // No more than there is room for, and from the start when there was none.
-        assert_eq!([50, 3, 0, 277, 277].map(|most| brought(3, most)), [50, 3, 3, 3, 6]);
-        assert_eq!([1, 6, 6, 6, 6, 6].map(|most| brought(1, most)), [1, 1, 2, 4, 6, 6]);
+        assert_eq!([130, 9, 0, 850, 850].map(|room| brought(3, room)), [64, 4, 4, 8, 16]);
+        assert_eq!([1, 30, 30, 30, 30].map(|room| brought(1, room)), [2, 8, 16, 16, 16]);
+    }
+
+    #[test]
+    fn a_zone_that_can_spare_little_gives_no_more_than_a_batch() {
+        let mut pcp = empty();
+        let mut brought = |spare| pcp.ramp(31, 10_000, spare);
+        assert_eq!([9999, 9999, 33, 32, 31, 0].map(&mut brought), [32, 64, 32, 32, 31, 31]);
+        assert_eq!(brought(9999), 32);
     }
 
     #[test]
     fn runs_of_frees_drain_more_each_time() {
         let mut pcp = empty();
         let drained: std::vec::Vec<u32> = (0..7).map(|_| pcp.surplus(31, 853)).collect();
-        assert_eq!(drained, [31, 62, 124, 248, 496, 822, 822]);
+        assert_eq!(drained, [64, 128, 256, 512, 790, 790, 790]);
+    }
+
+    /// From a border on, that is where the last one ended.
+    #[test]
+    fn drains_of_a_run_of_frees_are_whole_blocks_and_leave_some() {
+        for (batch, high) in [(1, 4), (1, 75), (1, 238), (3, 300), (15, 60), (63, 252), (63, 500)] {
+            let mut pcp = empty();
+            let most = (0..12).map(|_| pcp.surplus(batch, high)).max().unwrap_or(0);
+            assert!(list::whole(u64::from(most), 0, true) < u64::from(high), "{batch}, {high}");
+        }
     }
 }

@@ -163,14 +163,77 @@ fn a_run_of_requests_fetches_more_each_time() {
             held.push(alloc(&mm, 0, Gfp::KERNEL).expect("a page"));
         }
         held.drain(held.len() - 8..).for_each(|page| mm.free_pages(page).expect("allocated"));
-        assert_eq!([0; 4].map(|_| refill(&mut held)), [1, 2, 4, 8].map(|n| n * batch));
+        // In whole blocks: from half of what it is to be to half as much again.
+        for n in [1, 2, 4, 8] {
+            let (wanted, got) = (n * (batch + 1), refill(&mut held));
+            assert!(got >= wanted / 2 && got <= wanted * 3 / 2, "{got} pages, not {wanted}");
+        }
     }
     // So does another list's turn.
     let block = alloc(&mm, 2, Gfp::KERNEL).expect("a block");
-    assert_eq!(refill(&mut held), batch);
+    assert_eq!(refill(&mut held), batch + 1);
     mm.free_pages(block).expect("allocated");
     held.into_iter().for_each(|page| mm.free_pages(page).expect("allocated"));
     mm.audit().expect("whole");
+}
+
+/// Blocks that are freed in a row, upward or downward, go through this CPU's
+/// lists, whose drains take them for rows; every now and then a row ends.
+#[test]
+fn rows_of_frees_merge_again() {
+    let mm = machine(32);
+    let (free, merged) = (mm.free_pages_total(), mm.audit().expect("whole").free);
+    let rows = if cfg!(miri) { 60 } else { 700 };
+    for order in 0..=3 {
+        for (downward, broken) in [(false, 0), (true, 0), (false, 7), (true, 9), (false, 64)] {
+            let mut held: Vec<Page> =
+                (0..rows).map(|_| alloc(&mm, order, Gfp::KERNEL).expect("a block")).collect();
+            held.sort_by_key(|page| page.pfn);
+            if downward {
+                held.reverse();
+            }
+            if broken > 0 {
+                // The first of each few comes last.
+                let (late, row): (Vec<_>, Vec<_>) =
+                    held.into_iter().enumerate().partition(|(i, _)| i % broken == 0);
+                held = row.into_iter().chain(late).map(|(_, page)| page).collect();
+            }
+            for (i, page) in held.into_iter().enumerate() {
+                mm.free_pages(page).expect("allocated");
+                if i % 97 == 0 {
+                    mm.audit().expect("whole while rows are freed");
+                }
+            }
+            mm.audit().expect("whole with rows on the lists");
+        }
+    }
+    mm.drain_all(None);
+    assert_eq!(mm.free_pages_total(), free);
+    assert_eq!(mm.audit().expect("whole").free, merged);
+    for zone in mm.zones().iter().filter(|zone| zone.managed() > 0) {
+        let small: u32 = mm.free_blocks(zone)[..4].iter().flatten().sum();
+        assert!(small <= 8, "{small} small blocks are left of {:?}", zone.kind);
+    }
+}
+
+/// Thousands of pages taken and given back in a row, again and again: what goes
+/// through the lists is whole blocks, and they are not cut ever smaller.
+#[test]
+fn batches_leave_no_small_pieces() {
+    for mib in if cfg!(miri) { [4, 4, 4] } else { [40, 256, 1024] } {
+        let mm = machine(mib);
+        let pages = mm.free_pages_total() / 3;
+        for _ in 0..4 {
+            let held: Vec<Page> =
+                (0..pages).map(|_| alloc(&mm, 0, Gfp::KERNEL).expect("a page")).collect();
+            held.into_iter().for_each(|page| mm.free_pages(page).expect("allocated"));
+        }
+        for zone in mm.zones().iter().filter(|zone| zone.managed() > 0) {
+            let small: u32 = mm.free_blocks(zone)[..4].iter().flatten().sum();
+            assert!(small <= 12, "{small} small blocks in {:?} of {mib} MiB", zone.kind);
+        }
+        mm.audit().expect("whole");
+    }
 }
 
 #[test]

@@ -63,6 +63,25 @@ impl<'a> Pages<'a> {
         // read as long as the map lives.
         unsafe { &*self.pages.add(pfn.0 as usize) }
     }
+
+    /// Those of `range`, which lies in one block of whatever order.
+    #[inline]
+    pub(crate) fn of(self, range: PfnRange) -> &'a [PageDesc] {
+        debug_assert!(
+            range.pages() == 0
+                || (self.map.try_block(range.start).is_some()
+                    && self.map.try_block(Pfn(range.end.0 - 1)).is_some()),
+            "{range:?} has no descriptors"
+        );
+        // SAFETY: a block's pageblocks are populated together, and their
+        // descriptors lie side by side in one array; all of it is atomics.
+        unsafe {
+            core::slice::from_raw_parts(
+                self.pages.add(range.start.0 as usize),
+                range.pages() as usize,
+            )
+        }
+    }
 }
 
 /// A bit for each region.
