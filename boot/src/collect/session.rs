@@ -119,12 +119,22 @@ impl Session {
         self.since = Instant::now();
         self.send(line.as_bytes())?;
         self.send(b"\r")?;
-        // Prompts that stand before its echo belong to others.
-        self.hear_until(None, |heard| {
-            let echo = find(&heard[from..], line.as_bytes());
-            echo.is_some_and(|at| at_prompt(&heard[from + at + line.len()..]))
-        })?;
-        Ok(())
+        loop {
+            // Prompts that stand before its echo belong to others.
+            let echo = |heard: &[u8]| {
+                find(&heard[from..], line.as_bytes()).map(|at| from + at + line.len())
+            };
+            let there = |heard: &[u8]| echo(heard).is_some_and(|at| at_prompt(&heard[at..]));
+            if self.hear_until(Some(PROD), there)? {
+                return Ok(());
+            }
+            // The kernel's log may have come after the prompt, which nobody shows
+            // again unless he is asked to.
+            let after = echo(&self.heard).map_or(&[][..], |at| &self.heard[at..]);
+            if find(after, format!("\n{PROMPT}").as_bytes()).is_some() {
+                self.send(WAKE)?;
+            }
+        }
     }
 
     /// Has a command run; what was printed before the next prompt.
@@ -132,10 +142,13 @@ impl Session {
     /// # Errors
     /// As [`command`](Self::command).
     pub fn ask(&mut self, line: &str) -> Result<Reply> {
-        // With the prompt that it is typed at, as far as that is the last to be seen.
-        let from = self.heard.len().saturating_sub(PROMPT.len());
+        let from = self.heard.len();
         self.command(line)?;
-        let reply = replies(&self.heard[from..]).into_iter().rev().find(|r| r.command == line);
+        // With the prompt that it was typed at, though the kernel's log may have
+        // come in between.
+        let echo = find(&self.heard[from..], line.as_bytes()).unwrap_or(0);
+        let text = [PROMPT.as_bytes(), &self.heard[from + echo..]].concat();
+        let reply = replies(&text).into_iter().find(|r| r.command == line);
         reply.with_context(|| format!("{line}: no answer"))
     }
 
@@ -228,6 +241,9 @@ mod tests {
                 } else if byte == b'\r' {
                     let said = String::from_utf8_lossy(&typed).into_owned();
                     let _ = line.write_all(format!("\r\nyou said {said}\r\nquarry> ").as_bytes());
+                    if said == "log" {
+                        let _ = line.write_all(b"\r\n[    1.000000] late\r\n");
+                    }
                     typed.clear();
                 } else {
                     typed.push(byte);
@@ -278,6 +294,16 @@ mod tests {
         session.log_in(true).unwrap();
         session.command("hello").unwrap();
         assert_eq!(replies(session.transcript()).last().unwrap().text, "you said hello\n");
+    }
+
+    #[test]
+    fn the_kernels_log_may_follow_a_prompt() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        thread::spawn(move || machine(theirs));
+        let mut session = Session::new(ours.try_clone().unwrap(), ours, Duration::from_secs(60));
+        session.log_in(false).unwrap();
+        assert_eq!(session.ask("log").unwrap().text, "you said log\n");
+        assert_eq!(session.ask("more").unwrap().text, "you said more\n");
     }
 
     #[test]
