@@ -49,7 +49,8 @@ impl<H: Memory> Coherent<H> {
         }
         let (addr, ptr) = H::dma_alloc(pages, BufferDirection::Both);
         let memory = PhantomData;
-        (addr != 0).then_some(Self { addr, ptr, pages, abandoned: false, memory })
+        // Not made of nothing, for dropping it frees it.
+        (addr != 0).then(|| Self { addr, ptr, pages, abandoned: false, memory })
     }
 
     /// Where devices find the first byte.

@@ -23,6 +23,7 @@
 #[cfg(any(test, feature = "host"))]
 extern crate std;
 
+pub mod balloon;
 pub mod config;
 pub mod device;
 pub mod dma;

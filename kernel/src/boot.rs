@@ -346,6 +346,8 @@ fn start_memory(
     // SAFETY: the kernel's tables are in force and the CPU has its area.
     let machine = unsafe { Machine::new() };
     let mut config = options.memory.config(zones, early.present_pages());
+    // All that the processor has addresses for; the manager takes what it can.
+    config.hotplug_end = Pfn::containing(1 << cpu::features().phys_bits.min(52));
     numa::configure(&mut config);
     let (before, pages) = (counter_without_log(), early.present_pages());
     let mm = match memory::start(machine, early, &config) {

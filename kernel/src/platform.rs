@@ -77,6 +77,18 @@ unsafe impl Platform for Machine {
         vm::map_frames(ptr.addr() as u64, frames, tables)
     }
 
+    fn memmap_unback(&self, ptr: *mut u8, bytes: usize, frame: &mut dyn FnMut(Pfn)) {
+        vm::take_frames(ptr.addr() as u64, bytes, frame);
+    }
+
+    fn direct_map_extend(&self, frames: PfnRange, tables: &mut dyn FnMut() -> Option<Pfn>) -> bool {
+        vm::extend_direct_map(frames, tables)
+    }
+
+    fn direct_map_withdraw(&self, frames: PfnRange, table: &mut dyn FnMut(Pfn)) {
+        vm::withdraw_direct_map(frames, table);
+    }
+
     #[inline]
     fn irq_save(&self) -> (CpuId, IrqState) {
         let flags = irq::save();

@@ -26,7 +26,7 @@ use mm::Mm;
 use mm::arena::MovableArena;
 use mm::sync::LockRank;
 use quarry_kernel::options::Options;
-use selftest::suites::{Ground, Suites};
+use selftest::suites::{Ground, Lender, Suites};
 use selftest::{Config, Counts, Filter, Harness, Level, Suite};
 
 /// A test that has begun and not ended.
@@ -137,7 +137,7 @@ pub(crate) fn run(
 /// What the tests run on, with all CPUs if there are to be tests; says why if
 /// there is nothing.
 fn prepare(mm: &'static Mm<Machine>, level: Level, known: &mut Option<Subject>) -> Option<Subject> {
-    let ground = match known.map_or_else(|| Ground::new(mm, &ARENA), Ok) {
+    let ground = match known.map_or_else(|| Ground::new(mm, &ARENA, &LENDER), Ok) {
         Ok(ground) => *known.insert(ground),
         Err(error) => {
             log::error!("no self-tests: {error}");
@@ -161,6 +161,9 @@ type Subject = Ground<Machine>;
 
 /// The pages that the tests move.
 static ARENA: MovableArena<Machine> = MovableArena::new();
+
+/// The balloon whose host the tests are.
+static LENDER: Lender<Machine> = Lender::new();
 
 /// The report goes to the console, in whole lines without time stamps.
 struct ToConsole {

@@ -6,6 +6,7 @@ use crate::machine::{Description, Host, Simulated};
 use crate::output::Output;
 use mm::Mm;
 use mm::arena::MovableArena;
+use mm::balloon::{Balloon, RETRY_MS, Step};
 use mm::platform::{Context, Platform, Worker};
 use mm::types::CpuId;
 use shell::{Errno, Error, World, without_comment};
@@ -26,6 +27,10 @@ pub struct HostWorld {
     /// Workers that have said when they want their next round, in ms.
     rounds: Vec<(Worker, u64)>,
     memalloc: bool,
+    /// Pages that this host wants, if it has said so.
+    target: Option<u64>,
+    /// When the balloon goes on its way there, in ms.
+    pursued: Option<u64>,
 }
 
 impl HostWorld {
@@ -47,7 +52,16 @@ impl HostWorld {
         // `World::describe`) and cannot outlive this, for it owns it.
         let machine = unsafe { Simulated::boot(description, &output)? };
         let (reaps, rounds) = (Vec::new(), Vec::new());
-        let mut world = Self { output, machine, open: None, reaps, rounds, memalloc: false };
+        let mut world = Self {
+            output,
+            machine,
+            open: None,
+            reaps,
+            rounds,
+            memalloc: false,
+            target: None,
+            pursued: None,
+        };
         world.begin();
         Ok(world)
     }
@@ -56,6 +70,7 @@ impl HostWorld {
     fn begin(&mut self) {
         self.set_memalloc(false);
         self.rounds.clear();
+        (self.target, self.pursued) = (None, None);
         self.reaps = vec![0; usize::from(self.machine.mm().platform().cpus())];
         self.reap_due();
     }
@@ -76,6 +91,25 @@ impl HostWorld {
         let result = work();
         machine.set_context(Context { memalloc: self.memalloc, ..Context::default() });
         result
+    }
+
+    /// Brings the balloon as near to what this host wants as it gets now.
+    fn run_balloon(&mut self) {
+        let (mm, now) = (self.machine.mm(), self.machine.mm().platform().now_ms());
+        let (Some(target), Some(due)) = (self.target, self.pursued) else { return };
+        if due > now {
+            return;
+        }
+        let balloon = self.machine.balloon();
+        self.pursued = self.with_rights(false, || {
+            loop {
+                match balloon.toward(mm, target) {
+                    Ok(Step::More) => {}
+                    Ok(Step::Done) | Err(_) => return None,
+                    Ok(Step::Wait) => return Some(now + RETRY_MS),
+                }
+            }
+        });
     }
 
     /// Ages what the slab layer keeps, on each CPU where it is time to.
@@ -142,6 +176,21 @@ impl World for HostWorld {
         Some(self.machine.arena())
     }
 
+    fn balloon(&self) -> Option<&'static Balloon<Host>> {
+        Some(self.machine.balloon())
+    }
+
+    fn balloon_target(&self) -> Option<u64> {
+        self.target
+    }
+
+    fn set_balloon_target(&mut self, pages: u64) -> Result<(), Error> {
+        self.target = Some(pages);
+        self.pursued = Some(0);
+        self.run_balloon();
+        Ok(())
+    }
+
     fn print(&mut self, text: fmt::Arguments<'_>) {
         self.output.print(text);
     }
@@ -165,9 +214,11 @@ impl World for HostWorld {
         loop {
             self.run_workers();
             let rounds = self.rounds.iter().map(|&(_, due)| due);
-            let next = self.reaps.iter().copied().chain(rounds).min().unwrap_or(end).min(end);
+            let due = self.reaps.iter().copied().chain(rounds).chain(self.pursued);
+            let next = due.min().unwrap_or(end).min(end);
             machine.advance_ms(next.saturating_sub(machine.now_ms()));
             self.reap_due();
+            self.run_balloon();
             if next == end {
                 break;
             }
@@ -202,6 +253,10 @@ impl World for HostWorld {
         }
         self.open = Some(open);
         Ok(())
+    }
+
+    fn takes_memory(&self) -> bool {
+        true
     }
 
     fn is_describing(&self) -> bool {

@@ -3,10 +3,12 @@
 //! counts. For a stopped machine: nobody else may be allocating meanwhile. May
 //! call: everything.
 
+use crate::balloon::UNMANAGED;
 use crate::buddy::Buddy;
 use crate::memmap::MemMap;
+use crate::migrate::OWNERS;
 use crate::mm::Mm;
-use crate::page::{NIL, PageFlags, PageType, link};
+use crate::page::{NIL, PageDesc, PageFlags, PageType, link};
 use crate::pcp::list_order;
 use crate::platform::Platform;
 use crate::sync::{Cpu, Lock, LockRank};
@@ -36,6 +38,8 @@ pub struct Audit {
     pub slab: u64,
     /// Of these, pages in large kmalloc blocks.
     pub large_kmalloc: u64,
+    /// Of these, pages lent to the host.
+    pub balloon: u64,
     /// Pages reserved since boot.
     pub reserved: u64,
     /// Pages out of use of memory blocks that are partly in use.
@@ -113,6 +117,13 @@ struct ZoneCount {
     held_pages: u64,
 }
 
+/// Movable pages by their drivers.
+struct Drivers {
+    /// A bit for each driver that is a balloon.
+    balloons: u64,
+    pages: [u64; OWNERS],
+}
+
 impl<P: Platform> Mm<P> {
     /// Checks everything. Only on a machine where nobody else allocates, with
     /// interrupts on and no lock held: it takes each zone's lock for the whole
@@ -122,11 +133,12 @@ impl<P: Platform> Mm<P> {
     /// The first thing that is wrong.
     pub fn audit(&self) -> Result<Audit, AuditError> {
         let mut auditor = Auditor { report: Audit::default() };
+        let mut drivers = self.drivers();
         for zone in self.zones.iter() {
             let mut count = ZoneCount::default();
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-            audit_pages(&mut auditor, &buddy, &mut count)?;
+            audit_pages(&mut auditor, &buddy, &mut count, &mut drivers)?;
             audit_deferred(&mut auditor, &mut buddy, &mut count)?;
             audit_lists(&mut auditor, &mut buddy, &count)?;
             audit_counters(&mut auditor, zone, &count)?;
@@ -140,7 +152,19 @@ impl<P: Platform> Mm<P> {
         self.audit_cma(&mut auditor)?;
         self.audit_hotplug(&mut auditor)?;
         self.audit_bad(&mut auditor)?;
+        for (id, ops) in self.movable_drivers() {
+            if let Some(pages) = ops.pages() {
+                let found = drivers.pages.get(id.0 as usize).copied().unwrap_or_default();
+                auditor.equal("pages of a driver", None, pages, found)?;
+            }
+        }
         Ok(auditor.report)
+    }
+
+    /// The drivers with movable pages, before any of these is counted.
+    fn drivers(&self) -> Drivers {
+        let balloons = self.movable_drivers().filter(|(_, ops)| ops.is_balloon());
+        Drivers { balloons: balloons.fold(0, |bits, (id, _)| bits | 1 << id.0), pages: [0; OWNERS] }
     }
 
     /// The per-CPU lists of `zone` hold exactly the pages that say so.
@@ -227,6 +251,7 @@ fn audit_pages(
     auditor: &mut Auditor,
     buddy: &Buddy<'_>,
     count: &mut ZoneCount,
+    drivers: &mut Drivers,
 ) -> Result<(), AuditError> {
     let (map, zone) = (buddy.map, buddy.zone);
     let span = zone.span();
@@ -237,7 +262,7 @@ fn audit_pages(
             continue;
         }
         let start = pfn;
-        pfn = audit_head(auditor, map, pfn, count)?;
+        pfn = audit_head(auditor, map, pfn, count, drivers)?;
         // A block of order 10 begins one pageblock and covers another.
         let mut block = start.align_up(PAGEBLOCK_ORDER);
         while block < pfn {
@@ -326,6 +351,7 @@ fn audit_head(
     map: &MemMap,
     pfn: Pfn,
     count: &mut ZoneCount,
+    drivers: &mut Drivers,
 ) -> Result<Pfn, AuditError> {
     let page = map.page(pfn);
     let word = page.head();
@@ -363,6 +389,7 @@ fn audit_head(
         },
     )?;
     let ty = map.block(pfn).migratetype();
+    let mut unmanaged = 0;
     match word.ty() {
         PageType::Buddy => {
             count.heads[order.index()][ty.index()] += 1;
@@ -399,6 +426,9 @@ fn audit_head(
         PageType::Lru | PageType::Movable => {
             auditor.holds("a counted page without references", pfn, page.count() > 0)?;
             auditor.report.allocated += pages;
+            if word.ty() == PageType::Movable {
+                unmanaged = audit_movable(auditor, page, pages, drivers);
+            }
         }
         PageType::Reserved => auditor.report.reserved += pages,
         PageType::Offline => auditor.report.offline += pages,
@@ -417,10 +447,23 @@ fn audit_head(
     if word.ty() != PageType::Hole {
         count.present += pages;
         if !matches!(word.ty(), PageType::Reserved | PageType::Offline | PageType::Poisoned) {
-            count.managed += pages;
+            count.managed += pages - unmanaged;
         }
     }
     Ok(pfn.add(pages))
+}
+
+/// Counts the pages of a driver; returns how many of them are not managed.
+fn audit_movable(auditor: &mut Auditor, page: &PageDesc, pages: u64, drivers: &mut Drivers) -> u64 {
+    let owner = page.owner();
+    if let Some(count) = drivers.pages.get_mut(owner as usize) {
+        *count += pages;
+    }
+    if owner >= u64::BITS || drivers.balloons >> owner & 1 == 0 {
+        return 0;
+    }
+    auditor.report.balloon += pages;
+    if page.private() == UNMANAGED { pages } else { 0 }
 }
 
 /// Two free buddies that may merge must have merged.

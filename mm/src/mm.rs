@@ -10,6 +10,7 @@ use crate::fault::Faults;
 use crate::hotplug::Hotplug;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
+use crate::oom::OomNotifiers;
 use crate::owner::PageOwner;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
@@ -91,6 +92,7 @@ pub struct Mm<P: Platform> {
     pub(crate) owners: PageOwner,
     pub(crate) cma: CmaAreas,
     pub(crate) movable_owners: MovableOwners<P>,
+    pub(crate) oom_notifiers: OomNotifiers<P>,
     pub(crate) slab: SlabState,
     pub(crate) faults: Faults,
     pub(crate) bad: BadPages,

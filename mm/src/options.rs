@@ -4,6 +4,7 @@
 use crate::cma::{CmaRequest, MAX_CMA_AREAS};
 use crate::cmdline::{Malformed, Token, parse_number, take_size};
 use crate::firmware::{CoreSize, MapEdit, MovableSplit, RawRegion, RegionKind, ZoneLayout};
+use crate::hotplug::OnlineType;
 use crate::setup::Config;
 use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_ORDER};
 
@@ -80,6 +81,12 @@ pub struct Options<'a> {
     pub watermark_scale_factor: Option<u32>,
     /// `numa=off`: one node, whatever the firmware says.
     pub numa_off: bool,
+    /// `memhp_default_state=`: what becomes of memory that is added; None: it
+    /// stays out of use.
+    pub memhp_default: Option<OnlineType>,
+    /// `movable_node`: memory that is added is for movable pages, unless its
+    /// neighbours say otherwise.
+    pub movable_node: bool,
     /// `memtest=N`: patterns that free memory is tested with before use.
     pub memtest: u32,
 }
@@ -101,6 +108,8 @@ impl Default for Options<'_> {
             min_free_kbytes: None,
             watermark_scale_factor: None,
             numa_off: false,
+            memhp_default: Some(OnlineType::Auto),
+            movable_node: false,
             memtest: 0,
         }
     }
@@ -161,6 +170,18 @@ impl<'a> Options<'a> {
                 "off" => self.numa_off = true,
                 _ => return Err(token.malformed("not off")),
             },
+            () if token.is("memhp_default_state") => {
+                let state = OnlineType::parse(token.value()?);
+                self.memhp_default = state.ok_or(
+                    token.malformed("not offline, online, online_kernel or online_movable"),
+                )?;
+            }
+            () if token.is("movable_node") => {
+                if token.value.is_some() {
+                    return Err(token.malformed("takes no value"));
+                }
+                self.movable_node = true;
+            }
             () if token.is("memtest") => {
                 // Without a number, as many patterns as there are.
                 self.memtest = match token.value {
@@ -225,6 +246,8 @@ impl<'a> Options<'a> {
             page_poison: self.page_poison,
             page_owner: self.page_owner,
             defer: self.deferred,
+            default_online: self.memhp_default,
+            movable_node: self.movable_node,
             ..Config::default()
         }
     }

@@ -104,10 +104,11 @@ pub unsafe trait Platform: Sized + Sync + 'static {
 
     /// Takes the frames back that [`memmap_back`](Self::memmap_back) has put
     /// behind `bytes` bytes (whole pages) from `ptr` on, in pages of any size
-    /// that do not reach beyond these: each is told to `frame` and nobody's from
-    /// then on. What is read there afterwards is zero, for those who are late;
-    /// nobody writes, and `memmap_back` may be called for the place again. Waits
-    /// for other CPUs: called with interrupts on and no lock held.
+    /// that do not reach beyond these: each is told to `frame`, which only notes
+    /// it, and nobody's when this returns. What is read there afterwards is zero,
+    /// for those who are late; nobody writes, and `memmap_back` may be called for
+    /// the place again. Waits for other CPUs: called with interrupts on and no
+    /// lock held.
     fn memmap_unback(&self, _ptr: *mut u8, _bytes: usize, _frame: &mut dyn FnMut(Pfn)) {}
 
     /// Makes `frames`, which the machine has got since it booted, part of the

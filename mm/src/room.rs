@@ -1,6 +1,7 @@
 //! The manager's own answer to the `Pressure` hook: which layers above the
 //! allocator are asked for room, and how. Reclaim and the OOM killer have
-//! nothing to take yet: no page is mapped or cached. May call: everything.
+//! nothing to take yet, for no page is mapped or cached: the last resort is to
+//! ask those who lent memory out. May call: everything.
 
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -25,6 +26,6 @@ impl<P: Platform> Pressure for Mm<P> {
     }
 
     fn out_of_memory(&self, _attempt: &Attempt) -> bool {
-        false
+        self.notify_oom() > 0
     }
 }

@@ -17,6 +17,7 @@ use crate::hotplug::{Hotplug, OnlineType};
 use crate::memmap::{BlockInfo, MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
 use crate::mm::{Mm, Tunables};
+use crate::oom::OomNotifiers;
 use crate::owner::PageOwner;
 use crate::page::PageType;
 use crate::pcp::Pcp;
@@ -199,6 +200,7 @@ impl<P: Platform> Mm<P> {
             owners,
             cma,
             movable_owners,
+            oom_notifiers: OomNotifiers::new(),
             slab,
             faults: Faults::default(),
             bad: BadPages::new(),

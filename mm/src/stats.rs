@@ -62,6 +62,12 @@ events! {
     CmaAllocSuccess = "cma_alloc_success",
     /// Contiguous allocations from CMA that failed.
     CmaAllocFail = "cma_alloc_fail",
+    /// Pages that were lent to the host.
+    BalloonInflate = "balloon_inflate",
+    /// Pages that came back from it.
+    BalloonDeflate = "balloon_deflate",
+    /// Pages the host has been given in exchange for others.
+    BalloonMigrate = "balloon_migrate",
     /// Requests that failed.
     AllocFailed = "alloc_failed",
     /// Pages that were handed out marked pfmemalloc.

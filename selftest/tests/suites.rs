@@ -54,7 +54,8 @@ fn run_filtered(on: &Ground<Machine>, level: Level, filter: &str) -> Counts {
 /// The ground of a machine, which lives as long as the tests do.
 fn ground(mm: Mm<Machine>) -> Ground<Machine> {
     mm.slab_init().expect("the slab layer");
-    Ground::new(Box::leak(Box::new(mm)), Box::leak(Box::default())).expect("room for a driver")
+    let (arena, lender) = (Box::leak(Box::default()), Box::leak(Box::default()));
+    Ground::new(Box::leak(Box::new(mm)), arena, lender).expect("room for a driver")
 }
 
 fn both_levels(mm: Mm<Machine>) {

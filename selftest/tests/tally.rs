@@ -10,7 +10,8 @@ use selftest::suites::Ground;
 fn a_page_or_an_object_left_behind_is_seen() {
     let mm = Box::leak(Box::new(pc(32, 1, &Config::default()).expect("a machine")));
     mm.slab_init().expect("the slab layer");
-    let on = Ground::new(mm, Box::leak(Box::default())).expect("room for a driver");
+    let on = Ground::new(mm, Box::leak(Box::default()), Box::leak(Box::default()))
+        .expect("room for a driver");
     let before = on.tally();
     // The slab that holds the second object is there for the first already.
     let objects = [64, 64].map(|size| mm.kmalloc(size, Gfp::KERNEL).expect("an object"));

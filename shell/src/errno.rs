@@ -3,6 +3,7 @@
 
 use core::fmt;
 use mm::contig::ContigError;
+use mm::hotplug::HotplugError;
 use mm::slab::SlabError;
 use mm::{AllocError, FreeError};
 
@@ -37,11 +38,13 @@ pub enum Errno {
     ENOSYS,
     /// Not there yet.
     EOPNOTSUPP,
+    /// It is so already.
+    EALREADY,
 }
 
 impl Errno {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::EPERM,
         Self::ENOENT,
         Self::EINTR,
@@ -56,6 +59,7 @@ impl Errno {
         Self::ERANGE,
         Self::ENOSYS,
         Self::EOPNOTSUPP,
+        Self::EALREADY,
     ];
 
     /// The number whose name is `name`.
@@ -80,6 +84,7 @@ impl Errno {
             Self::ERANGE => "ERANGE",
             Self::ENOSYS => "ENOSYS",
             Self::EOPNOTSUPP => "EOPNOTSUPP",
+            Self::EALREADY => "EALREADY",
         }
     }
 }
@@ -206,6 +211,19 @@ impl From<ContigError> for Error {
             ContigError::Invalid(why) => Self::new(Errno::EINVAL, why),
             ContigError::Busy(_) => Self::new(Errno::EBUSY, "something stays").about(error),
             ContigError::NoMemory => Self::new(Errno::ENOMEM, "out of memory"),
+        }
+    }
+}
+
+impl From<HotplugError> for Error {
+    fn from(error: HotplugError) -> Self {
+        match error {
+            HotplugError::Invalid(why) => Self::new(Errno::EINVAL, why),
+            HotplugError::Already => Self::new(Errno::EALREADY, "all of it is so already"),
+            HotplugError::Busy(_) => Self::new(Errno::EBUSY, "something stays").about(error),
+            HotplugError::InUse => Self::new(Errno::EBUSY, "it has to be offline first"),
+            HotplugError::NoMemory => Self::new(Errno::ENOMEM, "too little memory is left"),
+            HotplugError::NotMapped => Self::new(Errno::EIO, "it cannot be mapped"),
         }
     }
 }

@@ -36,6 +36,7 @@ cache.NAME.FACT     active_objs num_objs active_slabs num_slabs objperslab pages
 fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
                     spent_budgets known_pages, of what the host was told
+balloon.FACT        pages target isolated: lent to the host, wanted by it, being moved
 host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
 bad.FACT            pages out: bad frames, and those out of use
 NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
@@ -72,6 +73,12 @@ pub const COMMANDS: &[Command] = &[
         "alloc a 3 ATOMIC count=100",
     ),
     command("audit", "audit", "checks each page, list and counter against all others", "audit"),
+    command(
+        "balloon",
+        "balloon [SIZE]",
+        "shows what the host has of memory, or (on the host) has it leave the guest SIZE",
+        "balloon",
+    ),
     command(
         "cache",
         "cache NAME size=N [align=N] [ctor] [hwalign] [debug] [reclaim] [merge]",
@@ -138,6 +145,18 @@ pub const COMMANDS: &[Command] = &[
         "help alloc",
     ),
     command(
+        "hotadd",
+        "hotadd 0xSTART SIZE [node=N]",
+        "gives a simulated machine memory, in blocks of 128M",
+        "hotadd 0x100000000 1G",
+    ),
+    command(
+        "hotremove",
+        "hotremove 0xSTART SIZE",
+        "takes added memory that is offline away again",
+        "hotremove 0x100000000 1G",
+    ),
+    command(
         "kalloc",
         "kalloc NAME CACHE [GFP] [count=N] [node=N] [cpu=N]",
         "allocates objects; CACHE is a cache, kmalloc-64 or a size",
@@ -166,13 +185,13 @@ pub const COMMANDS: &[Command] = &[
     command(
         "offline",
         "offline 0xSTART SIZE",
-        "takes memory out of use (not yet)",
+        "takes memory out of use: blocks of 128M, or 2M of one",
         "offline 0x8000000 128M",
     ),
     command(
         "online",
-        "online 0xSTART SIZE",
-        "puts memory back into use (not yet)",
+        "online 0xSTART SIZE [kernel | movable]",
+        "puts memory back into use, in that zone",
         "online 0x8000000 128M",
     ),
     command(

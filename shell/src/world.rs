@@ -7,6 +7,7 @@ use crate::errno::{Errno, Error};
 use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
+use mm::balloon::Balloon;
 use mm::platform::Platform;
 use mm::types::CpuId;
 
@@ -20,6 +21,25 @@ pub trait World {
 
     /// The arena that movable groups live in, registered with the machine.
     fn arena(&self) -> Option<&'static MovableArena<Self::Machine>>;
+
+    /// The balloon by which the machine's host has some of its memory, if there
+    /// is one.
+    fn balloon(&self) -> Option<&'static Balloon<Self::Machine>> {
+        None
+    }
+
+    /// Pages that the host wants, if it has said so.
+    fn balloon_target(&self) -> Option<u64> {
+        None
+    }
+
+    /// Has the host want so many pages.
+    ///
+    /// # Errors
+    /// EPERM where the host is real.
+    fn set_balloon_target(&mut self, _pages: u64) -> Result<(), Error> {
+        Err(Error::new(Errno::EPERM, "that is for the host to say"))
+    }
 
     /// Prints text as it is, without a time stamp; lines come with their `\n`,
     /// perhaps in pieces. Never fails: what cannot be shown is lost.
@@ -56,6 +76,12 @@ pub trait World {
     /// and the machine that was there before is still there.
     fn describe(&mut self, _line: &str) -> Result<(), Error> {
         Err(Error::new(Errno::EPERM, "the machine is real"))
+    }
+
+    /// Whether memory can be added to the machine by a command: not to a real
+    /// one.
+    fn takes_memory(&self) -> bool {
+        false
     }
 
     /// Whether a machine's description is open.

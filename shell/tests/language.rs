@@ -117,8 +117,9 @@ fn expected_errors() {
     fails(&mut lab, Errno::EINVAL, "expect-error ENOENT");
     fails(&mut lab, Errno::EINVAL, &"expect-error EINVAL ".repeat(15));
     ok(&mut lab, "expect-error EPERM machine");
-    ok(&mut lab, "expect-error EOPNOTSUPP offline 0x8000000 128M");
-    fails(&mut lab, Errno::EOPNOTSUPP, "online 0x8000000 128M");
+    ok(&mut lab, "expect-error EALREADY online 0x8000000 2M");
+    fails(&mut lab, Errno::EPERM, "hotadd 0x100000000 128M");
+    fails(&mut lab, Errno::EPERM, "hotremove 0x100000000 128M");
 }
 
 #[test]
@@ -193,6 +194,15 @@ fn bad_input_is_one_error() {
         (Errno::EINVAL, "machine of mine"),
         (Errno::EINVAL, "offline 0x1000"),
         (Errno::ERANGE, "offline 0xffffffffffffffff 2"),
+        (Errno::EINVAL, "offline 0x8000001 2M"),
+        (Errno::EINVAL, "offline 0x8000000 2000000"),
+        (Errno::EINVAL, "offline 0x8000000 0"),
+        (Errno::EINVAL, "offline 0x8000000 1M"),
+        (Errno::EINVAL, "offline 0x8001000 2M"),
+        (Errno::EINVAL, "offline 0x800000000000 2M"),
+        (Errno::EINVAL, "offline 0x7fffffffffffe000 8K"),
+        (Errno::EINVAL, "online 0x8000000 2M gold"),
+        (Errno::EINVAL, "online 0x8000000 2M movable kernel"),
         (Errno::EINVAL, "audit now"),
     ] {
         fails(&mut lab, errno, line);

@@ -5,7 +5,7 @@ use super::config::{self, Config};
 use super::env::{self, Events};
 use super::list::{self, Use};
 use super::registers::{self, Registers};
-use super::{entropy, messages, pins, virtio_mem};
+use super::{balloon, entropy, messages, pins, virtio_mem};
 use crate::arch::devices::Delivery;
 use crate::memory::iomem;
 use crate::platform::Machine;
@@ -38,6 +38,7 @@ fn driver(kind: DeviceType) -> Option<fn(&'static Mm<Machine>, Found)> {
     match kind {
         DeviceType::EntropySource => Some(entropy::start),
         DeviceType::Memory => Some(virtio_mem::start),
+        DeviceType::MemoryBalloon => Some(balloon::start),
         _ => None,
     }
 }

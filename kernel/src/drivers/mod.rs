@@ -2,6 +2,7 @@
 //! their interrupts, memory for them. What reads what a device writes is
 //! `drivers`'. Calls `drivers`, `acpi`, `arch`, `vm`, `task`, `mm`.
 
+pub(crate) mod balloon;
 mod bind;
 mod config;
 pub(crate) mod dma;

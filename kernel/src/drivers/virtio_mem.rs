@@ -81,6 +81,7 @@ fn drive(
     let groups = VirtioMem::storage(&config, mm);
     let mut storage = Vec::new();
     storage.try_reserve_exact(groups).ok()?;
+    #[allow(clippy::disallowed_methods, reason = "there is room")]
     storage.resize(groups, Group::EMPTY);
     let mut driver = VirtioMem::new(config, mm, node(number, &config), &mut storage);
     driver.introduce(port);

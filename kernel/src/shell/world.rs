@@ -4,7 +4,7 @@
 use super::commands;
 use crate::cmdline;
 use crate::console::{self, input};
-use crate::drivers::virtio_mem;
+use crate::drivers::{self, virtio_mem};
 use crate::memory;
 use crate::platform::Machine;
 use crate::task::{self, Rights};
@@ -13,6 +13,7 @@ use ::shell::{Errno, Error, World};
 use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
+use mm::balloon::Balloon;
 use mm::types::CpuId;
 use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::options::Options;
@@ -90,6 +91,14 @@ impl World for Kernel {
 
     fn arena(&self) -> Option<&'static MovableArena<Machine>> {
         self.on.map(|on| on.arena)
+    }
+
+    fn balloon(&self) -> Option<&'static Balloon<Machine>> {
+        Some(drivers::balloon::pages())
+    }
+
+    fn balloon_target(&self) -> Option<u64> {
+        drivers::balloon::target()
     }
 
     fn print(&mut self, text: fmt::Arguments<'_>) {

@@ -3,6 +3,7 @@
 //! `mm` and `arch`.
 
 mod build;
+mod hotplug;
 pub(crate) mod kstack;
 pub(crate) mod layout;
 mod loader;
@@ -10,5 +11,6 @@ pub(crate) mod stacks;
 pub(crate) mod tables;
 
 pub(crate) use build::{Devices, Plan, build};
+pub(crate) use hotplug::{extend_direct_map, take_frames, withdraw_direct_map};
 pub(crate) use loader::Loader;
 pub(crate) use tables::{activate, frame_ptr, map_frames, pfn_of, root};

@@ -15,7 +15,7 @@ use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
 use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{
     self, FrameAllocator, Mapper, OffsetPageTable, Page, PageSize as _, PageTable, PageTableFlags,
-    PhysFrame, Size2MiB, Size4KiB,
+    PhysFrame, Size2MiB, Size4KiB, Translate,
 };
 use x86_64::{PhysAddr, VirtAddr};
 
@@ -82,7 +82,7 @@ pub(crate) fn pfn_of(ptr: *const u8) -> Option<Pfn> {
 }
 
 /// Hands the tables in force to `f`, if they are the kernel's own.
-fn with_tables<R>(f: impl FnOnce(&mut OffsetPageTable<'_>) -> R) -> Option<R> {
+pub(super) fn with_tables<R>(f: impl FnOnce(&mut OffsetPageTable<'_>) -> R) -> Option<R> {
     let root = ROOT.lock();
     let frame = Pfn::containing((*root)?.start_address().as_u64());
     let table: *mut PageTable = frame_ptr(frame).cast();
@@ -91,6 +91,28 @@ fn with_tables<R>(f: impl FnOnce(&mut OffsetPageTable<'_>) -> R) -> Option<R> {
     let mut tables =
         unsafe { OffsetPageTable::new(&mut *table, VirtAddr::new(layout::DIRECT_MAP)) };
     Some(f(&mut tables))
+}
+
+/// What is read where the memory map has been taken back.
+#[repr(align(4096))]
+struct Zeroes([u8; PAGE_SIZE]);
+
+static ZEROES: Zeroes = Zeroes([0; PAGE_SIZE]);
+
+/// The frame of zeroes that many places may show.
+pub(super) fn zero_frame(tables: &OffsetPageTable<'_>) -> Option<PhysFrame> {
+    let addr = VirtAddr::new(ZEROES.0.as_ptr().addr() as u64);
+    tables.translate_addr(addr).map(PhysFrame::containing_address)
+}
+
+/// No frames, for where no table can be missing.
+pub(super) struct NoFrames;
+
+// SAFETY: it hands out none.
+unsafe impl FrameAllocator<Size4KiB> for NoFrames {
+    fn allocate_frame(&mut self) -> Option<PhysFrame> {
+        None
+    }
 }
 
 /// Frames that somebody hands in, for tables.
@@ -107,13 +129,16 @@ unsafe impl FrameAllocator<Size4KiB> for Handed<'_> {
 /// Maps `frames` at `start` (a page's first byte) and on, readable and writable,
 /// in large pages where the alignment of both allows; `source` gives frames for
 /// tables. False when that ran dry; what was done by then stays done. Nothing
-/// may be mapped there yet, so that no other CPU has to be told.
+/// may be mapped there yet, so that no other CPU has to be told; the zeroes of
+/// what was taken back aside, of which all are.
 pub(crate) fn map_frames(
     start: u64,
     frames: PfnRange,
     source: &mut dyn FnMut() -> Option<Pfn>,
 ) -> bool {
-    with_tables(|tables| {
+    let mut replaced = false;
+    let mapped = with_tables(|tables| {
+        let zero = zero_frame(tables);
         let mut done = 0;
         while done < frames.pages() {
             let virt = VirtAddr::new(start + done * PAGE_SIZE as u64);
@@ -125,6 +150,7 @@ pub(crate) fn map_frames(
             let (mapped, pages) = if fits {
                 (map_one::<Size2MiB>(tables, virt, pfn, source), large)
             } else {
+                replaced |= unmap_zeroes(tables, virt, zero);
                 (map_one::<Size4KiB>(tables, virt, pfn, source), 1)
             };
             if !mapped {
@@ -133,11 +159,25 @@ pub(crate) fn map_frames(
             done += pages;
         }
         true
-    })
-    .unwrap_or(false)
+    });
+    if replaced {
+        flush_everywhere(start..start + frames.pages() * PAGE_SIZE as u64);
+    }
+    mapped.unwrap_or(false)
 }
 
-fn map_one<S: paging::PageSize>(
+/// Makes room where only zeroes are shown; whether they were.
+fn unmap_zeroes(tables: &mut OffsetPageTable<'_>, virt: VirtAddr, zero: Option<PhysFrame>) -> bool {
+    let page = Page::<Size4KiB>::containing_address(virt);
+    let there = tables.translate_page(page).ok();
+    if there.is_none() || there != zero {
+        return false;
+    }
+    // The caller tells everybody.
+    tables.unmap(page).map(|(_, flush)| flush.ignore()).is_ok()
+}
+
+pub(super) fn map_one<S: paging::PageSize>(
     tables: &mut OffsetPageTable<'_>,
     virt: VirtAddr,
     pfn: Pfn,
@@ -269,7 +309,7 @@ pub(crate) unsafe fn take_table(addr: u64) -> Option<Pfn> {
     })?
 }
 
-fn pfn_of_frame(frame: PhysFrame) -> Pfn {
+pub(super) fn pfn_of_frame(frame: PhysFrame) -> Pfn {
     Pfn::containing(frame.start_address().as_u64())
 }
 

@@ -7,9 +7,10 @@ use super::affinity;
 use super::describe::Description;
 use super::host::Host;
 use super::lent::Lent;
-use super::ram::Ram;
+use super::ram::{self, Ram};
 use crate::output::Output;
 use mm::arena::MovableArena;
+use mm::balloon::{Balloon, Terms};
 use mm::cmdline::tokens;
 use mm::early::{EarlyMem, RamRange, Reservation};
 use mm::firmware::numa::{CpuAffinity, MemoryAffinity, NumaNote, NumaTables, Topology};
@@ -50,6 +51,7 @@ pub struct Simulated {
     // In the order in which they go: each is used by those before it.
     mm: Lent<Mm<Host>>,
     arena: Lent<MovableArena<Host>>,
+    balloon: Lent<Balloon<Host>>,
     /// The command line, which the slab layer keeps words of.
     cmdline: Lent<str>,
     /// The firmware's map, cleaned.
@@ -110,6 +112,11 @@ impl Simulated {
         self.arena.get()
     }
 
+    /// The balloon whose host this is.
+    pub(crate) fn balloon(&self) -> &'static Balloon<Host> {
+        self.balloon.get()
+    }
+
     /// The command line.
     pub(crate) fn cmdline(&self) -> &str {
         self.cmdline.get()
@@ -117,8 +124,14 @@ impl Simulated {
 
     /// Writes `/proc/iomem`.
     pub(crate) fn iomem(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        let (start, end) = (KERNEL.start.addr(), KERNEL.end.addr());
-        write_iomem(&self.map, &self.scraps, &[IoRange { start, end, name: "Kernel" }], out)
+        let range = |range: PfnRange, name| IoRange {
+            start: range.start.addr(),
+            end: range.end.addr(),
+            name,
+        };
+        let mut named = vec![range(KERNEL, "Kernel")];
+        named.extend(self.mm().added_memory().map(|(added, name)| range(added, name)));
+        write_iomem(&self.map, &self.scraps, &named, out)
     }
 }
 
@@ -196,6 +209,7 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
 
     let zones = ZoneLayout::new(early.ram(), options.movable);
     let mut config = options.config(&zones, early.present_pages());
+    config.hotplug_end = ram::window(early.ram()).end;
     config.nodes = topology.nodes();
     config.distances = *topology.distances();
 
@@ -216,9 +230,12 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
     let arena = unsafe { Lent::new(Box::new(MovableArena::new())) };
     // SAFETY: passed on to the caller.
     let mm = unsafe { Lent::new(Box::new(mm)) };
+    // SAFETY: as the arena.
+    let balloon = unsafe { Lent::new(Box::new(Balloon::new())) };
     let simulated = Simulated {
         mm,
         arena,
+        balloon,
         cmdline,
         map: map.regions().to_vec(),
         scraps: map.scraps().to_vec(),
@@ -241,7 +258,10 @@ fn start(machine: &Simulated, options: &Options<'static>) -> Result<(), Error> {
     let Options { slab_debug, slab_nomerge, .. } = *options;
     mm.set_slab_defaults(SlabDefaults { debug: slab_debug, no_merge: slab_nomerge });
     mm.slab_init().map_err(|_| no_memory("too little RAM for the slab layer"))?;
-    machine.arena().register(mm).map_err(|_| no_memory("no room for the lab's arena"))
+    machine.arena().register(mm).map_err(|_| no_memory("no room for the lab's arena"))?;
+    let terms = Terms { deflate_on_oom: true };
+    let attached = machine.balloon().attach(mm, mm.platform(), terms);
+    attached.map_err(|_| no_memory("no room for the balloon"))
 }
 
 /// What was made of a description, in a line.

@@ -1,10 +1,11 @@
 //! A simulated machine as the manager sees it: CPUs, clock and rights are
 //! `mm::host`'s, the RAM has holes, and what the manager says is printed where
 //! it is said. It is also the device by which the machine's free memory is
-//! reported to this host. May call: `mm::host`, `ram`, `output`.
+//! reported to this host, and the host's side of its balloon. May call: `mm::host`, `ram`, `output`.
 
 use super::ram::Ram;
 use crate::output::Output;
+use mm::balloon::{BalloonHost, HostFailed};
 use mm::host::Machine;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::report::{ReportDevice, ReportFailed};
@@ -34,6 +35,23 @@ impl Host {
     /// CPUs, clock, rights and who was woken.
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine
+    }
+}
+
+impl BalloonHost for Host {
+    fn inflate(&self, pages: &[Pfn]) -> Result<(), HostFailed> {
+        for &pfn in pages {
+            // SAFETY: lent to this host: nobody else wants what is in it.
+            if !unsafe { self.ram.discard(PfnRange::sized(pfn, 1)) } {
+                return Err(HostFailed::Gone);
+            }
+        }
+        Ok(())
+    }
+
+    fn deflate(&self, _pages: &[Pfn]) -> Result<(), HostFailed> {
+        // They are backed again as they are touched.
+        Ok(())
     }
 }
 
@@ -79,6 +97,26 @@ unsafe impl Platform for Host {
         tables: &mut dyn FnMut() -> Option<Pfn>,
     ) -> bool {
         self.machine.memmap_back(ptr, frames, tables)
+    }
+
+    fn memmap_unback(&self, ptr: *mut u8, bytes: usize, frame: &mut dyn FnMut(Pfn)) {
+        self.machine.memmap_unback(ptr, bytes, frame);
+    }
+
+    fn direct_map_extend(
+        &self,
+        frames: PfnRange,
+        _tables: &mut dyn FnMut() -> Option<Pfn>,
+    ) -> bool {
+        // What may come has its place from the start.
+        self.ram.has_room_for(frames)
+    }
+
+    fn direct_map_withdraw(&self, frames: PfnRange, _table: &mut dyn FnMut(Pfn)) {
+        // Memory that is taken away has no content any more.
+        // SAFETY: out of use, and being forgotten: nobody has these frames.
+        let gone = unsafe { self.ram.discard(frames) };
+        debug_assert!(gone, "a part of the mapping");
     }
 
     fn cpus(&self) -> u16 {

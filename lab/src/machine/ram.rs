@@ -4,7 +4,8 @@
 
 use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
 use mm::early::RamRange;
-use mm::types::{PAGE_SIZE, Pfn, PfnRange};
+use mm::hotplug::MEMORY_BLOCK_ORDER;
+use mm::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 
 /// Frames without a hole between them.
 #[derive(Clone, Copy, Debug)]
@@ -22,13 +23,24 @@ pub(super) struct Ram {
     segments: Vec<Segment>,
 }
 
+/// Memory may come from the first multiple of this on that lies above all RAM
+/// and 4 GiB, as on boards with slots: 64 GiB of it.
+const WINDOW_ALIGN: Order = MEMORY_BLOCK_ORDER;
+const WINDOW_PAGES: u64 = 64 << 18;
+
+/// The frames that memory may come to have later.
+pub(super) fn window(ram: &[RamRange]) -> PfnRange {
+    let end = ram.iter().map(|ram| ram.range.end).max().unwrap_or(Pfn(0));
+    PfnRange::sized(end.max(Pfn(4 << 18)).align_up(WINDOW_ALIGN), WINDOW_PAGES)
+}
+
 impl Ram {
-    /// Frames for `ram`, sorted and disjoint. None if the host has no addresses
-    /// for so many.
+    /// Frames for `ram`, sorted and disjoint, and for what may come later. None
+    /// if the host has no addresses for so many.
     pub(super) fn new(ram: &[RamRange]) -> Option<Self> {
         let mut segments: Vec<Segment> = Vec::new();
         let mut bytes = 0;
-        for &RamRange { range, .. } in ram {
+        for range in ram.iter().map(|ram| ram.range).chain([window(ram)]) {
             // What touches must be contiguous, whatever node it is on.
             match segments.last_mut() {
                 Some(last) if last.frames.end == range.start => last.frames.end = range.end,
@@ -89,6 +101,11 @@ impl Ram {
             }
         }
         pages
+    }
+
+    /// Whether there is a place for all of `frames`, in a row.
+    pub(super) fn has_room_for(&self, frames: PfnRange) -> bool {
+        self.segments.iter().any(|segment| segment.frames.intersect(frames) == frames)
     }
 
     /// The frame that holds the byte at `ptr`, if one does.

@@ -141,21 +141,6 @@ impl<P: Platform> Mm<P> {
         gfp: Gfp,
         at: &'static Location<'static>,
     ) -> Result<PfnRange, ContigError> {
-        let zone = self.claim_contig(range, purpose, gfp)?;
-        self.hand_out_contig(zone, range, gfp, at);
-        Ok(range)
-    }
-
-    /// Empties `range` and takes it off the lists: it is described as contiguous
-    /// memory for that purpose, which nobody has been given yet. Context and
-    /// errors as for [`alloc_contig_range`](Self::alloc_contig_range); returns
-    /// the zone.
-    pub(crate) fn claim_contig(
-        &self,
-        range: PfnRange,
-        purpose: Purpose,
-        gfp: Gfp,
-    ) -> Result<&Zone, ContigError> {
         may_wait(&self.platform, "a range");
         if let Err(bad) = gfp.zone().and(gfp.migratetype()) {
             return Err(ContigError::Invalid(bad.0));
@@ -169,7 +154,11 @@ impl<P: Platform> Mm<P> {
         if self.take_if_free(zone, range, purpose).is_err() {
             self.empty_and_take(zone, range, purpose, gfp)?;
         }
-        Ok(zone)
+        // What goes out of use is nobody's, and not counted as allocated.
+        if purpose != Purpose::Offline {
+            self.hand_out_contig(zone, range, gfp, at);
+        }
+        Ok(range)
     }
 
     /// Isolates the range, empties it and takes it.

@@ -30,6 +30,9 @@ impl<P: Platform> Mm<P> {
         range: PfnRange,
         gfp: Gfp,
     ) -> Result<(), ContigError> {
+        if self.has_room(zone, range) {
+            return Ok(());
+        }
         self.make_room_for(zone, gfp, &|| self.has_room(zone, range))
     }
 
@@ -44,18 +47,19 @@ impl<P: Platform> Mm<P> {
         gone: Ranges<'_>,
         gfp: Gfp,
     ) -> Result<(), ContigError> {
+        if self.can_do_without(zone, gone) {
+            return Ok(());
+        }
         self.make_room_for(zone, gfp, &|| self.can_do_without(zone, gone))
     }
 
+    #[cold]
     fn make_room_for(
         &self,
         zone: &Zone,
         gfp: Gfp,
         has_room: &dyn Fn() -> bool,
     ) -> Result<(), ContigError> {
-        if has_room() {
-            return Ok(());
-        }
         if gfp.contains(Gfp::KSWAPD_RECLAIM) {
             self.platform.wake(Worker::Kswapd(zone.node));
         }
@@ -89,8 +93,17 @@ impl<P: Platform> Mm<P> {
     /// Whether the zone has more than its low mark beside the range's own free
     /// pages and a new place for each page that has to move.
     fn has_room(&self, zone: &Zone, range: PfnRange) -> bool {
-        let (free, moving) = self.free_and_moving(range);
-        let mark = zone.mark(Mark::Low) + free + moving;
+        let mut needed = 0;
+        for (pfn, word) in heads(&self.map, range) {
+            let pages = word.order().pages();
+            needed += match Kind::of(word.ty()) {
+                Kind::Free => PfnRange::sized(pfn, pages).intersect(range).pages(),
+                // It moves whole, even if only a part is wanted.
+                Kind::Movable => pages,
+                Kind::Pcp | Kind::Held | Kind::Fixed => 0,
+            };
+        }
+        let mark = zone.mark(Mark::Low) + needed;
         zone.watermark_ok(Order(0), mark, zone.kind, AllocFlags::CMA)
     }
 
@@ -124,6 +137,7 @@ impl<P: Platform> Mm<P> {
 
     /// Pages of `range` that are free, and pages that have to move for it. A
     /// block moves whole, even if only a part is wanted.
+    #[inline(never)]
     fn free_and_moving(&self, range: PfnRange) -> (u64, u64) {
         let (mut free, mut moving) = (0, 0);
         for (pfn, word) in heads(&self.map, range) {

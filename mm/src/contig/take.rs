@@ -32,10 +32,12 @@ impl Buddy<'_> {
     pub(crate) fn take_range(&mut self, range: PfnRange, from: Lists) -> Result<(), Obstacle> {
         debug_assert!(pieces(range, MAX_ORDER).count() == 1);
         for block in pageblocks(range) {
-            let ty = self.map.block(block).migratetype();
+            let word = self.map.block(block);
+            let ty = word.migratetype();
             let why = match from {
-                // It may have gone offline since somebody looked without the lock.
-                _ if !self.zone.owns(self.map, block) => Some(Reason::Unmovable),
+                // It may have left the zone since somebody looked without the
+                // lock, and be in another. In none, nothing of it looks free.
+                _ if word.zone_index() != self.zone.index() => Some(Reason::Unmovable),
                 Lists::Isolated if ty == MigrateType::Isolate => None,
                 Lists::Isolated => Some(Reason::InUse),
                 Lists::Open(purpose) => refused(ty, purpose),

@@ -41,6 +41,12 @@ impl Spare {
     fn take(&mut self) -> Option<Pfn> {
         self.frames.iter_mut().find_map(Option::take)
     }
+
+    fn give(&mut self, frame: Pfn) {
+        if let Some(slot) = self.frames.iter_mut().find(|slot| slot.is_none()) {
+            *slot = Some(frame);
+        }
+    }
 }
 
 impl<P: Platform> Mm<P> {
@@ -183,9 +189,12 @@ impl<P: Platform> Mm<P> {
                 self.withdraw(block);
             })
         });
+        let mut used = TABLES as u64;
         while let Some(pfn) = spare.take() {
             self.free_frame(pfn);
+            used -= 1;
         }
+        self.hotplug.map_pages.fetch_add(used, Relaxed);
         result?;
         let kind = ZoneKind::ALL[Self::kernel_zone(new.node, block) % NR_ZONES];
         // SAFETY: the words are backed, here or earlier.
@@ -216,7 +225,10 @@ impl<P: Platform> Mm<P> {
                 *slot = Some(table);
             }
         });
-        tables.into_iter().flatten().for_each(|table| self.free_frame(table));
+        for table in tables.into_iter().flatten() {
+            self.hotplug.map_pages.fetch_sub(1, Relaxed);
+            self.free_frame(table);
+        }
     }
 
     fn reserve_spare(&self, spare: &mut Spare, node: NodeId) -> Result<(), HotplugError> {
@@ -248,11 +260,10 @@ impl<P: Platform> Mm<P> {
             let frame = spare.take().ok_or(HotplugError::NoMemory)?;
             let frames = PfnRange::sized(frame, 1);
             if !self.platform.memmap_back(words, frames, &mut || spare.take()) {
-                self.free_frame(frame);
+                spare.give(frame);
                 return Err(HotplugError::NoMemory);
             }
             self.map.note_region(block.start);
-            self.hotplug.map_pages.fetch_add(1, Relaxed);
         }
         let (mut at, mut order) = (0, Order::for_pages(MAP_PAGES as u64));
         while at < MAP_PAGES as u64 {

@@ -141,7 +141,8 @@ pub(crate) struct Hotplug {
     defer: bool,
     distances: Distances,
     names: Lock<[&'static str; NAMES]>,
-    /// Frames behind descriptors that came after the boot.
+    /// Frames behind descriptors that came after the boot, and page tables on the
+    /// way to these and to the memory itself.
     map_pages: AtomicU64,
 }
 
@@ -193,7 +194,9 @@ impl<P: Platform> Mm<P> {
         self.hotplug.default_online.store(how.map_or(0, |how| how as u8), Relaxed);
     }
 
-    /// Frames behind the descriptors of memory that has been added.
+    /// Frames behind the descriptors of memory that has been added, page tables
+    /// for both among them. Some stay when the memory goes: the words of 2 GiB
+    /// of pageblocks, tables of the memory map.
     pub fn added_map_pages(&self) -> u64 {
         self.hotplug.map_pages.load(Relaxed)
     }

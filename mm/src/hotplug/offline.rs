@@ -12,6 +12,7 @@ use crate::platform::{LogLevel, Platform};
 use crate::sync::Ordering::Relaxed;
 use crate::types::{MAX_ORDER, MigrateType, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use crate::zone::Zone;
+use core::panic::Location;
 
 /// How hard to try to find new places for what has to move.
 const GFP: Gfp = Gfp::KERNEL.union(Gfp::RETRY_MAYFAIL).union(Gfp::NOWARN);
@@ -44,9 +45,10 @@ impl<P: Platform> Mm<P> {
             return Err(HotplugError::Invalid("there are holes in it"));
         }
         self.make_room_for_all_but(range)?;
+        let at = Location::caller();
         let mut pages = 0;
         for (run, _) in runs(&self.map, range, in_use) {
-            if let Err(why) = self.claim_contig(run, Purpose::Offline, GFP) {
+            if let Err(why) = self.alloc_contig(run, Purpose::Offline, GFP, at) {
                 let before = PfnRange::new(range.start, run.start);
                 for (run, zone) in runs(&self.map, before, in_use) {
                     self.give_back(&self.zones[zone], run);

@@ -88,6 +88,17 @@ pub trait MovableOps<P: Platform>: Sync {
 
     /// Takes an isolated page back that was not moved.
     fn putback(&self, mm: &Mm<P>, page: Pfn);
+
+    /// Pages the driver has, for the audit to compare, if it counts them.
+    fn pages(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether the driver's pages are lent to the host: programs that look at
+    /// memory from outside are told that they are offline.
+    fn is_balloon(&self) -> bool {
+        false
+    }
 }
 
 /// A driver with movable pages, as their descriptors name it.
@@ -95,7 +106,7 @@ pub trait MovableOps<P: Platform>: Sync {
 pub struct OwnerId(pub(crate) u32);
 
 /// Drivers that can be registered at a time.
-const OWNERS: usize = 64;
+pub(crate) const OWNERS: usize = 64;
 
 /// The drivers with movable pages: entered one after the other, never taken
 /// out, so that nobody who looks one up has to wait.
@@ -127,6 +138,14 @@ impl<P: Platform> Mm<P> {
         let free = owners.iter().position(|slot| slot.get().is_none()).ok_or(TooManyOwners)?;
         owners[free].call_once(|| ops);
         Ok(OwnerId(free as u32))
+    }
+
+    /// The drivers registered, by what descriptors name them.
+    pub(crate) fn movable_drivers(
+        &self,
+    ) -> impl Iterator<Item = (OwnerId, &'static dyn MovableOps<P>)> {
+        let owners = self.movable_owners.owners.iter().map_while(Once::get);
+        owners.enumerate().map(|(id, ops)| (OwnerId(id as u32), *ops))
     }
 
     /// The operations of a movable page's driver.

@@ -3,6 +3,7 @@
 //! little-endian u64 for each frame from 0 on; as text they come in base64,
 //! between the lines that `uuencode -m` writes. May call: `memmap`, `page`.
 
+use crate::migrate::MovableOps;
 use crate::mm::Mm;
 use crate::page::{PageFlags, PageType};
 use crate::platform::Platform;
@@ -34,7 +35,7 @@ bitflags! {
         const HWPOISON = 1 << 19;
         /// Not RAM.
         const NOPAGE = 1 << 20;
-        /// Taken out of use.
+        /// Taken out of use, or lent to the host.
         const OFFLINE = 1 << 23;
         /// RAM that never came to the buddy.
         const RESERVED = 1 << 32;
@@ -77,7 +78,12 @@ impl<P: Platform> Mm<P> {
             PageType::Poisoned => return KPageFlags::HWPOISON,
             PageType::Kernel | PageType::LargeKmalloc => KPageFlags::empty(),
             PageType::Slab => KPageFlags::SLAB,
-            PageType::Movable => KPageFlags::MOVABLE_OPS,
+            PageType::Movable => {
+                let ops = self.movable_ops(self.map.page(head));
+                let balloon = ops.is_some_and(MovableOps::is_balloon);
+                KPageFlags::MOVABLE_OPS
+                    | if balloon { KPageFlags::OFFLINE } else { KPageFlags::empty() }
+            }
             PageType::Lru => {
                 let mapped = self.kpagecount(pfn) > 0;
                 KPageFlags::LRU | if mapped { KPageFlags::MMAP } else { KPageFlags::empty() }

@@ -15,13 +15,11 @@ impl<P: Platform> Mm<P> {
     /// Writes `/proc/meminfo`.
     pub(super) fn meminfo(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         let sum = |pages: fn(&Zone) -> u64| self.zones().iter().map(pages).sum::<u64>();
-        let nodes = (0..self.nodes() as u8).map(|node| self.slab_pages(NodeId(node)));
-        let (reclaimable, unreclaimable) =
-            nodes.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1));
+        let (reclaimable, unreclaimable) = self.slab_totals();
         for (key, pages) in [
             ("MemTotal", self.managed_pages()),
             ("MemFree", self.free_pages_total()),
-            ("MemAvailable", self.available_pages(reclaimable)),
+            ("MemAvailable", self.available_pages()),
             ("Buffers", 0),
             ("Cached", 0),
             ("Active", 0),
@@ -45,10 +43,18 @@ impl<P: Platform> Mm<P> {
         Ok(())
     }
 
+    /// Pages of slabs, reclaimable and not.
+    pub(super) fn slab_totals(&self) -> (u64, u64) {
+        let nodes = (0..self.nodes() as u8).map(|node| self.slab_pages(NodeId(node)));
+        nodes.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1))
+    }
+
     /// Pages that programs could get without anybody's being short of memory:
     /// what is free beyond the marks and reserves, and half of what slabs could
-    /// give back, or all but a low mark of it (Linux `si_mem_available`).
-    fn available_pages(&self, reclaimable: u64) -> u64 {
+    /// give back, or all but a low mark of it (Linux `si_mem_available`). An
+    /// estimate; any context without a lock.
+    pub fn available_pages(&self) -> u64 {
+        let (reclaimable, _) = self.slab_totals();
         let kept: u64 = self.zones().iter().map(kept).sum();
         let low: u64 = self.zones().iter().map(|zone| zone.marks().low).sum();
         let slabs = reclaimable - low.min(reclaimable / 2);

@@ -15,6 +15,7 @@ mod iomem;
 mod kpage;
 mod lines;
 mod meminfo;
+mod memory;
 mod pageblocks;
 mod reporting;
 mod sysctl;
@@ -23,6 +24,7 @@ mod zoneinfo;
 
 pub use iomem::{IoRange, write_iomem};
 pub use kpage::KPageFlags;
+pub use memory::{BLOCK_FILES, MEMORY_BLOCKS};
 pub use pageblocks::PAGEBLOCKS;
 pub use reporting::{REPORT_ORDER, REPORTING};
 
@@ -40,6 +42,11 @@ pub enum FileError {
     NotPermitted,
     /// What was written to it makes no sense; nothing has changed (`EINVAL`).
     Invalid,
+    /// What is wanted cannot be done just now, for something is in use
+    /// (`EBUSY`); nothing has changed.
+    Busy,
+    /// There is too little memory for it (`ENOMEM`); nothing has changed.
+    NoMemory,
     /// Whoever took the text wanted no more of it.
     Stopped,
 }
@@ -50,6 +57,8 @@ impl fmt::Display for FileError {
             Self::NotFound => "no such file",
             Self::NotPermitted => "not permitted",
             Self::Invalid => "invalid value",
+            Self::Busy => "busy",
+            Self::NoMemory => "out of memory",
             Self::Stopped => "stopped",
         })
     }
@@ -80,9 +89,12 @@ pub const FILES: &[&str] = &[
     "/proc/sys/vm/watermark_scale_factor",
     "/proc/vmstat",
     "/proc/zoneinfo",
+    "/sys/devices/system/memory/auto_online_blocks",
+    "/sys/devices/system/memory/block_size_bytes",
     "/sys/kernel/debug/extfrag/extfrag_index",
     "/sys/kernel/debug/extfrag/unusable_index",
     REPORTING,
+    MEMORY_BLOCKS,
     "/sys/kernel/debug/quarry/pageblocks",
     POISONED,
     REPORT_ORDER,
@@ -126,11 +138,15 @@ impl<P: Platform> Mm<P> {
             "/proc/zoneinfo" => self.zoneinfo(out)?,
             "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,
             "/sys/kernel/debug/extfrag/unusable_index" => self.unusable_index(out)?,
+            MEMORY_BLOCKS => self.write_memory_blocks(out)?,
             "/sys/kernel/debug/quarry/pageblocks" => self.write_pageblocks(out)?,
             REPORTING => self.write_reporting(out)?,
             POISONED => self.write_poisoned(out)?,
             REPORT_ORDER => writeln!(out, "{}", self.report_order_knob())?,
             _ => {
+                if let Some(path) = path.strip_prefix(memory::DIRECTORY) {
+                    return self.memory_read(path, out);
+                }
                 let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;
                 return self.sysctl_read(name, out);
             }
@@ -144,10 +160,14 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// [`FileError::NotFound`]; [`FileError::NotPermitted`] for a file that is
     /// only to be read; [`FileError::Invalid`] for what Linux answers with
-    /// `EINVAL`.
+    /// `EINVAL`; [`FileError::Busy`] and [`FileError::NoMemory`] where memory is
+    /// to go.
     pub fn proc_write(&self, path: &str, text: &str) -> Result<(), FileError> {
         if let Some(name) = path.strip_prefix(SYSCTL) {
             return self.sysctl_write(name, text);
+        }
+        if let Some(path) = path.strip_prefix(memory::DIRECTORY) {
+            return self.memory_write(path, text);
         }
         match path {
             "/proc/slabinfo" => self.slabinfo_write(text).map_err(|_| FileError::Invalid),

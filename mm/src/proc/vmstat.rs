@@ -5,7 +5,7 @@ use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{NR_ZONES, NodeId};
+use crate::types::NR_ZONES;
 use crate::zone::Zone;
 use core::fmt;
 
@@ -21,13 +21,11 @@ impl<P: Platform> Mm<P> {
     ) -> Result<(), E> {
         each("nr_free_pages", self.free_pages_total())?;
         each("nr_free_cma", self.zones().iter().map(Zone::free_cma_pages).sum())?;
-        let nodes = (0..self.nodes() as u8).map(|node| self.slab_pages(NodeId(node)));
-        let (reclaimable, unreclaimable) =
-            nodes.fold((0, 0), |sum, node| (sum.0 + node.0, sum.1 + node.1));
+        let (reclaimable, unreclaimable) = self.slab_totals();
         each("nr_slab_reclaimable", reclaimable)?;
         each("nr_slab_unreclaimable", unreclaimable)?;
         // All of the memory map comes from early memory.
-        each("nr_memmap_pages", 0)?;
+        each("nr_memmap_pages", self.added_map_pages())?;
         each("nr_memmap_boot_pages", self.map_pages)?;
 
         let (mut allocated, mut freed) = ([0; NR_ZONES], 0);

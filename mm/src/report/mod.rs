@@ -359,8 +359,8 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// What free pages are known to hold, if anything.
-    fn free_page_pattern(&self) -> Option<u8> {
+    /// The byte that free pages are known to hold, if any. Any context.
+    pub fn free_page_pattern(&self) -> Option<u8> {
         let t = &self.tunables;
         if t.page_poison.load(Relaxed) {
             Some(crate::alloc::POISON)

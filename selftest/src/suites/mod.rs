@@ -2,10 +2,12 @@
 //! machine, skip what it is too small for, and give everything back.
 
 mod audit;
+mod balloon;
 mod buddy;
 mod cma;
 mod compaction;
 mod contig;
+mod hotplug;
 mod memmap;
 mod migrate;
 mod poison;
@@ -15,6 +17,8 @@ mod slab;
 mod stress;
 mod watermark;
 mod zones;
+
+pub use balloon::Lender;
 
 use crate::case::{Stop, Subject, Suite};
 use crate::crew::{Alone, Crew, Team};
@@ -26,6 +30,7 @@ use mm::arena::MovableArena;
 use mm::migrate::TooManyOwners;
 use mm::platform::Platform;
 use mm::slab::CacheConfig;
+use mm::stats::Event;
 use mm::types::{MAX_ORDER, NR_ORDERS, NodeId, PAGEBLOCK_PAGES, Pfn};
 
 /// Most pages that the quick cases touch together: 256 MiB.
@@ -49,8 +54,10 @@ impl<P: Platform + 'static> Suites<P> {
         contig::Contig::<P>::SUITE,
         cma::Cma::<P>::SUITE,
         poison::Poison::<P>::SUITE,
+        hotplug::Hotplug::<P>::SUITE,
         slab::Slab::<P>::SUITE,
         reserve::Reserve::<P>::SUITE,
+        balloon::Balloon::<P>::SUITE,
         reporting::Reporting::<P>::SUITE,
         stress::Stress::<P>::SUITE,
         audit::Audit::<P>::SUITE,
@@ -75,7 +82,7 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
-/// What a manager has free, wherever it lies, and what its caches have handed
+/// What a manager has free or lent to the host, wherever it lies, and what its caches have handed
 /// out. Empty slabs count as free.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MmTally {
@@ -97,6 +104,8 @@ pub struct Ground<P: Platform> {
     pub mm: &'static Mm<P>,
     /// Nobody else uses it.
     pub(crate) arena: &'static MovableArena<P>,
+    /// Nor this one.
+    pub(crate) lender: &'static Lender<P>,
     crew: &'static dyn Crew,
 }
 
@@ -113,9 +122,13 @@ impl<P: Platform> Ground<P> {
     ///
     /// # Errors
     /// When the manager has no room for another driver.
-    pub fn new(mm: &'static Mm<P>, arena: &'static MovableArena<P>) -> Result<Self, TooManyOwners> {
+    pub fn new(
+        mm: &'static Mm<P>,
+        arena: &'static MovableArena<P>,
+        lender: &'static Lender<P>,
+    ) -> Result<Self, TooManyOwners> {
         arena.register(mm)?;
-        let ground = Self { mm, arena, crew: &Alone };
+        let ground = Self { mm, arena, lender, crew: &Alone };
         ground.warm();
         Ok(ground)
     }
@@ -173,10 +186,14 @@ impl<P: Platform> Subject for Ground<P> {
         // Neither empty slabs nor what lies in arrays is in use.
         self.mm.slab_shrink();
         let zones = self.mm.zones().iter();
+        let free: u64 =
+            zones.map(|zone| zone.free_pages() + zone.pages_out() + self.mm.pcp_pages(zone)).sum();
+        // A machine's own balloon may give pages back in need.
+        let event = |event| self.mm.stats().get(event);
+        let lent = event(Event::BalloonInflate).wrapping_sub(event(Event::BalloonDeflate));
         MmTally {
-            free: zones
-                .map(|zone| zone.free_pages() + zone.pages_out() + self.mm.pcp_pages(zone))
-                .sum(),
+            // What stays behind descriptors is no leak.
+            free: free.wrapping_add(lent) + self.mm.added_map_pages(),
             objects: self.mm.caches().map(|cache| cache.active_objs).sum(),
         }
     }

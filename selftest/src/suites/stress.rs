@@ -16,9 +16,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mm::cma::CmaId;
 use mm::contig::ContigError;
+use mm::hotplug::{HotplugError, MEMORY_BLOCK_ORDER, OnlineType};
 use mm::platform::Platform;
 use mm::slab::{CacheConfig, CacheId};
-use mm::types::{MAX_ORDER, NodeId, Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
+use mm::types::{MAX_ORDER, NodeId, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange};
+use mm::zone::Zone;
 use mm::{AllocError, Gfp, Mm, Request};
 
 suite! {
@@ -519,7 +521,7 @@ impl<P: Platform> Hand<'_, '_, P> {
     fn upheaval(&mut self) -> CaseResult {
         let mm = self.ground.mm;
         let zone = &mm.zones()[self.rng.index(mm.zones().len())];
-        match self.rng.below(7) {
+        match self.rng.below(8) {
             0 => {
                 mm.drain_all(None);
             }
@@ -539,11 +541,30 @@ impl<P: Platform> Hand<'_, '_, P> {
                 mm.kswapd_round(zone.node);
                 mm.kcompactd_round(zone.node);
             }
+            6 => self.comes_and_goes(zone)?,
             _ => {
                 mm.recompute_watermarks();
             }
         }
         self.made[7].fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Some memory goes out of use, if nothing in it stays, and comes back.
+    fn comes_and_goes(&mut self, zone: &Zone) -> CaseResult {
+        let (mm, span) = (self.ground.mm, zone.span());
+        if span.is_empty() {
+            return Ok(());
+        }
+        let order = if self.rng.percent(5) { MEMORY_BLOCK_ORDER } else { PAGEBLOCK_ORDER };
+        let start = span.start.add(self.rng.below(span.pages())).align_down(order);
+        let range = PfnRange::sized(start, order.pages());
+        // Others may have parts of the same memory out of use.
+        let Ok(pages) = mm.offline(range) else { return Ok(()) };
+        check!(pages > 0 && pages <= range.pages(), "{pages} pages of {range:?}");
+        match mm.online(range, OnlineType::Auto) {
+            Ok(_) | Err(HotplugError::Already) => Ok(()),
+            Err(why) => fail!("{range:?} back into use: {why}"),
+        }
     }
 }

@@ -70,6 +70,8 @@ fn error(why: FileError, path: &str) -> Error {
         FileError::NotFound => Error::new(Errno::ENOENT, "no such file").about(path),
         FileError::NotPermitted => Error::new(Errno::EPERM, "not permitted").about(path),
         FileError::Invalid => Error::new(Errno::EINVAL, "the file does not take that").about(path),
+        FileError::Busy => Error::new(Errno::EBUSY, "something stays").about(path),
+        FileError::NoMemory => Error::new(Errno::ENOMEM, "out of memory").about(path),
         FileError::Stopped => Error::new(Errno::EINTR, "interrupted"),
     }
 }

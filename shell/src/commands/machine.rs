@@ -124,15 +124,4 @@ impl<W: World> Lab<W> {
         }
         Ok(())
     }
-
-    pub(super) fn hotplug(&mut self, mut args: Args<'_>) -> Done {
-        const FORM: &str = "offline | online 0xSTART SIZE";
-        let start = number(args.need(FORM)?)?;
-        let size = count(args.need(FORM)?)?;
-        args.done()?;
-        if start.checked_add(size).is_none() {
-            return Err(Error::new(Errno::ERANGE, "beyond 64 bits").into());
-        }
-        Err(Error::new(Errno::EOPNOTSUPP, "memory neither comes nor goes yet").into())
-    }
 }

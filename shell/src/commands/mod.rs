@@ -2,6 +2,7 @@
 //! this crate.
 
 mod bad;
+mod balloon;
 pub(crate) mod blocks;
 pub(crate) mod caches;
 mod content;
@@ -10,6 +11,7 @@ mod expect;
 pub(crate) mod files;
 mod fill;
 mod helping;
+mod hotplug;
 mod machine;
 mod objects;
 mod pages;
@@ -29,6 +31,7 @@ impl<W: World> Lab<W> {
         match name {
             "alloc" => self.alloc(args),
             "audit" => self.audit(args),
+            "balloon" => self.balloon(args),
             "cache" => self.cache(args),
             "cat" => self.cat(args),
             "cma" => self.cma(args),
@@ -44,13 +47,16 @@ impl<W: World> Lab<W> {
             "free" => self.free(args),
             "get" => self.get(args),
             "help" => self.help(args),
+            "hotadd" => self.hotadd(args),
+            "hotremove" => self.hotremove(args),
             "kalloc" => self.kalloc(args),
             "kfree" => self.kfree(args),
             "list" => self.list(args),
             "machine" => self.begin_machine(args),
             "memalloc" => self.memalloc(args),
             "note" => self.note(args),
-            "offline" | "online" => self.hotplug(args),
+            "offline" => self.offline(args),
+            "online" => self.online(args),
             "poison" => self.poison(args),
             "punch" => self.punch(args),
             "reap" => self.reap(args),

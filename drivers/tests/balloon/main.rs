@@ -1,0 +1,5 @@
+//! virtio-balloon against simulated devices, honest and evil.
+
+mod device;
+mod evil;
+mod honest;
