@@ -16,7 +16,7 @@ use crate::task::{self, Config};
 use crate::vm::kstack;
 use crate::vm::stacks::{self, Stack};
 use crate::vm::{self, Devices, Loader, Plan, layout};
-use crate::{acpi, numa, smp};
+use crate::{acpi, mce, numa, smp};
 use crate::{
     benchmarks, cmdline, console, drivers, heap, ramdisk, selftests, stage, summary, workers,
 };
@@ -181,6 +181,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
     // SAFETY: mapped by these tables.
     unsafe { ioapic::mask_all() };
     pic::start_watchdog_timer();
+    mce::init();
     irq::enable();
     console::listen();
 
@@ -206,7 +207,7 @@ extern "C" fn on_own_tables(handover: *mut Handover) -> ! {
 
     stage::begin("threads");
     task::init(mm);
-    if let Err(error) = workers::start(mm) {
+    if let Err(error) = workers::start(mm).and_then(|()| mce::start(mm)) {
         crash::give_up(format_args!("{error}"));
     }
     // On one CPU, for the tests count what each CPU keeps.

@@ -12,6 +12,7 @@ pub mod cpuset;
 pub mod direct_map;
 pub mod fw_cfg_dir;
 pub mod lapic;
+pub mod mca;
 pub mod memtest;
 pub mod options;
 pub mod sched;

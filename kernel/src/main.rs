@@ -32,6 +32,8 @@ mod heap;
 #[cfg(target_os = "none")]
 mod image;
 #[cfg(target_os = "none")]
+mod mce;
+#[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
 mod numa;

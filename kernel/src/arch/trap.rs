@@ -5,7 +5,7 @@
 use crate::arch::{apic, devices, percpu, pic, restart};
 use crate::console::input;
 use crate::drivers::messages;
-use crate::{crash, selftests, smp, task};
+use crate::{crash, mce, selftests, smp, task};
 use core::arch::global_asm;
 use core::fmt;
 use mm::types::CpuId;
@@ -156,6 +156,7 @@ extern "C" fn trap_entry(frame: &mut TrapFrame) {
         // A breakpoint that no debugger took is passed over.
         3 => log::warn!("breakpoint at {:#x}", frame.rip),
         // One instruction made: a self-test's wish, or nobody's.
+        18 => mce::handle(frame),
         1 if restart::is_probing() => restart::stepped(frame),
         0..32 => crash::exception(frame),
         vector => {
@@ -175,6 +176,7 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
         apic::TIMER_VECTOR => {
             apic::tick();
             task::tick();
+            mce::tick();
             // The tests run on the boot CPU, and devices interrupt it.
             if percpu::cpu_id() == CpuId(0) {
                 input::poll();

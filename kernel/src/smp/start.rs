@@ -8,7 +8,7 @@ use crate::arch::{apic, cpu, idt, irq, pat, time};
 use crate::platform::Machine;
 use crate::smp::{self, ONLINE, call, trampoline, warp};
 use crate::vm::kstack::{KernelStack, NoStack};
-use crate::{task, vm};
+use crate::{mce, task, vm};
 use alloc::alloc::{alloc, dealloc};
 use core::alloc::Layout;
 use core::arch::naked_asm;
@@ -241,6 +241,7 @@ extern "C" fn secondary() -> ! {
     // SAFETY: once, on the CPU that owns the tables, whose stacks are set.
     unsafe { area.tables.load() };
     idt::load();
+    mce::init();
     let known = smp::cpus().and_then(|cpus| cpus.get(area.id()));
     let expected = known.is_some_and(|known| known.apic_id.0 == cpu::features().apic_id);
     if !expected || !apic::init_secondary(smp::nmi_pin(area.id())) {
