@@ -173,7 +173,13 @@ pub(crate) fn write(out: &mut dyn fmt::Write) -> fmt::Result {
     match KNOWN.get() {
         Some((map, named)) => {
             // Not under the lock: who reads may be slow.
-            let Named { ranges, len } = *named.lock();
+            let mut all = *named.lock();
+            if let Some(mm) = super::MM.get() {
+                mm.added_memory().for_each(|(range, name)| {
+                    all.add(range.start.addr(), range.end.addr(), name);
+                });
+            }
+            let Named { ranges, len } = all;
             write_iomem(map.regions(), map.scraps(), &ranges[..len], out)
         }
         None => Ok(()),

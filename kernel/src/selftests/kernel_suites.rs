@@ -1,7 +1,8 @@
 //! Tests of the kernel itself: its clock and timer, and what its page tables
 //! allow. Calls what it tests.
 
-use crate::arch::{apic, time};
+use crate::arch::{apic, cpu, time};
+use crate::memory::iomem;
 use crate::selftests::Subject;
 use crate::vm::kstack::{self, KernelStack};
 use crate::vm::stacks::{self, Stack};
@@ -9,7 +10,9 @@ use crate::vm::{self, layout};
 use crate::{image, selftests};
 use core::arch::asm;
 use core::ops::Range;
-use mm::types::{PAGE_SIZE, Pfn};
+use mm::hotplug::MEMORY_BLOCK_PAGES;
+use mm::types::{Order, PAGE_SIZE, Pfn, PfnRange};
+use mm::{Gfp, Page, Request};
 use selftest::{Case, CaseResult, Suite, Test, check, check_eq, check_ok, fail, skip};
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::page_table::PageTableEntry;
@@ -34,9 +37,53 @@ pub(super) const SUITES: [Suite<Subject>; 2] = [
             Case::quick("guards_are_unmapped", guards_are_unmapped),
             Case::quick("only_upper_half", only_upper_half),
             Case::quick("stacks_come_and_go", stacks_come_and_go),
+            Case::quick("direct_map_grows_and_shrinks", direct_map_grows_and_shrinks),
         ],
     },
 ];
+
+/// What is added to the direct map can be reached there, and not any longer when
+/// it is withdrawn; its tables are given back.
+fn direct_map_grows_and_shrinks(t: &mut Test<'_, Subject>) -> CaseResult {
+    let mm = t.on.mm;
+    // Nothing is there, and nothing is touched there: half-way to the end of
+    // what the processor has addresses for, within reach of one third table.
+    let bits = u32::from(cpu::features().phys_bits).min(39);
+    let start = Pfn::containing(1 << (bits - 1));
+    let frames = PfnRange::sized(start, MEMORY_BLOCK_PAGES);
+    let there = mm.map().described(frames.start).is_some()
+        || iomem::is_listed(frames.start.addr(), frames.end.addr());
+    if there || vm::is_direct(frames.start) {
+        skip!("there is memory at {:#x}", start.addr());
+    }
+    let last = Pfn(frames.end.0 - 1);
+    for _ in 0..2 {
+        let mut taken = 0;
+        let mut source = || {
+            let page = mm.alloc_pages(Request::new(Order(0), Gfp::ATOMIC | Gfp::ZERO)).ok()?;
+            taken += 1;
+            Some(page.pfn)
+        };
+        check!(vm::extend_direct_map(frames, &mut source), "it cannot be mapped");
+        check!(vm::is_direct(frames.start) && vm::is_direct(last), "it is not mapped");
+        check!(!vm::is_direct(frames.end), "more is mapped than was added");
+        check!(!vm::extend_direct_map(frames, &mut || None), "it is mapped twice");
+        check!(vm::is_direct(frames.start), "it went when it was to be mapped twice");
+        let mut given = [None; 4];
+        let mut slots = given.iter_mut();
+        vm::withdraw_direct_map(frames, &mut |table| {
+            if let Some(slot) = slots.next() {
+                *slot = Some(table);
+            }
+        });
+        check!(!vm::is_direct(frames.start) && !vm::is_direct(last), "it is still mapped");
+        check_eq!(given.iter().flatten().count(), taken, "tables that came back");
+        for pfn in given.into_iter().flatten() {
+            check_ok!(mm.free_pages(Page { pfn, order: Order(0) }));
+        }
+    }
+    Ok(())
+}
 
 /// The clock neither stands still nor goes back.
 fn clock_runs(_: &mut Test<'_, Subject>) -> CaseResult {

@@ -10,7 +10,7 @@ use mm::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use x86_64::VirtAddr;
 use x86_64::structures::paging::mapper::MapperFlush;
 use x86_64::structures::paging::{
-    Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, Size2MiB, Size4KiB,
+    Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, Size2MiB, Size4KiB, Translate,
 };
 
 /// The direct map of what is added, in pages of 2 MiB: so a part of it can go
@@ -60,6 +60,11 @@ pub(crate) fn withdraw_direct_map(frames: PfnRange, table: &mut dyn FnMut(Pfn)) 
         }
         at = at.align_down(Order(18)).add(Order(18).pages());
     }
+}
+
+/// Whether a frame is part of the direct map.
+pub(crate) fn is_direct(pfn: Pfn) -> bool {
+    with_tables(|tables| tables.translate_addr(direct(pfn)).is_some()).unwrap_or(false)
 }
 
 fn unmap(tables: &mut OffsetPageTable<'_>, frames: PfnRange) {

@@ -11,6 +11,6 @@ pub(crate) mod stacks;
 pub(crate) mod tables;
 
 pub(crate) use build::{Devices, Plan, build};
-pub(crate) use hotplug::{extend_direct_map, take_frames, withdraw_direct_map};
+pub(crate) use hotplug::{extend_direct_map, is_direct, take_frames, withdraw_direct_map};
 pub(crate) use loader::Loader;
 pub(crate) use tables::{activate, frame_ptr, map_frames, pfn_of, root};
