@@ -39,12 +39,7 @@ pub fn benchmark(options: &BenchOptions) -> Result<u8> {
         eprintln!("quarry: {} figures saved in {}", measured.len(), baseline.display());
     }
     if options.readme {
-        let path = root.join("README.md");
-        let text = fs::read_to_string(&path)?;
-        let Some(text) = figures::replace_table(&text, &measured.table(true)) else {
-            bail!("{} has no place for the table", path.display());
-        };
-        fs::write(&path, text)?;
+        write_table(root, "scripts/bench --readme", &measured.table(true))?;
     }
     if options.check {
         let comparison = figures::compare(&saved, &measured, options.glob == "*");
@@ -52,6 +47,18 @@ pub fn benchmark(options: &BenchOptions) -> Result<u8> {
         return Ok(u8::from(!comparison.is_good()));
     }
     Ok(0)
+}
+
+/// Writes the table of that command into `README.md` of the sources at `root`.
+///
+/// # Errors
+/// It cannot be read or written, or has no place for it.
+pub(crate) fn write_table(root: &Path, command: &str, table: &str) -> Result<()> {
+    let path = root.join("README.md");
+    let text = fs::read_to_string(&path)?;
+    let text = figures::replace_table(&text, command, table)
+        .with_context(|| format!("{} has no place for the table", path.display()))?;
+    Ok(fs::write(&path, text)?)
 }
 
 /// The baseline; without one there is nothing to compare with, unless it `must`

@@ -227,15 +227,14 @@ pub(crate) fn markdown<const N: usize>(lines: &[[String; N]]) -> String {
     text
 }
 
-/// The lines between which a text has its table.
-const TABLE_BEGINS: &str = "<!-- scripts/bench --readme begins -->\n";
-const TABLE_ENDS: &str = "<!-- scripts/bench --readme ends -->\n";
-
-/// `text` with another table; None if it has no place for one.
-pub fn replace_table(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(TABLE_BEGINS)?;
-    let (_, after) = rest.split_once(TABLE_ENDS)?;
-    Some(format!("{before}{TABLE_BEGINS}\n{table}\n{TABLE_ENDS}{after}"))
+/// `text` with another table between the two lines that name the `command` which
+/// writes it; None if it has no place for one.
+pub fn replace_table(text: &str, command: &str, table: &str) -> Option<String> {
+    let begins = format!("<!-- {command} begins -->\n");
+    let ends = format!("<!-- {command} ends -->\n");
+    let (before, rest) = text.split_once(&begins)?;
+    let (_, after) = rest.split_once(&ends)?;
+    Some(format!("{before}{begins}\n{table}\n{ends}{after}"))
 }
 
 /// Where measured figures differ from the baseline.
@@ -413,11 +412,13 @@ mod tests {
 
     #[test]
     fn a_text_gets_another_table() {
-        let text = format!("a\n{TABLE_BEGINS}old\n{TABLE_ENDS}b\n");
-        let new = replace_table(&text, "| x |\n").unwrap();
-        assert_eq!(new, format!("a\n{TABLE_BEGINS}\n| x |\n\n{TABLE_ENDS}b\n"));
-        assert_eq!(replace_table(&new, "| x |\n").unwrap(), new);
-        assert_eq!(replace_table("no table", "| x |\n"), None);
+        const COMMAND: &str = "make table";
+        let text = "a\n<!-- make table begins -->\nold\n<!-- make table ends -->\nb\n";
+        let new = replace_table(text, COMMAND, "| x |\n").unwrap();
+        assert_eq!(new, text.replace("old\n", "\n| x |\n\n"));
+        assert_eq!(replace_table(text, "make", "| x |\n"), None);
+        assert_eq!(replace_table(&new, COMMAND, "| x |\n").unwrap(), new);
+        assert_eq!(replace_table("no table", COMMAND, "| x |\n"), None);
     }
 
     #[test]

@@ -203,8 +203,8 @@ pub struct GivebackOptions {
     /// cargo's target directory].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Write pictures and table to docs/ as well.
-    #[arg(long)]
+    /// Write the pictures to docs/ as well, and the table into README.md.
+    #[arg(long, conflicts_with = "experiments")]
     pub save: bool,
     /// Options of `run` for the boots; memory is the experiment's.
     #[arg(last = true, value_name = "OPTIONS")]
@@ -529,6 +529,8 @@ mod tests {
             &["collect", "dir", "--serial", "a", "--transcript", "b"],
             &["collect", "dir", "--serial", "a", "--", "--cpus", "2"],
             &["bench", "--save", "--check"],
+            &["giveback", "nothing"],
+            &["giveback", "balloon", "--save"],
         ] {
             assert_eq!(refused(args).exit_code(), 2, "{args:?}");
         }
@@ -556,6 +558,20 @@ mod tests {
         assert_eq!(collect(&[]).unwrap().memory, Memory("512M".into()));
         assert_eq!(collect(&["--", "--memory", "1G", "--cpus", "2"]).unwrap().cpus, 2);
         assert_eq!(collect(&["--", "--cpus", "0"]).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn experiments_are_chosen_and_run_on_other_machines() {
+        let giveback = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["quarry", "giveback"], args].concat()).unwrap();
+            let Some(Command::Giveback(options)) = cli.command else { panic!("{args:?}") };
+            options
+        };
+        assert!(giveback(&[]).experiments.is_empty());
+        let options = giveback(&["reporting-memfd", "idle", "--", "--cpus", "2"]);
+        assert_eq!(options.experiments, [Experiment::ReportingMemfd, Experiment::Idle]);
+        assert_eq!(options.run().unwrap().cpus, 2);
+        assert!(Experiment::ALL.iter().all(|it| !it.name().is_empty()));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod smaps;
 mod table;
 mod virtio_mem;
 
+use crate::benchmark;
 use crate::cargo::{Build, Workspace};
 use crate::image;
 use crate::options::{CmdLine, Experiment, Firmware, GivebackOptions, Machine, Memory, RunOptions};
@@ -174,9 +175,8 @@ pub fn giveback(options: &GivebackOptions, mut run: RunOptions) -> Result<u8> {
     }
     let table = table::markdown(&report.rows);
     print!("{table}");
-    if let Some(docs) = &lab.docs {
-        let heading = "<!-- Written by `scripts/giveback --save`. -->\n\n";
-        write(&docs.join("giveback.md"), format!("{heading}{table}").as_bytes())?;
+    if options.save {
+        benchmark::write_table(workspace.root(), "scripts/giveback --save", &table)?;
     }
     println!("giveback: {} checks, {} failed", report.checks, report.failed);
     eprintln!("quarry: curves and consoles are in {}", lab.out.display());
