@@ -17,6 +17,7 @@ use crate::cargo::{Build, Workspace};
 use crate::image;
 use crate::options::{CmdLine, Experiment, Firmware, GivebackOptions, Machine, Memory, RunOptions};
 use anyhow::{Context, Result};
+use record::Record;
 use rig::Rig;
 use std::fmt;
 use std::fs;
@@ -107,19 +108,20 @@ impl Lab {
         work: impl FnOnce(&mut Rig, &mut Report) -> Result<()>,
     ) -> Result<()> {
         let done = work(&mut rig, report);
+        // That it has nothing once it has gone is no news.
+        let record = rig.record();
         if done.is_ok() {
             report.check(rig.power_off()?, &format!("{name}: the guest switches itself off"));
         }
-        self.keep(&rig, name, title)?;
+        self.keep(&record, rig.transcript(), name, title)?;
         done
     }
 
     /// Leaves what was seen of a run as files called after `name`, pictures with
     /// that title.
-    fn keep(&self, rig: &Rig, name: &str, title: &str) -> Result<()> {
-        let record = rig.record();
+    fn keep(&self, record: &Record, console: &[u8], name: &str, title: &str) -> Result<()> {
         write(&self.out.join(format!("{name}.csv")), record.csv().as_bytes())?;
-        write(&self.out.join(format!("{name}.console")), rig.transcript())?;
+        write(&self.out.join(format!("{name}.console")), console)?;
         let picture = record.svg(title);
         let docs = self.docs.iter().map(|docs| docs.join(format!("giveback-{name}.svg")));
         for path in docs.chain([self.out.join(format!("{name}.svg"))]) {
