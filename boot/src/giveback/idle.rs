@@ -1,7 +1,8 @@
 //! What an idle guest's devices cost its host.
 
+use super::rig::Rig;
 use super::{Lab, Report};
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -19,9 +20,10 @@ const COST: f64 = 2.0;
 /// does is the same for both.
 pub(super) fn idle(lab: &Lab, report: &mut Report) -> Result<()> {
     let device = "-device virtio-balloon-pci,id=balloon0,free-page-reporting=on";
-    let guests = [lab.boot(&[])?, lab.boot(&[device])?];
+    let mut guests = [lab.boot(&[])?, lab.boot(&[device])?];
     thread::sleep(QUIET);
-    let ticks = || -> Result<Vec<u64>> { guests.iter().map(|rig| ticks(rig.process())).collect() };
+    let processes = guests.each_ref().map(Rig::process);
+    let ticks = || processes.iter().map(|&process| ticks(process)).collect::<Result<Vec<u64>>>();
     let before = ticks()?;
     thread::sleep(LONG);
     let second = rustix::param::clock_ticks_per_second() as f64;
@@ -34,6 +36,8 @@ pub(super) fn idle(lab: &Lab, report: &mut Report) -> Result<()> {
         "idle: QEMU takes {without:.1} % of a processor without the device, {with:.1} % with it"
     );
     report.check(with <= without + COST, &said);
+    let gone = guests.iter_mut().try_fold(true, |all, rig| Ok::<_, Error>(rig.power_off()? && all));
+    report.check(gone?, "idle: the guests switch themselves off");
     Ok(())
 }
 
