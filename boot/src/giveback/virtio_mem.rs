@@ -25,8 +25,6 @@ const TOUCHED: u64 = 2816;
 const KEPT: u64 = 256;
 /// When plugging is not waited for any more.
 const GIVEN_UP: Duration = Duration::from_secs(120);
-/// A size that has not changed for so long is not about to.
-const STANDS: Duration = Duration::from_secs(4);
 /// Free pages may differ by what per-CPU lists and slabs hold.
 const NOISE: Kib = Kib::of_mib(4);
 
@@ -35,46 +33,7 @@ pub(super) fn up_and_down(lab: &Lab, report: &mut Report) -> Result<()> {
     let cmdline = "memhp_default_state=online_movable";
     let rig = lab.boot_with(Machine::Q35, cmdline, &MACHINE)?;
     let kept = ("virtio-mem", "virtio-mem: a guest moves from 1 GiB to 4 GiB and back");
-    lab.work(rig, report, kept, moves)?;
-    let rig = lab.boot_with(Machine::Q35, "memhp_default_state=online_kernel", &MACHINE)?;
-    let kept = ("virtio-mem-in-use", "virtio-mem: memory that nobody can move stays while in use");
-    lab.work(rig, report, kept, stays)
-}
-
-/// What is in use and cannot be moved stays plugged, and goes once it is free.
-fn stays(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    rig.moment("2 GiB");
-    let there = resize(rig, report, 1024)?;
-    report.check(there.is_some(), "virtio-mem: 1 GiB more");
-    rig.moment("touch what cannot move");
-    let fixed = rig.touch("u", "KERNEL", 1280)?;
-    rig.moment("1 GiB");
-    request(rig, 0)?;
-    let mut level = (Instant::now(), size(rig)?);
-    let stands = rig.wait(GIVEN_UP, |rig| {
-        let now = size(rig)?;
-        if now != level.1 {
-            level = (Instant::now(), now);
-        }
-        Ok(level.0.elapsed() >= STANDS)
-    })?;
-    let left = size(rig)?;
-    let said = format!("virtio-mem: with memory in use, {} MiB stay plugged", left / MIB);
-    report.check(stands && left > 0 && left < 1024 * MIB, &said);
-    let log = rig.command("dmesg")?;
-    let reason =
-        log.lines().rev().find(|line| line.contains("virtio_mem") || line.contains("virtio-mem"));
-    report.check(
-        reason.is_some(),
-        &format!("virtio-mem: the log says {}", reason.unwrap_or("nothing")),
-    );
-    let verified = rig.verify(&fixed)?;
-    report.check_data(&verified, "virtio-mem, in what stays");
-    rig.moment("free");
-    rig.release(fixed)?;
-    let gone = rig.wait(GIVEN_UP, |rig| Ok(size(rig)? == 0))?;
-    report.check(gone, &format!("virtio-mem: {} MiB stay once it is free", size(rig)? / MIB));
-    audit(rig, report, "virtio-mem")
+    lab.work(rig, report, kept, moves)
 }
 
 fn moves(rig: &mut Rig, report: &mut Report) -> Result<()> {
