@@ -227,7 +227,7 @@ fn pages_on_per_cpu_lists_are_no_obstacle() {
         .map(Pfn)
         .filter(|&p| mm.map().try_page(p).is_some_and(|d| d.head().ty() == PageType::Pcp))
         .collect();
-    assert!(listed.len() > 8);
+    assert!(listed.len() >= 4, "{listed:?}");
     for pfn in listed.into_iter().step_by(if cfg!(miri) { 20 } else { 1 }) {
         let r = PfnRange::sized(pfn, 1);
         mm.alloc_contig_range(r, Gfp::KERNEL).expect("drained");

@@ -29,5 +29,6 @@ pub use groups::GROUPS_MAX;
 pub use help::{COMMANDS, Command, TOPICS};
 pub use lab::{Lab, Outcome, Verdict};
 pub use name::NAME_MAX;
+pub use notes::NOTES_MAX;
 pub use parse::{LINE_MAX, WORDS_MAX, without_comment};
 pub use world::World;

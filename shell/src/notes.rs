@@ -5,7 +5,7 @@ use crate::errno::{Errno, Error};
 use crate::name::Name;
 
 /// Notes that there can be at a time.
-const NOTES_MAX: usize = 32;
+pub const NOTES_MAX: usize = 128;
 
 /// All notes.
 pub(crate) struct Notes([(Name, u64); NOTES_MAX]);
@@ -24,7 +24,7 @@ impl Notes {
         let place = self.0.iter().position(|note| note.0 == name);
         let place = place.or_else(|| self.0.iter().position(|note| note.0 == Name::NONE));
         let Some(place) = place else {
-            return Err(Error::new(Errno::ENOSPC, "32 notes are there already"));
+            return Err(Error::new(Errno::ENOSPC, "128 notes are there already"));
         };
         self.0[place] = (name, value);
         Ok(())

@@ -117,7 +117,7 @@ fn expected_errors() {
     fails(&mut lab, Errno::EINVAL, "expect-error ENOENT");
     fails(&mut lab, Errno::EINVAL, &"expect-error EINVAL ".repeat(15));
     ok(&mut lab, "expect-error EPERM machine");
-    ok(&mut lab, "expect-error EALREADY online 0x8000000 2M");
+    ok(&mut lab, "expect-error EALREADY online 0x1000000 2M");
     fails(&mut lab, Errno::EPERM, "hotadd 0x100000000 128M");
     fails(&mut lab, Errno::EPERM, "hotremove 0x100000000 128M");
 }
@@ -226,6 +226,8 @@ fn there_is_an_end_to_everything() {
     fails(&mut lab, Errno::ENOSPC, "kalloc more 64");
     for i in 0..32 {
         ok(&mut lab, &format!("cache c{i} size=64"));
+    }
+    for i in 0..shell::NOTES_MAX {
         ok(&mut lab, &format!("note n{i} fault.seen"));
     }
     fails(&mut lab, Errno::ENOSPC, "cache more size=64");

@@ -9,6 +9,7 @@ use super::tables::{
 use mm::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use x86_64::VirtAddr;
 use x86_64::structures::paging::mapper::MapperFlush;
+use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{
     Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, Size2MiB, Size4KiB, Translate,
 };
@@ -93,7 +94,7 @@ fn take_empty_table(tables: &mut OffsetPageTable<'_>, addr: VirtAddr) -> Option<
     let second = pfn_of_frame(entry.frame().ok()?);
     let table: *const PageTable = frame_ptr(second).cast();
     // SAFETY: as above.
-    let empty = unsafe { &*table }.iter().all(|entry| entry.is_unused());
+    let empty = unsafe { &*table }.iter().all(PageTableEntry::is_unused);
     empty.then(|| {
         entry.set_unused();
         second

@@ -141,11 +141,12 @@ mod tests {
             // SAFETY: a frame of this RAM, which nobody else has.
             assert_eq!(unsafe { frame.read() }, 0);
         }
-        for pfn in [0, 16, far - 1, far + 4, u64::MAX] {
+        for pfn in [0, 16, far - 1, far + 4, far + (1 << 26), u64::MAX] {
             assert!(ram.frame(Pfn(pfn)).is_null());
         }
         let end = ram.frame(Pfn(far + 3)).wrapping_add(PAGE_SIZE);
-        assert_eq!(ram.pfn_of(end), None);
+        // What comes after it is kept for memory that is added.
+        assert_eq!(ram.pfn_of(end), Some(Pfn(far + 4).align_up(WINDOW_ALIGN)));
         assert_eq!(ram.pfn_of(ram.frame(Pfn(1)).wrapping_sub(1)), None);
         assert_eq!(ram.pfn_of(std::ptr::null()), None);
     }

@@ -58,7 +58,10 @@ fn there_and_back<P: Platform>(mm: &Mm<P>, range: PfnRange) -> CaseResult<bool> 
 fn looks_offline<P: Platform>(mm: &Mm<P>, range: PfnRange, seen: KPageFlags) -> CaseResult {
     for pfn in [range.start, range.start.add(77), Pfn(range.end.0 - 1)] {
         check_eq!(mm.kpageflags(pfn), seen, "of {pfn:?}");
-        check!(mm.map().described(pfn).is_some_and(|word| word.is_offline()), "{pfn:?} is in use");
+        check!(
+            mm.map().described(pfn).is_some_and(mm::memmap::BlockInfo::is_offline),
+            "{pfn:?} is in use"
+        );
     }
     check_eq!(mm.offline(range), Err(HotplugError::Already));
     Ok(())
@@ -90,7 +93,7 @@ fn a_memory_block_goes_and_comes_back<P: Platform>(t: &mut Test<'_, Ground<P>>) 
 
 fn movable_pages_make_way<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let mm = t.on.mm;
-    let mut herd = Herd::sparse(&t.on);
+    let mut herd = Herd::sparse(t.on);
     // Enough that the last of them lie among their like.
     let most = (mm.free_pages_total() / 4).min(QUICK_PAGES / 16);
     herd.fill(Gfp::KERNEL | Gfp::HIGHMEM | Gfp::MOVABLE | Gfp::NOWARN, most)?;
@@ -150,7 +153,7 @@ fn what_stays_is_refused<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult
 /// All of a machine, a memory block at a time, whatever lies there.
 fn every_block_in_turn<P: Platform>(t: &mut Test<'_, Ground<P>>) -> CaseResult {
     let mm = t.on.mm;
-    let mut herd = Herd::sparse(&t.on);
+    let mut herd = Herd::sparse(t.on);
     herd.fill(Gfp::KERNEL | Gfp::HIGHMEM | Gfp::MOVABLE | Gfp::NOWARN, mm.free_pages_total() / 4)?;
     let mut went = 0u64;
     for number in 0..mm.map().end().0.div_ceil(MEMORY_BLOCK_PAGES) {

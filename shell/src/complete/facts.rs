@@ -109,7 +109,9 @@ impl<W: World> Lab<W> {
                 on.mm.report_stats().each().for_each(|(name, _)| after.say(&[name]));
                 after.say(&["known_pages"]);
             }
-            ("balloon", _) => after.say_all(&["pages", "target", "isolated"]),
+            ("balloon", _) if self.world().balloon().is_some() => {
+                after.say_all(&["pages", "target", "isolated"]);
+            }
             ("host", _) => after.say_all(self.world().host_facts()),
             ("cache", _) => on.mm.caches().for_each(|cache| after.say(&[cache.name(), "."])),
             (_, Some(("cache", _))) => after.say_all(&OF_CACHE),
@@ -119,7 +121,10 @@ impl<W: World> Lab<W> {
 
     /// What facts begin with, but for those of zones.
     fn others(&self, on: Subject<W>, after: &mut After<'_>) {
-        after.say_all(&["vmstat.", "cache.", "fault.", "report.", "host.", "balloon.", "bad."]);
+        after.say_all(&["vmstat.", "cache.", "fault.", "report.", "host.", "bad."]);
+        if self.world().balloon().is_some() {
+            after.say(&["balloon."]);
+        }
         if on.mm.nodes() > 1 {
             // Node 0 is what is meant without.
             let mut digits = [0; 3];
