@@ -8,7 +8,6 @@ use crate::arch::irq::IrqMutex;
 use crate::memory::iomem;
 use crate::platform::Machine;
 use crate::task::{self, Config};
-use crate::vm::kstack;
 use crate::{numa, workers};
 use ::drivers::virtio_mem::{Group, MemConfig, MemFault, MemPort, Status, VirtioMem};
 use alloc::vec::Vec;
@@ -35,11 +34,7 @@ type Port = MemPort<Link, &'static Events, DeviceMemory>;
 /// Takes a device over, in a thread of its own.
 pub(super) fn start(mm: &'static Mm<Machine>, found: Found) {
     let number = found.number;
-    let config = Config {
-        // Adding and removing memory blocks notes their frames on the stack.
-        stack: kstack::LARGEST,
-        ..Config::new(Name::numbered("virtio_mem", u64::from(number)))
-    };
+    let config = Config::new(Name::numbered("virtio_mem", u64::from(number)));
     if let Err(error) = task::spawn(&config, move || serve(mm, found)) {
         log::error!("virtio_mem virtio{number}: no thread: {error}");
     }

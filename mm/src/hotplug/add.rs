@@ -1,11 +1,12 @@
 //! Memory that is new, and memory that leaves for good: descriptors and direct
 //! map come and go with it. The frames behind its descriptors are other memory's,
 //! so that the new memory need not be touched before all of it may be, and is
-//! whole when it is to leave. May call: `alloc`, `free`, `platform`, the rest of
-//! this module.
+//! whole when it is to leave. May call: `alloc`, `free`, `list`, `platform`, the
+//! rest of this module.
 
 use super::{HotplugError, MEMORY_BLOCK_ORDER, MEMORY_BLOCK_PAGES, NAMES, memory_blocks};
 use crate::gfp::{Gfp, Page, Request};
+use crate::list::PageList;
 use crate::memmap::MemMap;
 use crate::mm::Mm;
 use crate::page::{PageDesc, PageType};
@@ -293,21 +294,21 @@ impl<P: Platform> Mm<P> {
     /// Frees the frames behind the block's descriptors, as far as there are any.
     fn unback_block(&self, block: PfnRange) {
         let [(pages, bytes), _] = self.map.backing(block);
-        let mut heads = [None; MAP_PAGES];
-        let mut free = heads.iter_mut();
+        // They can be freed when none of them is behind the map any more, and
+        // meanwhile are noted in their own descriptors, which are theirs alone:
+        // there are too many for a thread's stack.
+        let mut heads = PageList::new();
         self.platform.memmap_unback(pages, bytes, &mut |pfn| {
             // They were allocated in blocks, and are freed in such.
-            let word = self.map.page(pfn).head();
-            if word.ty() == PageType::Kernel
-                && let Some(slot) = free.next()
-            {
-                *slot = Some(Page { pfn, order: word.order() });
+            if self.map.page(pfn).head().ty() == PageType::Kernel {
+                heads.push_back(&self.map, pfn);
             }
         });
-        for page in heads.into_iter().flatten() {
-            let freed = self.free_pages(page);
+        while let Some(pfn) = heads.pop_front(&self.map) {
+            let order = self.map.page(pfn).head().order();
+            let freed = self.free_pages(Page { pfn, order });
             debug_assert!(freed.is_ok(), "frames of the memory map");
-            self.hotplug.map_pages.fetch_sub(page.order.pages(), Relaxed);
+            self.hotplug.map_pages.fetch_sub(order.pages(), Relaxed);
         }
     }
 }
