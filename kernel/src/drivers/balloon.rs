@@ -9,7 +9,8 @@ use crate::task::{self, Config};
 use crate::workers;
 use ::drivers::Device;
 use ::drivers::balloon::{
-    FEATURE_DEFLATE_ON_OOM, FEATURE_PAGE_POISON, FEATURE_STATS_VQ, Service, VirtioBalloon,
+    FEATURE_DEFLATE_ON_OOM, FEATURE_PAGE_POISON, FEATURE_REPORTING, FEATURE_STATS_VQ, Service,
+    VirtioBalloon,
 };
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mm::Mm;
@@ -54,6 +55,15 @@ pub(super) fn start(mm: &'static Mm<Machine>, found: Found) {
         return;
     }
     say_what(device.device(), device.reports());
+    if device.device().features() & FEATURE_REPORTING != 0
+        && !device.reports()
+        && let Some(byte) = mm.free_page_pattern()
+    {
+        log::warn!(
+            "{}: free pages hold {byte:#04x}, of which the host cannot be told: nothing is reported",
+            device.device()
+        );
+    }
     if device.reports()
         && let Err(error) = mm.report_register(device, None)
     {
