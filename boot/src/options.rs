@@ -155,8 +155,9 @@ pub struct CollectOptions {
     /// input.
     #[arg(long, value_name = "FILE", conflicts_with = "serial")]
     pub transcript: Option<PathBuf>,
-    /// Leave out the two files that have a word for each page frame: over a real
-    /// serial line they take minutes for each GiB of memory.
+    /// Leave out the two files that have a word for each page frame, and those
+    /// of each memory block: over a real serial line they take minutes for each
+    /// GiB of memory.
     #[arg(long)]
     pub no_frames: bool,
     /// Give up when nothing has come for so many seconds.

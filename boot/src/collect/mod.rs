@@ -5,6 +5,7 @@ pub mod session;
 pub mod transcript;
 
 use anyhow::{Context, Result, bail};
+use mm::proc::{BLOCK_FILES, MEMORY_BLOCKS};
 use session::Session;
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +13,9 @@ use std::path::Path;
 use transcript::{Unusable, replies};
 
 /// Files that the kernel has beside those that the memory manager reports.
-const OTHERS: [&str; 2] = ["/proc/cmdline", "/proc/iomem"];
+const OTHERS: [&str; 3] = ["/proc/cmdline", "/proc/iomem", "/sys/kernel/debug/quarry/virtio_mem"];
+/// Where each memory block has a directory of files.
+const BLOCKS: &str = "/sys/devices/system/memory";
 /// Knobs that can only be turned: nothing to read.
 const WRITE_ONLY: [&str; 1] = ["/proc/sys/vm/compact_memory"];
 /// Files with a word for each page frame, which take long.
@@ -69,7 +72,8 @@ pub fn do_first(session: &mut Session, line: &str) -> Result<()> {
 /// Reads all files over a session whose prompt has been seen, those with a word
 /// for each frame if `frames`. On a machine at
 /// rest they agree with each other: they are read again until nothing has
-/// happened meanwhile. False if it never was at rest.
+/// happened meanwhile. False if it never was at rest. The files of each memory
+/// block are as many as the machine is large, and come with those of frames.
 ///
 /// # Errors
 /// The machine does not answer, or not with files.
@@ -108,7 +112,23 @@ fn read_once(session: &mut Session, frames: bool) -> Result<Files> {
     for path in paths().filter(wanted) {
         session.command(&format!("cat {path}"))?;
     }
+    if frames {
+        let blocks = session.ask(&format!("cat {MEMORY_BLOCKS}"))?;
+        for path in blocks.text.lines().filter_map(block_files).flatten() {
+            session.command(&format!("cat {path}"))?;
+        }
+    }
     contents(session.transcript())
+}
+
+/// The files of the memory block that has this line among all blocks.
+fn block_files(line: &str) -> Option<impl Iterator<Item = String>> {
+    let (name, rest) = line.split_once(' ')?;
+    let number = name.strip_prefix("memory")?;
+    let number = number.bytes().all(|b| b.is_ascii_digit()).then_some(number)?;
+    let node = rest.split(' ').find_map(|word| word.strip_prefix("node="))?;
+    let files = BLOCK_FILES.iter().map(|&file| file.to_owned()).chain([format!("node{node}")]);
+    Some(files.map(move |file| format!("{BLOCKS}/memory{number}/{file}")))
 }
 
 /// The files that were printed in a session, each as it was the last time.
@@ -162,6 +182,18 @@ mod tests {
         assert!(paths().any(|path| path == PULSE));
         let names: Vec<_> = paths().map(file_name).collect();
         assert!(names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)));
+    }
+
+    #[test]
+    fn each_memory_block_has_files() {
+        let line = "memory32 0x100000000-0x107ffffff online zones=Movable node=1 pages=32768";
+        let files: Vec<_> = block_files(line).unwrap().collect();
+        assert_eq!(files.len(), BLOCK_FILES.len() + 1);
+        assert!(files.contains(&"/sys/devices/system/memory/memory32/state".to_owned()));
+        assert!(files.contains(&"/sys/devices/system/memory/memory32/node1".to_owned()));
+        for line in ["", "memory", "memory1", "memoryx node=1", "[    1.2] memory3 node=1"] {
+            assert!(block_files(line).is_none(), "{line}");
+        }
     }
 
     #[test]
