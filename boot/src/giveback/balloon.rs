@@ -71,6 +71,7 @@ fn moves(rig: &mut Rig, report: &mut Report) -> Result<()> {
                 report.check_data(&verified, "balloon");
             }
         }
+        audit(rig, report, &format!("balloon {time}"))?;
     }
     rig.moment("touch 768 MiB");
     let again = rig.touch("y", "MOVABLE", 768)?;
