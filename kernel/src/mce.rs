@@ -13,6 +13,7 @@ use core::arch::x86_64::__cpuid;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use mm::Mm;
+use mm::poison::PoisonError;
 use mm::types::CpuId;
 use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::mca::{Bank, Capabilities, GlobalStatus, Severity};
@@ -230,6 +231,10 @@ fn poll() {
     let _ = task::move_to(CpuSet::ALL);
 }
 
+/// How often it is tried to take a bad frame out of use, and the time between (ms).
+const TRIES: u32 = 50;
+const RETRY_MS: u64 = 200;
+
 /// Logs an error, and acts on it.
 fn tell(mm: &'static Mm<Machine>, record: &Record) {
     if record.state.load(Acquire) != FULL {
@@ -244,7 +249,13 @@ fn tell(mm: &'static Mm<Machine>, record: &Record) {
     if matches!(severity, Severity::NoAction | Severity::ActionOptional)
         && let Some(pfn) = bank.frame()
     {
-        // What comes of it is logged there.
-        let _ = mm.poison_page(pfn);
+        // What comes of it is logged there. A frame that is out, to be reported
+        // or moved, will be back.
+        for _ in 0..TRIES {
+            if mm.poison_page(pfn) != Err(PoisonError::Busy) {
+                break;
+            }
+            task::sleep(RETRY_MS);
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! `memmap`.
 
 use crate::buddy::Buddy;
+use crate::memmap::BlockInfo;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::{
@@ -115,22 +116,27 @@ impl Buddy<'_> {
 }
 
 impl<P: Platform> Mm<P> {
-    /// Lists what is deferred of `range`, all of it RAM of `zone`: for those who
+    /// Lists what is deferred of `range` and belongs to `zone`: for those who
     /// will look at its descriptors. Any context.
     // Always inlined: mostly nothing of a small range is deferred.
     #[inline(always)]
     pub(crate) fn populate(&self, zone: &Zone, range: PfnRange) {
         let mut at = range.start;
         while zone.deferred_pages() > 0
-            && let Some((block, _)) = self.map.next_deferred(at, range.end)
+            && let Some((block, word)) = self.map.next_deferred(at, range.end)
         {
+            at = block.add(MAX_ORDER.pages());
+            // A zone's span has other zones' memory in it too.
+            let is_ours = |word: &BlockInfo| word.zone_index() == zone.index();
+            if !is_ours(word) {
+                continue;
+            }
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
             // Somebody else may have been faster.
-            if self.map.is_deferred(block) {
+            if self.map.is_deferred(block) && self.map.described(block).is_some_and(is_ours) {
                 buddy.populate(block);
             }
-            at = block.add(MAX_ORDER.pages());
         }
     }
 }

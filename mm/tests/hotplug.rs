@@ -64,6 +64,20 @@ fn a_sub_block_is_present_and_not_managed() {
     assert_eq!(mm.online(sub, OnlineType::Auto), Err(HotplugError::Already));
 }
 
+/// A zone's span has memory of other zones in it once memory has changed hands:
+/// what lies there unwanted is listed in its own.
+#[test]
+fn what_another_zone_has_in_the_span_is_listed_there() {
+    let mm = pc(512, 2, &Config::default()).expect("a machine");
+    assert_eq!(mm.offline(block(2)), Ok(BLOCK));
+    assert_eq!(mm.online(block(2), OnlineType::Movable), Ok(BLOCK));
+    assert!(zone(&mm, ZoneKind::Dma32).span().contains(block(2).start));
+    mm.report_all();
+    audit(&mm);
+    assert_eq!(mm.offline(block(2)), Ok(BLOCK));
+    audit(&mm);
+}
+
 #[test]
 fn a_memory_block_leaves_its_zone_and_comes_back() {
     let mm = pc(512, 2, &Config::default()).expect("a machine");

@@ -12,6 +12,8 @@ use mm::platform::LogLevel;
 
 /// The requests' queue.
 const QUEUE: u16 = 0;
+/// How long a request of the host's may go unseen if no interrupt tells of it.
+const LOOK_MS: u64 = 1000;
 
 /// A virtio device of memory that its driver talks to. For one thread.
 pub struct MemPort<T: Link, E: Env, H: Memory> {
@@ -73,7 +75,8 @@ impl<T: Link, E: Env, H: Memory> MemPort<T, E, H> {
         let changed = &mut || env.config_changes() != seen;
         match next {
             Next::Within(ms) => drop(env.wait(ms, changed)),
-            Next::OnChange => while !env.wait(u64::from(u32::MAX), changed) {},
+            // A device without interrupts is looked at now and then.
+            Next::OnChange => drop(env.wait(LOOK_MS, changed)),
         }
     }
 
@@ -93,8 +96,13 @@ impl<T: Link, E: Env, H: Memory> MemPort<T, E, H> {
 
     /// Stops the device and frees what was for it. What is plugged stays so.
     pub fn close(self) {
-        self.device.stop();
-        self.queue.free(&self.device);
+        let Self { device, queue, mut request, mut answer, .. } = self;
+        if !device.stop() {
+            // It may write there yet.
+            request.abandon();
+            answer.abandon();
+        }
+        queue.free(&device);
     }
 }
 

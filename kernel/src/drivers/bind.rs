@@ -168,7 +168,7 @@ fn attach(config: &'static Config, function: &Function) -> Result<Found, LeftOut
 
 /// Whose the bytes from `start` to `end` are, if somebody's: writes there are
 /// interrupts, or reach another device.
-fn claimed(start: u64, end: u64) -> Option<&'static str> {
+pub(super) fn claimed(start: u64, end: u64) -> Option<&'static str> {
     let messages = start < MESSAGES.end && MESSAGES.start < end;
     if messages { Some("Local APIC") } else { iomem::named(start, end) }
 }

@@ -1,7 +1,7 @@
 //! virtio-mem devices: each has a thread that does its driver's rounds. Calls
 //! `drivers::virtio_mem`, `numa`, `task`, `workers`.
 
-use super::bind::{Found, Link};
+use super::bind::{Found, Link, claimed};
 use super::dma::DeviceMemory;
 use super::env::Events;
 use crate::arch::irq::IrqMutex;
@@ -50,6 +50,10 @@ fn serve(mm: &'static Mm<Machine>, found: Found) {
     let fault = match port.first_config() {
         Ok(config) if iomem::is_listed(config.addr, config.addr + config.region_size) => {
             log::error!("virtio_mem virtio{number}: its region lies in the firmware's map");
+            return port.close();
+        }
+        Ok(config) if claimed(config.addr, config.addr + config.region_size).is_some() => {
+            log::error!("virtio_mem virtio{number}: its region lies on another device's registers");
             return port.close();
         }
         Ok(config) => match drive(mm, number, &mut port, config) {

@@ -10,9 +10,11 @@ use mm::types::{PAGE_SIZE, Pfn};
 pub struct Capabilities(pub u64);
 
 impl Capabilities {
-    /// Banks of registers.
+    /// Banks of registers that can be reached: those of a 33rd would be where
+    /// other things are.
     pub const fn banks(self) -> u32 {
-        (self.0 & 0xff) as u32
+        let banks = (self.0 & 0xff) as u32;
+        if banks < 32 { banks } else { 32 }
     }
 
     /// Whether there is an `IA32_MCG_CTL`.

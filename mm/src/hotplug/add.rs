@@ -182,7 +182,9 @@ impl<P: Platform> Mm<P> {
     /// Makes one memory block known.
     fn add_block(&self, block: PfnRange, new: NewMemory, name: usize) -> Result<(), HotplugError> {
         let mut spare = Spare { frames: [None; TABLES] };
-        let result = self.reserve_spare(&mut spare, new.node).and_then(|()| {
+        let reserved = self.reserve_spare(&mut spare, new.node);
+        let mut used = spare.frames.iter().flatten().count() as u64;
+        let result = reserved.and_then(|()| {
             if !self.platform.direct_map_extend(block, &mut || spare.take()) {
                 return Err(HotplugError::NotMapped);
             }
@@ -190,7 +192,6 @@ impl<P: Platform> Mm<P> {
                 self.withdraw(block);
             })
         });
-        let mut used = TABLES as u64;
         while let Some(pfn) = spare.take() {
             self.free_frame(pfn);
             used -= 1;
