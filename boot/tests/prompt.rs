@@ -42,7 +42,7 @@ fn somebody_types() {
     say(b"grp 0 AT\t", "ATOMIC ");
     say(b"\r", "-> grp: 1 x order 0, pfn 0x");
     say(b"free g\t", "grp ");
-    say(b"\x15po\t", "poweroff ");
+    say(b"\x15pow\t", "poweroff ");
     say(b"\x15cat /p\t", "/proc/");
     say(b"b\t", "buddyinfo ");
     say(b"\r", "Node 0, zone    DMA32");
