@@ -36,6 +36,7 @@ pub mod mailbox;
 pub mod memmap;
 pub mod migrate;
 mod mm;
+pub mod mmu;
 pub mod oom;
 pub mod options;
 pub mod owner;

@@ -102,6 +102,43 @@ impl PageFlags {
     pub const KEPT: Self = Self::PFMEMALLOC.union(Self::BAD);
 }
 
+bitflags! {
+    /// What is known of a page of type [`PageType::Lru`], in the upper half of its
+    /// head word, where a slab has its key (Linux include/linux/page-flags.h).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct LruFlags: u32 {
+        /// On the list of its node that the flags below name.
+        const LISTED = 1 << 16;
+        /// On, or bound for, an active list.
+        const ACTIVE = 1 << 17;
+        /// Used since reclaim last looked, other than through page tables.
+        const REFERENCED = 1 << 18;
+        /// Anonymous: goes to swap. Else it is a page of a file or a device.
+        const ANON = 1 << 19;
+        /// Not to be reclaimed: its list is never scanned.
+        const UNEVICTABLE = 1 << 20;
+        /// Some region that maps it is locked into memory.
+        const MLOCKED = 1 << 21;
+        /// Newer than what its swap slot or its device has.
+        const DIRTY = 1 << 22;
+        /// On its way to swap or to a device.
+        const WRITEBACK = 1 << 23;
+        /// In the swap cache; `private` is its slot.
+        const SWAPCACHE = 1 << 24;
+        /// Its content has arrived.
+        const UPTODATE = 1 << 25;
+        /// To be freed first, once it is written.
+        const RECLAIM = 1 << 26;
+        /// Nobody needs its content any more, unless it is written again
+        /// (`MADV_FREE`).
+        const LAZYFREE = 1 << 27;
+        /// Was active when it was reclaimed before.
+        const WORKINGSET = 1 << 28;
+        /// Reading or writing it has failed.
+        const FAILED = 1 << 29;
+    }
+}
+
 /// "No page" in a link.
 pub const NIL: u32 = u32::MAX;
 
@@ -170,6 +207,22 @@ impl HeadWord {
     #[inline]
     pub const fn flags(self) -> PageFlags {
         PageFlags::from_bits_truncate(self.0)
+    }
+
+    /// What is known of a page on the LRU lists; nothing for other types.
+    #[inline]
+    pub const fn lru(self) -> LruFlags {
+        match self.ty() {
+            PageType::Lru => LruFlags::from_bits_truncate(self.0),
+            _ => LruFlags::empty(),
+        }
+    }
+
+    /// The same with `flags` of a page on the LRU lists too.
+    #[inline]
+    #[must_use]
+    pub const fn with_lru(self, flags: LruFlags) -> Self {
+        Self(self.0 | flags.bits())
     }
 
     /// Whether type and order are these, whatever the flags.
@@ -252,6 +305,35 @@ impl PageDesc {
     /// Clears `flags`, whatever else changes the word meanwhile.
     pub fn clear_flags(&self, flags: PageFlags) {
         self.head.fetch_and(!flags.bits(), Relaxed);
+    }
+
+    /// Sets `flags` of a page of type Lru, to which the caller has a reference;
+    /// returns those that it had.
+    pub fn set_lru(&self, flags: LruFlags) -> LruFlags {
+        HeadWord(self.head.fetch_or(flags.bits(), Relaxed)).lru()
+    }
+
+    /// Clears `flags` of a page of type Lru, to which the caller has a reference;
+    /// returns those that it had.
+    pub fn clear_lru(&self, flags: LruFlags) -> LruFlags {
+        HeadWord(self.head.fetch_and(!flags.bits(), Relaxed)).lru()
+    }
+
+    /// Page-table entries that map a page of type Lru (Linux `_mapcount` + 1).
+    pub fn mapcount(&self) -> u32 {
+        self.inuse()
+    }
+
+    /// Counts one more mapping; returns how many there are now.
+    pub fn add_mapping(&self) -> u32 {
+        self.inuse.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Counts one mapping less; returns how many are left.
+    pub fn drop_mapping(&self) -> u32 {
+        let old = self.inuse.fetch_sub(1, Relaxed);
+        debug_assert!(old > 0, "a mapping less than none");
+        old - 1
     }
 
     /// Takes the page lock if it is free. What the last holder wrote is seen.

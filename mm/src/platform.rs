@@ -1,8 +1,9 @@
 //! What the manager asks of the system it runs in: frame contents, CPUs and
 //! their interrupt masking, time, the caller's context, workers and a log.
 //! The kernel implements it over real hardware, `mm::host` over a simulated
-//! machine. Calls nothing; names types of `steps`, `sync` and `types`.
+//! machine. Calls nothing; names types of `mmu`, `steps`, `sync` and `types`.
 
+use crate::mmu::Mmu;
 use crate::steps::{Pop, Push};
 use crate::sync::HeldLocks;
 use crate::types::{CpuId, NodeId, Pfn, PfnRange};
@@ -193,6 +194,11 @@ pub unsafe trait Platform: Sized + Sync + 'static {
 
     /// Asks for a worker's next round; must not block or allocate.
     fn wake(&self, _worker: Worker) {}
+
+    /// The address spaces of this machine, if it has any.
+    fn mmu(&self) -> Option<&dyn Mmu> {
+        None
+    }
 
     /// Called each time an allocation that may not fail has found nothing and
     /// is about to try again, or a wait for another task goes on: sleeps or

@@ -5,8 +5,10 @@
 #[cfg(feature = "explore")]
 pub mod explored;
 mod rank;
+mod sleeping;
 
 pub use rank::{HeldLocks, LockRank};
+pub use sleeping::{ReadGuard, SleepLock, WriteGuard};
 
 use crate::platform::{IrqState, Platform};
 use crate::types::CpuId;
