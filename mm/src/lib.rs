@@ -53,6 +53,7 @@ pub mod slab;
 mod slow;
 pub mod stats;
 pub mod steps;
+pub mod swap;
 pub mod sync;
 mod table;
 pub mod types;
