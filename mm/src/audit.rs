@@ -5,6 +5,7 @@
 
 use crate::balloon::UNMANAGED;
 use crate::buddy::Buddy;
+use crate::lru::{LruCount, audit_lru_head};
 use crate::memmap::MemMap;
 use crate::migrate::OWNERS;
 use crate::mm::Mm;
@@ -38,6 +39,8 @@ pub struct Audit {
     pub slab: u64,
     /// Of these, pages in large kmalloc blocks.
     pub large_kmalloc: u64,
+    /// Of these, mapped or cached pages.
+    pub lru: u64,
     /// Of these, pages lent to the host.
     pub balloon: u64,
     /// Pages reserved since boot.
@@ -134,21 +137,24 @@ impl<P: Platform> Mm<P> {
     pub fn audit(&self) -> Result<Audit, AuditError> {
         let mut auditor = Auditor { report: Audit::default() };
         let mut drivers = self.drivers();
+        let mut lru = LruCount::new();
         for zone in self.zones.iter() {
             let mut count = ZoneCount::default();
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-            audit_pages(&mut auditor, &buddy, &mut count, &mut drivers)?;
+            audit_pages(&mut auditor, &buddy, &mut count, &mut drivers, &mut lru)?;
             audit_deferred(&mut auditor, &mut buddy, &mut count)?;
             audit_lists(&mut auditor, &mut buddy, &count)?;
             audit_counters(&mut auditor, zone, &count)?;
             drop(buddy);
             drop(cpu);
             self.audit_pcps(&mut auditor, zone, count.pcp_pages)?;
+            self.audit_lru_zone(&mut auditor, zone, &mut lru)?;
             auditor.report.pages += count.present;
         }
         let Audit { slab, large_kmalloc, .. } = auditor.report;
         self.audit_slab(&mut auditor, slab, large_kmalloc)?;
+        self.audit_lru(&mut auditor, &lru)?;
         self.audit_cma(&mut auditor)?;
         self.audit_hotplug(&mut auditor)?;
         self.audit_bad(&mut auditor)?;
@@ -252,6 +258,7 @@ fn audit_pages(
     buddy: &Buddy<'_>,
     count: &mut ZoneCount,
     drivers: &mut Drivers,
+    lru: &mut LruCount,
 ) -> Result<(), AuditError> {
     let (map, zone) = (buddy.map, buddy.zone);
     let span = zone.span();
@@ -262,7 +269,7 @@ fn audit_pages(
             continue;
         }
         let start = pfn;
-        pfn = audit_head(auditor, map, pfn, count, drivers)?;
+        pfn = audit_head(auditor, map, pfn, count, drivers, lru)?;
         // A block of order 10 begins one pageblock and covers another.
         let mut block = start.align_up(PAGEBLOCK_ORDER);
         while block < pfn {
@@ -352,6 +359,7 @@ fn audit_head(
     pfn: Pfn,
     count: &mut ZoneCount,
     drivers: &mut Drivers,
+    lru: &mut LruCount,
 ) -> Result<Pfn, AuditError> {
     let page = map.page(pfn);
     let word = page.head();
@@ -428,6 +436,8 @@ fn audit_head(
             auditor.report.allocated += pages;
             if word.ty() == PageType::Movable {
                 unmanaged = audit_movable(auditor, page, pages, drivers);
+            } else {
+                audit_lru_head(auditor, lru, pfn, map.block(pfn).node(), page)?;
             }
         }
         PageType::Reserved => auditor.report.reserved += pages,

@@ -31,6 +31,8 @@ pub mod gfp;
 pub mod host;
 pub mod hotplug;
 pub mod list;
+pub mod lru;
+pub mod lru_page;
 #[cfg(feature = "host")]
 pub mod mailbox;
 pub mod memmap;

@@ -8,6 +8,7 @@ use crate::dump::Reports;
 use crate::fast::Homes;
 use crate::fault::Faults;
 use crate::hotplug::Hotplug;
+use crate::lru::LruState;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
 use crate::oom::OomNotifiers;
@@ -94,6 +95,7 @@ pub struct Mm<P: Platform> {
     pub(crate) movable_owners: MovableOwners<P>,
     pub(crate) oom_notifiers: OomNotifiers<P>,
     pub(crate) slab: SlabState,
+    pub(crate) lru: LruState,
     pub(crate) faults: Faults,
     pub(crate) bad: BadPages,
     pub(crate) report: Reporting,

@@ -14,6 +14,7 @@ use crate::fast::Homes;
 use crate::fault::Faults;
 use crate::firmware::numa::Distances;
 use crate::hotplug::{Hotplug, OnlineType};
+use crate::lru::LruState;
 use crate::memmap::{BlockInfo, MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
 use crate::mm::{Mm, Tunables};
@@ -174,6 +175,7 @@ impl<P: Platform> Mm<P> {
             })
             .ok_or(SetupError::TooLittleRam)?;
         let slab = SlabState::new(&platform, &mut early).ok_or(SetupError::TooLittleRam)?;
+        let lru = LruState::new(&platform, &mut early, nodes).ok_or(SetupError::TooLittleRam)?;
         cma.activate(&platform, &mut early, &map, &zones);
 
         let tunables = Tunables::new();
@@ -202,6 +204,7 @@ impl<P: Platform> Mm<P> {
             movable_owners,
             oom_notifiers: OomNotifiers::new(),
             slab,
+            lru,
             faults: Faults::default(),
             bad: BadPages::new(),
             report: Reporting::default(),

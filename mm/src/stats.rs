@@ -34,8 +34,16 @@ events! {
     AllocStallNormal = "allocstall_normal",
     /// As `AllocStallDma`, of class Movable.
     AllocStallMovable = "allocstall_movable",
+    /// Pages that became active.
+    Activate = "pgactivate",
+    /// Pages that became inactive.
+    Deactivate = "pgdeactivate",
+    /// Pages whose content nobody needs any more (`MADV_FREE`).
+    Lazyfree = "pglazyfree",
     /// Rounds of kswapd.
     PageOutRun = "pageoutrun",
+    /// Pages that were put where they are reclaimed next.
+    Rotated = "pgrotated",
     /// Pages moved.
     MigrateSuccess = "pgmigrate_success",
     /// Pages that could not be moved.

@@ -54,8 +54,9 @@ impl<P: Platform> Mm<P> {
         }
         let isolated = self.isolate_referenced(pfn, desc, order, mode);
         if !isolated {
-            // If the driver let go meanwhile, this is the last reference.
-            self.put_movable(pfn, desc);
+            // If the driver let go meanwhile, this is the last reference; and by
+            // now the page may be something else that is counted.
+            self.put_counted(pfn, desc);
             return Err(NotIsolated);
         }
         Ok(())

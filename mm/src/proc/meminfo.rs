@@ -2,9 +2,10 @@
 //! call: everything that counts.
 //!
 //! Keys whose number is always 0 are there for `free`, `top` and others that
-//! take them for granted: `Buffers`, `Cached`, `Active`, `Inactive`,
+//! take them for granted: `Buffers`, `Cached`,
 //! `SwapTotal`, `SwapFree` and `Shmem`.
 
+use crate::lru::LruList;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::types::{NodeId, PAGE_SIZE, ZoneKind};
@@ -14,6 +15,8 @@ use core::fmt;
 impl<P: Platform> Mm<P> {
     /// Writes `/proc/meminfo`.
     pub(super) fn meminfo(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        use LruList::{ActiveAnon, ActiveFile, InactiveAnon, InactiveFile, Unevictable};
+        let lru = |list| self.zones().iter().map(|zone| self.lru_pages(zone, list)).sum::<u64>();
         let sum = |pages: fn(&Zone) -> u64| self.zones().iter().map(pages).sum::<u64>();
         let (reclaimable, unreclaimable) = self.slab_totals();
         for (key, pages) in [
@@ -22,8 +25,13 @@ impl<P: Platform> Mm<P> {
             ("MemAvailable", self.available_pages()),
             ("Buffers", 0),
             ("Cached", 0),
-            ("Active", 0),
-            ("Inactive", 0),
+            ("Active", lru(ActiveAnon) + lru(ActiveFile)),
+            ("Inactive", lru(InactiveAnon) + lru(InactiveFile)),
+            ("Active(anon)", lru(ActiveAnon)),
+            ("Inactive(anon)", lru(InactiveAnon)),
+            ("Active(file)", lru(ActiveFile)),
+            ("Inactive(file)", lru(InactiveFile)),
+            ("Unevictable", lru(Unevictable)),
             ("SwapTotal", 0),
             ("SwapFree", 0),
             ("Shmem", 0),

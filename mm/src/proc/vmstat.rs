@@ -1,11 +1,12 @@
 //! The machine's counters: `/proc/vmstat`. After Linux's keys, in its order,
 //! come those that Linux has no name for. May call: everything that counts.
 
+use crate::lru::{LruKind, LruList};
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
-use crate::types::NR_ZONES;
+use crate::types::{NR_ZONES, NodeId};
 use crate::zone::Zone;
 use core::fmt;
 
@@ -20,10 +21,23 @@ impl<P: Platform> Mm<P> {
         mut each: impl FnMut(&'static str, u64) -> Result<(), E>,
     ) -> Result<(), E> {
         each("nr_free_pages", self.free_pages_total())?;
+        for list in LruList::ALL {
+            let pages = self.zones().iter().map(|zone| self.lru_pages(zone, list)).sum();
+            each(list.zone_key(), pages)?;
+        }
         each("nr_free_cma", self.zones().iter().map(Zone::free_cma_pages).sum())?;
+        let of_nodes = |pages: &dyn Fn(NodeId) -> u64| self.lru_nodes().map(pages).sum();
+        for list in LruList::ALL {
+            each(list.key(), of_nodes(&|node| self.node_lru_pages(node, list)))?;
+        }
         let (reclaimable, unreclaimable) = self.slab_totals();
         each("nr_slab_reclaimable", reclaimable)?;
         each("nr_slab_unreclaimable", unreclaimable)?;
+        for (key, kind) in
+            [("nr_isolated_anon", LruKind::Anon), ("nr_isolated_file", LruKind::File)]
+        {
+            each(key, of_nodes(&|node| self.node_isolated_pages(node, kind)))?;
+        }
         // All of the memory map comes from early memory.
         each("nr_memmap_pages", self.added_map_pages())?;
         each("nr_memmap_boot_pages", self.map_pages)?;
@@ -47,11 +61,15 @@ impl<P: Platform> Mm<P> {
         count(event(Event::AllocStallNormal))?;
         count(event(Event::AllocStallMovable))?;
         count(("pgfree", freed))?;
+        count(event(Event::Activate))?;
+        count(event(Event::Deactivate))?;
+        count(event(Event::Lazyfree))?;
         // Nothing reclaims, and nobody is killed.
         for key in ["pgsteal_kswapd", "pgsteal_direct", "pgscan_kswapd", "pgscan_direct"] {
             count((key, 0))?;
         }
         count(event(Event::PageOutRun))?;
+        count(event(Event::Rotated))?;
         count(("oom_kill", 0))?;
         let rest = Event::ALL.iter().skip_while(|&&e| e != Event::MigrateSuccess);
         for &e in rest {

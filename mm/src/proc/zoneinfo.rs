@@ -2,6 +2,7 @@
 //! memory are there with what little there is to say of them. May call:
 //! everything that counts.
 
+use crate::lru::{LruKind, LruList};
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
@@ -22,13 +23,24 @@ impl<P: Platform> Mm<P> {
             if zone.present() > 0 && described != Some(zone.node) {
                 described = Some(zone.node);
                 out.write_str("  per-node stats\n")?;
+                for list in LruList::ALL {
+                    counter(out, list.key(), self.node_lru_pages(zone.node, list))?;
+                }
                 let (reclaimable, unreclaimable) = self.slab_pages(zone.node);
                 counter(out, "nr_slab_reclaimable", reclaimable)?;
                 counter(out, "nr_slab_unreclaimable", unreclaimable)?;
+                for (key, kind) in
+                    [("nr_isolated_anon", LruKind::Anon), ("nr_isolated_file", LruKind::File)]
+                {
+                    counter(out, key, self.node_isolated_pages(zone.node, kind))?;
+                }
             }
             write_sizes(zone, out)?;
             if zone.present() > 0 {
                 counter(out, "nr_free_pages", zone.free_pages())?;
+                for list in LruList::ALL {
+                    counter(out, list.zone_key(), self.lru_pages(zone, list))?;
+                }
                 counter(out, "nr_free_cma", zone.free_cma_pages())?;
                 self.write_pagesets(zone, out)?;
                 // Nothing reclaims, so that nothing has failed to.

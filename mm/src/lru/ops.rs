@@ -1,0 +1,180 @@
+//! What owners of pages, migration and reclaim ask of the lists. May call:
+//! `batch`, `lru_page`.
+
+use super::batch::Step;
+use super::{LruKind, NodeLru};
+use crate::list::PageList;
+use crate::mm::Mm;
+use crate::page::{LruFlags, PageDesc, PageFlags, PageType};
+use crate::platform::Platform;
+use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
+use crate::types::{NodeId, Pfn};
+
+/// Pages put back under one hold of the lock.
+const PUT_BACK: usize = 32;
+
+/// Which of a node's counts of isolated pages a page is in: what it is does not
+/// change while it is isolated, where it is to be listed may.
+const fn isolated_kind(flags: LruFlags) -> LruKind {
+    if flags.contains(LruFlags::ANON) { LruKind::Anon } else { LruKind::File }
+}
+
+impl NodeLru {
+    /// Marks a page as isolated and counts it.
+    pub(super) fn begin_isolation(&self, page: &PageDesc) {
+        let word = page.head();
+        page.set_flags(PageFlags::ISOLATED);
+        let kind = isolated_kind(word.lru());
+        self.isolated[kind as usize].fetch_add(word.order().pages(), Relaxed);
+    }
+
+    /// Ends that.
+    pub(super) fn end_isolation(&self, page: &PageDesc) {
+        let word = page.head();
+        debug_assert!(word.flags().contains(PageFlags::ISOLATED), "{word:?}");
+        let kind = isolated_kind(word.lru());
+        self.isolated[kind as usize].fetch_sub(word.order().pages(), Relaxed);
+        page.clear_flags(PageFlags::ISOLATED);
+    }
+}
+
+impl<P: Platform> Mm<P> {
+    /// Lists a new page of type Lru, soon. Its flags say where; the caller has a
+    /// reference. Any context.
+    pub fn lru_add(&self, pfn: Pfn) {
+        self.lru_put_by(pfn, Step::Add);
+    }
+
+    /// Notes a use of a page other than through page tables, by somebody with a
+    /// reference to it: the second makes it active (Linux `folio_mark_accessed`).
+    /// Any context.
+    pub fn lru_mark_accessed(&self, pfn: Pfn) {
+        let page = self.map.page(pfn);
+        let flags = page.head().lru();
+        if !flags.contains(LruFlags::REFERENCED) {
+            page.set_lru(LruFlags::REFERENCED);
+        } else if !flags.intersects(LruFlags::ACTIVE | LruFlags::UNEVICTABLE) {
+            self.lru_activate(pfn);
+        }
+    }
+
+    /// Puts a page on the active list, soon; the caller has a reference. Any
+    /// context.
+    pub fn lru_activate(&self, pfn: Pfn) {
+        self.lru_put_by(pfn, Step::Activate);
+    }
+
+    /// Puts a page on the inactive list, soon; the caller has a reference. Any
+    /// context.
+    pub fn lru_deactivate(&self, pfn: Pfn) {
+        self.lru_put_by(pfn, Step::Deactivate);
+    }
+
+    /// Puts a page where it will be reclaimed next, soon; the caller has a
+    /// reference. Any context.
+    pub fn lru_rotate(&self, pfn: Pfn) {
+        self.lru_put_by(pfn, Step::Rotate);
+    }
+
+    /// Changes flags that say where a page belongs, at once: `set` and `clear`
+    /// of ACTIVE, LAZYFREE, MLOCKED, UNEVICTABLE and REFERENCED. The caller has
+    /// a reference; any context.
+    pub fn lru_change(&self, pfn: Pfn, set: LruFlags, clear: LruFlags) {
+        debug_assert!(!(set | clear).intersects(LruFlags::LISTED | LruFlags::ANON));
+        let cpu = self.enter();
+        self.lru_of(pfn).lock(&self.map, &cpu).change(pfn, set, clear, true);
+    }
+
+    /// Marks an anonymous page as one whose content nobody needs: it is dropped
+    /// and not written to swap, unless it is written again (Linux
+    /// `mark_page_lazyfree`). The caller has a reference; any context.
+    pub fn lru_mark_lazyfree(&self, pfn: Pfn) {
+        let word = self.map.page(pfn).head();
+        let not = LruFlags::LAZYFREE | LruFlags::UNEVICTABLE | LruFlags::SWAPCACHE;
+        if !word.lru().contains(LruFlags::ANON) || word.lru().intersects(not) {
+            return;
+        }
+        self.lru_change(pfn, LruFlags::LAZYFREE, LruFlags::ACTIVE | LruFlags::REFERENCED);
+        self.stats.add(Event::Lazyfree, word.order().pages());
+    }
+
+    /// Takes a listed page off its list, for migration or reclaim. Then the
+    /// caller has a reference, and the links of its descriptor;
+    /// [`lru_putback`](Self::lru_putback) or
+    /// [`lru_end_isolation`](Self::lru_end_isolation) end that. The page may be
+    /// looked at without owning anything. False if it is not on a list, or just
+    /// being freed. Any context.
+    pub fn lru_isolate(&self, pfn: Pfn) -> bool {
+        let Some(page) = self.map.try_page(pfn) else { return false };
+        if !page.head().lru().contains(LruFlags::LISTED) || !page.get_unless_zero() {
+            return false;
+        }
+        // Between the look and the reference it may have become something else
+        // that is counted.
+        let isolated = page.head().ty() == PageType::Lru && {
+            let cpu = self.enter();
+            let mut lists = self.lru_of(pfn).lock(&self.map, &cpu);
+            let listed = page.head().lru().contains(LruFlags::LISTED);
+            if listed {
+                lists.remove(pfn);
+                lists.node.begin_isolation(page);
+            }
+            listed
+        };
+        if !isolated {
+            self.put_counted(pfn, page);
+        }
+        isolated
+    }
+
+    /// Ends an isolation without listing the page: the caller does with it, and
+    /// with the reference, what it likes. Any context.
+    pub fn lru_end_isolation(&self, pfn: Pfn) {
+        self.lru_of(pfn).end_isolation(self.map.page(pfn));
+    }
+
+    /// Lists an isolated page again and drops the reference of its isolation.
+    /// Any context.
+    pub fn lru_putback(&self, pfn: Pfn) {
+        let mut list = PageList::of_one(&self.map, pfn);
+        self.lru_putback_list(&mut list);
+    }
+
+    /// [`lru_putback`](Self::lru_putback) for all pages on a list.
+    pub fn lru_putback_list(&self, list: &mut PageList) {
+        while let Some(first) = list.first() {
+            let node = self.lru_of(first);
+            let mut listed = [Pfn(0); PUT_BACK];
+            let mut n = 0;
+            let cpu = self.enter();
+            let mut lists = node.lock(&self.map, &cpu);
+            while let Some(pfn) = list.first().filter(|_| n < PUT_BACK) {
+                if !core::ptr::eq(node, self.lru_of(pfn)) {
+                    break;
+                }
+                list.pop_front(&self.map);
+                node.end_isolation(self.map.page(pfn));
+                lists.insert(pfn, true);
+                listed[n] = pfn;
+                n += 1;
+            }
+            drop(lists);
+            drop(cpu);
+            // If it was the last reference the page goes off the list again.
+            listed[..n].iter().for_each(|&pfn| self.put_lru(pfn));
+        }
+    }
+
+    /// Takes a listed page that nobody has a reference to any more off its list.
+    #[inline(never)]
+    pub(crate) fn lru_unlist(&self, pfn: Pfn) {
+        let cpu = self.enter();
+        self.lru_of(pfn).lock(&self.map, &cpu).remove(pfn);
+    }
+
+    /// Nodes, as those who look after the lists of each need them.
+    pub(crate) fn lru_nodes(&self) -> impl Iterator<Item = NodeId> + use<P> {
+        (0..self.nodes() as u8).map(NodeId)
+    }
+}
