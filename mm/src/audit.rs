@@ -9,7 +9,7 @@ use crate::lru::{LruCount, audit_lru_head};
 use crate::memmap::MemMap;
 use crate::migrate::OWNERS;
 use crate::mm::Mm;
-use crate::page::{NIL, PageDesc, PageFlags, PageType, link};
+use crate::page::{LruFlags, NIL, PageDesc, PageFlags, PageType, link};
 use crate::pcp::list_order;
 use crate::platform::Platform;
 use crate::sync::{Cpu, Lock, LockRank};
@@ -41,6 +41,8 @@ pub struct Audit {
     pub large_kmalloc: u64,
     /// Of these, mapped or cached pages.
     pub lru: u64,
+    /// Of these, pages in the swap cache.
+    pub swapcache: u64,
     /// Of these, pages lent to the host.
     pub balloon: u64,
     /// Pages reserved since boot.
@@ -158,6 +160,8 @@ impl<P: Platform> Mm<P> {
         self.audit_cma(&mut auditor)?;
         self.audit_hotplug(&mut auditor)?;
         self.audit_bad(&mut auditor)?;
+        let swapcache = auditor.report.swapcache;
+        self.audit_swap(&mut auditor, None, swapcache)?;
         for (id, ops) in self.movable_drivers() {
             if let Some(pages) = ops.pages() {
                 let found = drivers.pages.get(id.0 as usize).copied().unwrap_or_default();
@@ -438,6 +442,8 @@ fn audit_head(
                 unmanaged = audit_movable(auditor, page, pages, drivers);
             } else {
                 audit_lru_head(auditor, lru, pfn, map.block(pfn).node(), page)?;
+                let cached = word.lru().contains(LruFlags::SWAPCACHE);
+                auditor.report.swapcache += u64::from(cached);
             }
         }
         PageType::Reserved => auditor.report.reserved += pages,

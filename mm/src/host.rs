@@ -3,6 +3,7 @@
 //! machines can live side by side. Needs `std` (feature `host`).
 
 pub mod lean;
+pub mod swap;
 
 use crate::early::{EarlyMem, RamRange, Reservation};
 use crate::mailbox::{Token, run_on_each};

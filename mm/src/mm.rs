@@ -19,6 +19,7 @@ use crate::poison::BadPages;
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
+use crate::swap::Swap;
 use crate::sync::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed,
 };
@@ -100,6 +101,7 @@ pub struct Mm<P: Platform> {
     pub(crate) bad: BadPages,
     pub(crate) report: Reporting,
     pub(crate) hotplug: Hotplug,
+    pub(crate) swap: Swap,
 }
 
 impl<P: Platform> Mm<P> {

@@ -27,6 +27,7 @@ use crate::poison::BadPages;
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
+use crate::swap::Swap;
 use crate::sync::{AtomicU8, AtomicU16, CpuCell, Ordering::Relaxed};
 use crate::types::{
     CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind,
@@ -209,6 +210,7 @@ impl<P: Platform> Mm<P> {
             bad: BadPages::new(),
             report: Reporting::default(),
             hotplug: Hotplug::new(config),
+            swap: Swap::new(),
         };
         // What has to be written to anyway need not be put off.
         mm.hand_over(&early, config.defers());

@@ -26,6 +26,10 @@ macro_rules! events {
 
 // In Linux's order; those that Linux does not count come last.
 events! {
+    /// Pages read from swap.
+    PswpIn = "pswpin",
+    /// Pages written to swap.
+    PswpOut = "pswpout",
     /// Times that requests of class DMA had to make room themselves.
     AllocStallDma = "allocstall_dma",
     /// As `AllocStallDma`, of class DMA32.
@@ -76,6 +80,10 @@ events! {
     BalloonDeflate = "balloon_deflate",
     /// Pages the host has been given in exchange for others.
     BalloonMigrate = "balloon_migrate",
+    /// Pages that came back from swap as zeros, which nobody had written.
+    SwpInZero = "swpin_zero",
+    /// Pages of zeros that went to swap without being written.
+    SwpOutZero = "swpout_zero",
     /// Requests that failed.
     AllocFailed = "alloc_failed",
     /// Pages that were handed out marked pfmemalloc.

@@ -2,8 +2,7 @@
 //! call: everything that counts.
 //!
 //! Keys whose number is always 0 are there for `free`, `top` and others that
-//! take them for granted: `Buffers`, `Cached`,
-//! `SwapTotal`, `SwapFree` and `Shmem`.
+//! take them for granted: `Buffers`, `Cached` and `Shmem`.
 
 use crate::lru::LruList;
 use crate::mm::Mm;
@@ -19,12 +18,14 @@ impl<P: Platform> Mm<P> {
         let lru = |list| self.zones().iter().map(|zone| self.lru_pages(zone, list)).sum::<u64>();
         let sum = |pages: fn(&Zone) -> u64| self.zones().iter().map(pages).sum::<u64>();
         let (reclaimable, unreclaimable) = self.slab_totals();
+        let swap = self.swap_totals();
         for (key, pages) in [
             ("MemTotal", self.managed_pages()),
             ("MemFree", self.free_pages_total()),
             ("MemAvailable", self.available_pages()),
             ("Buffers", 0),
             ("Cached", 0),
+            ("SwapCached", swap.cached),
             ("Active", lru(ActiveAnon) + lru(ActiveFile)),
             ("Inactive", lru(InactiveAnon) + lru(InactiveFile)),
             ("Active(anon)", lru(ActiveAnon)),
@@ -32,8 +33,8 @@ impl<P: Platform> Mm<P> {
             ("Active(file)", lru(ActiveFile)),
             ("Inactive(file)", lru(InactiveFile)),
             ("Unevictable", lru(Unevictable)),
-            ("SwapTotal", 0),
-            ("SwapFree", 0),
+            ("SwapTotal", swap.total),
+            ("SwapFree", swap.total.saturating_sub(swap.used)),
             ("Shmem", 0),
             ("KReclaimable", reclaimable),
             ("Slab", reclaimable + unreclaimable),

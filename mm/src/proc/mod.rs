@@ -6,7 +6,7 @@
 //! A key stands in Linux's place in Linux's order where it says something that
 //! is true of this manager: what is counted, and the zeros of what cannot have
 //! happened yet (nothing reclaims, so nothing was stolen). Keys of subjects that
-//! do not exist here at all (page cache, swap, huge pages, NUMA hits) are left
+//! do not exist here at all (page cache, huge pages, NUMA hits) are left
 //! out, as kernels built without them do, except where common tools want them;
 //! `meminfo` says which those are.
 
@@ -80,6 +80,7 @@ pub const FILES: &[&str] = &[
     "/proc/meminfo",
     "/proc/pagetypeinfo",
     "/proc/slabinfo",
+    "/proc/swaps",
     "/proc/sys/vm/compact_memory",
     "/proc/sys/vm/extfrag_threshold",
     "/proc/sys/vm/lowmem_reserve_ratio",
@@ -134,6 +135,7 @@ impl<P: Platform> Mm<P> {
             "/proc/meminfo" => self.meminfo(out)?,
             "/proc/pagetypeinfo" => self.pagetypeinfo(out)?,
             "/proc/slabinfo" => self.slabinfo(out)?,
+            "/proc/swaps" => self.write_swaps(out)?,
             "/proc/vmstat" => self.vmstat(out)?,
             "/proc/zoneinfo" => self.zoneinfo(out)?,
             "/sys/kernel/debug/extfrag/extfrag_index" => self.extfrag_index(out)?,

@@ -38,6 +38,7 @@ impl<P: Platform> Mm<P> {
         {
             each(key, of_nodes(&|node| self.node_isolated_pages(node, kind)))?;
         }
+        each("nr_swapcached", self.swap_totals().cached)?;
         // All of the memory map comes from early memory.
         each("nr_memmap_pages", self.added_map_pages())?;
         each("nr_memmap_boot_pages", self.map_pages)?;
@@ -50,6 +51,8 @@ impl<P: Platform> Mm<P> {
         }
         let event = |event: Event| (event.name(), self.stats.get(event));
         let mut count = |counted: (&'static str, u64)| each(counted.0, counted.1);
+        count(event(Event::PswpIn))?;
+        count(event(Event::PswpOut))?;
         for (key, pages) in ["pgalloc_dma", "pgalloc_dma32", "pgalloc_normal", "pgalloc_movable"]
             .into_iter()
             .zip(allocated)

@@ -1,0 +1,80 @@
+//! A page goes out. Called by reclaim, which has taken it off its list. May call:
+//! `cache`, `io`.
+
+use crate::mm::Mm;
+use crate::mmu::SwapEntry;
+use crate::page::{LruFlags, PageFlags};
+use crate::platform::Platform;
+use crate::types::Pfn;
+
+/// Why a page was not swapped out. It is still in memory, and nothing is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SwapOutError {
+    /// No slot is free.
+    NoSlot,
+    /// It is still mapped somewhere.
+    Mapped,
+    /// Somebody is using it: has a reference, or has just written to it.
+    InUse,
+    /// The device failed. The page is dirty and active, and will not be tried
+    /// again before nobody names its slot.
+    Io,
+}
+
+impl core::fmt::Display for SwapOutError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::NoSlot => "no swap slot is free",
+            Self::Mapped => "the page is mapped",
+            Self::InUse => "the page is in use",
+            Self::Io => "the swap device has failed",
+        })
+    }
+}
+
+impl core::error::Error for SwapOutError {}
+
+impl<P: Platform> Mm<P> {
+    /// Swaps an anonymous page out. The caller has it isolated and locked, with
+    /// one reference, and holds nothing else. `unmap` replaces every entry that
+    /// maps the page by the slot, having asked [`swap_dup`](Self::swap_dup)
+    /// before each, notes in the page whether it was dirty, and flushes; what it
+    /// could not unmap is still counted as mapped then. May wait for the device.
+    ///
+    /// After success the page is frozen and nobody's but the caller's, isolated
+    /// and locked as before: it is to be freed.
+    ///
+    /// # Errors
+    /// See [`SwapOutError`]. The page may have got a slot and be in the cache.
+    pub fn swap_out(&self, pfn: Pfn, unmap: &mut dyn FnMut(SwapEntry)) -> Result<(), SwapOutError> {
+        let desc = self.map.page(pfn);
+        debug_assert!(desc.head().flags().contains(PageFlags::LOCKED));
+        let flags = desc.head().lru();
+        if flags.contains(LruFlags::SWAPCACHE | LruFlags::FAILED) && !self.swap_take_over(pfn) {
+            return Err(SwapOutError::Io);
+        }
+        let entry = if desc.head().lru().contains(LruFlags::SWAPCACHE) {
+            SwapEntry::from_bits(desc.private())
+        } else {
+            self.swap_add(pfn).map_err(|_| SwapOutError::NoSlot)?
+        };
+        if desc.mapcount() > 0 {
+            unmap(entry);
+        }
+        if desc.mapcount() > 0 {
+            // If not one entry names it, the slot is of no use to the page.
+            self.swap_take_over(pfn);
+            return Err(SwapOutError::Mapped);
+        }
+        // A reference more is somebody's who may be writing.
+        if desc.count() != 2 {
+            return Err(SwapOutError::InUse);
+        }
+        // What nobody names is needed by nobody.
+        let named = self.swap_slot(entry).is_some_and(|(users, _)| users > 0);
+        if named && self.swap_write(pfn).is_err() {
+            return Err(SwapOutError::Io);
+        }
+        if self.swap_evict(pfn) { Ok(()) } else { Err(SwapOutError::InUse) }
+    }
+}

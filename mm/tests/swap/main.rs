@@ -1,0 +1,6 @@
+//! Swap: what goes out comes back as it was, whatever fails on the way and
+//! whoever does what at the same time; and no slot is lost.
+#![cfg(feature = "host")]
+
+mod basics;
+mod world;
