@@ -143,6 +143,15 @@ unsafe impl Platform for Machine {
         }
     }
 
+    fn set_memalloc(&self, on: bool) -> bool {
+        let thread = task::current();
+        let mut rights = thread.rights();
+        let before = rights.contains(Rights::MEMALLOC);
+        rights.set(Rights::MEMALLOC, on);
+        thread.set_rights(rights);
+        before
+    }
+
     fn now_ms(&self) -> u64 {
         time::now_ms()
     }

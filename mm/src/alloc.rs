@@ -7,7 +7,7 @@ use crate::gfp::{AllocError, AllocFlags, Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
 use crate::pcp::{large_list, list_at, list_index};
-use crate::platform::{LogLevel, Platform, Worker};
+use crate::platform::{LogLevel, Platform};
 use crate::pressure::Attempt;
 use crate::stats::Event;
 use crate::sync::{Ordering::Relaxed, may_wait};
@@ -311,7 +311,7 @@ impl<P: Platform> Mm<P> {
         }
         drop(cpu);
         if zone.boosted.load(Relaxed) && zone.boosted.swap(false, Relaxed) {
-            self.platform.wake(Worker::Kswapd(zone.node));
+            self.wake_kswapd(zone.node, Order(0), zone.kind);
         }
         found
     }

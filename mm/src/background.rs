@@ -1,8 +1,8 @@
 //! The background's rounds: functions that a thread of the kernel's, or a test,
 //! calls when a worker was woken (`Platform::wake`). Each does one round and
-//! says what is left. May call: `compact`, `zone`, `free`, `report`.
+//! says what is left. kswapd's is in `reclaim`. May call: `compact`, `zone`, `free`,
+//! `reclaim`, `report`.
 
-use crate::buddy::Buddy;
 use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::migrate::MigrateMode;
 use crate::mm::Mm;
@@ -10,7 +10,7 @@ use crate::platform::{Platform, Worker};
 use crate::pressure::{Attempt, CompactPriority};
 use crate::stats::Event;
 use crate::types::{MigrateType, NodeId, PAGEBLOCK_ORDER, ZoneKind};
-use crate::zone::{Mark, Zone};
+use crate::zone::Zone;
 
 impl<P: Platform> Mm<P> {
     /// Does one round of a worker's work. Returns in how many milliseconds the
@@ -19,40 +19,13 @@ impl<P: Platform> Mm<P> {
     /// held; may wait.
     pub fn work(&self, worker: Worker) -> Option<u64> {
         match worker {
-            Worker::Kswapd(node) => {
-                self.kswapd_round(node);
-                None
-            }
+            Worker::Kswapd(node) => self.kswapd_work(node),
             Worker::Kcompactd(node) => {
                 self.kcompactd_round(node);
                 None
             }
             Worker::Reporting => self.report_round(),
         }
-    }
-
-    /// One round of a node's kswapd: there is nothing to reclaim yet, so that
-    /// what remains of its work is to end the boost that fragmentation gave the
-    /// marks, and to have the cause compacted (Linux mm/vmscan.c). True if the
-    /// node's zones are all above their high marks.
-    pub fn kswapd_round(&self, node: NodeId) -> bool {
-        self.stats.count(Event::PageOutRun);
-        let zones = || self.zones().iter().filter(|z| z.node == node && z.managed() > 0);
-        let mut boosted = false;
-        for zone in zones() {
-            // What is added after this look is the next round's.
-            let seen = zone.boost();
-            if seen > 0 {
-                boosted = true;
-                let cpu = self.enter();
-                let _lists = Buddy::lock(&self.map, zone, &cpu);
-                zone.set_boost(zone.boost().saturating_sub(seen));
-            }
-        }
-        if boosted {
-            self.platform.wake(Worker::Kcompactd(node));
-        }
-        zones().all(|z| z.free_pages() >= z.mark(Mark::High))
     }
 
     /// One round of a node's kcompactd: makes a free pageblock in each zone

@@ -382,6 +382,12 @@ unsafe impl Platform for Machine {
         CONTEXT.get()
     }
 
+    fn set_memalloc(&self, on: bool) -> bool {
+        let before = CONTEXT.get();
+        CONTEXT.set(Context { memalloc: on, ..before });
+        before.memalloc
+    }
+
     fn now_ms(&self) -> u64 {
         self.clock_ms.load(Relaxed)
     }

@@ -48,6 +48,7 @@ pub mod platform;
 pub mod poison;
 pub mod pressure;
 pub mod proc;
+pub mod reclaim;
 pub mod report;
 mod room;
 pub mod setup;

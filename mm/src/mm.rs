@@ -16,6 +16,7 @@ use crate::owner::PageOwner;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
 use crate::poison::BadPages;
+use crate::reclaim::{Caches, Reclaim, Shrinkers};
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
@@ -97,6 +98,9 @@ pub struct Mm<P: Platform> {
     pub(crate) oom_notifiers: OomNotifiers<P>,
     pub(crate) slab: SlabState,
     pub(crate) lru: LruState,
+    pub(crate) reclaim: Reclaim,
+    pub(crate) caches: Caches<P>,
+    pub(crate) shrinkers: Shrinkers<P>,
     pub(crate) faults: Faults,
     pub(crate) bad: BadPages,
     pub(crate) report: Reporting,

@@ -476,6 +476,11 @@ impl PageDesc {
             .is_ok()
     }
 
+    /// Ends a [`freeze`](Self::freeze): the page has `count` references again.
+    pub(crate) fn unfreeze(&self, count: u32) {
+        self.count.store(count, core::sync::atomic::Ordering::Release);
+    }
+
     /// Makes the record that of a tail again: what a block that ends leaves.
     #[inline]
     pub fn clear(&self) {

@@ -189,6 +189,13 @@ pub unsafe trait Platform: Sized + Sync + 'static {
         Context::default()
     }
 
+    /// Says whether the calling task frees memory from now on
+    /// ([`Context::memalloc`]); returns whether it did before. A platform that
+    /// keeps no such context does nothing.
+    fn set_memalloc(&self, _on: bool) -> bool {
+        false
+    }
+
     /// Milliseconds since some fixed moment.
     fn now_ms(&self) -> u64;
 

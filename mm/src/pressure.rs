@@ -1,8 +1,9 @@
 //! The hook by which the allocator's slow path asks for room: the one way in
 //! which `alloc` reaches layers above it (compaction, reclaim, OOM). Calls
-//! nothing but `gfp` and `types`.
+//! nothing; names types of `gfp`, `list` and `types`.
 
-use crate::gfp::{AllocFlags, Request};
+use crate::gfp::{AllocFlags, Gfp, Request};
+use crate::list::PageList;
 use crate::types::{MigrateType, Pfn, ZoneKind};
 
 /// How hard compaction tries, least first (Linux `enum compact_priority`).
@@ -60,6 +61,15 @@ pub trait Pressure {
 
     /// Pages that reclaim could still free in the zone with that index.
     fn reclaimable(&self, zone: usize) -> u64;
+
+    /// Reclaims up to `pages` in the zone with that index and nowhere else;
+    /// returns how many were freed.
+    fn reclaim_in_zone(&self, zone: usize, pages: u64, gfp: Gfp) -> u64;
+
+    /// Frees those of some isolated pages that have a copy elsewhere, written
+    /// first if need be and `gfp` allows; the others stay on the list. Returns
+    /// how many were freed.
+    fn discard(&self, pages: &mut PageList, gfp: Gfp) -> u64;
 
     /// Last resort: frees memory by force. True if something was or is being
     /// freed, so that a retry makes sense.

@@ -24,6 +24,7 @@ use crate::page::PageType;
 use crate::pcp::Pcp;
 use crate::platform::{LogLevel, Platform};
 use crate::poison::BadPages;
+use crate::reclaim::{Caches, Reclaim, Shrinkers};
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
@@ -206,6 +207,9 @@ impl<P: Platform> Mm<P> {
             oom_notifiers: OomNotifiers::new(),
             slab,
             lru,
+            reclaim: Reclaim::new(),
+            caches: Caches::new(),
+            shrinkers: Shrinkers::new(),
             faults: Faults::default(),
             bad: BadPages::new(),
             report: Reporting::default(),

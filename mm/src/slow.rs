@@ -7,7 +7,7 @@ use crate::alloc::Reserves;
 use crate::buddy::Buddy;
 use crate::gfp::{AllocError, AllocFlags, Gfp, Request};
 use crate::mm::Mm;
-use crate::platform::{Context, LogLevel, Platform, Worker};
+use crate::platform::{Context, LogLevel, Platform};
 use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
 use crate::stats::Event;
 use crate::types::{COSTLY_ORDER, MigrateType, Pfn, ZoneKind};
@@ -19,6 +19,9 @@ const MAX_RETRIES: u32 = 16;
 /// What the slow path remembers from round to round.
 struct Effort {
     idle_reclaims: u32,
+    /// Rounds that freed something though the lists of what could be reclaimed
+    /// promised too little: shrinkers gave it.
+    lucky_reclaims: u32,
     compactions: u32,
     priority: CompactPriority,
 }
@@ -83,8 +86,12 @@ impl<P: Platform> Mm<P> {
             return Ok(found);
         }
 
-        let mut effort =
-            Effort { idle_reclaims: 0, compactions: 0, priority: CompactPriority::SyncLight };
+        let mut effort = Effort {
+            idle_reclaims: 0,
+            lucky_reclaims: 0,
+            compactions: 0,
+            priority: CompactPriority::SyncLight,
+        };
         // Compaction first where contiguity, not memory, is likely to be short.
         let wants_block =
             order > COSTLY_ORDER || order.0 > 0 && attempt.migratetype != MigrateType::Movable;
@@ -167,7 +174,7 @@ impl<P: Platform> Mm<P> {
         for zone in self.zones_for(attempt) {
             if last != Some(zone.node) {
                 last = Some(zone.node);
-                self.platform.wake(Worker::Kswapd(zone.node));
+                self.wake_kswapd(zone.node, attempt.request.order, attempt.class);
             }
         }
     }
@@ -253,7 +260,11 @@ impl<P: Platform> Mm<P> {
                 check.free += reclaimable as i64;
                 reclaimable > 0 && check.level_ok(attempt.request.order)
             });
-        enough || self.unreserve_highatomic(attempt, true)
+        let lucky = reclaimed > 0 && effort.lucky_reclaims < MAX_RETRIES;
+        if !enough && lucky {
+            effort.lucky_reclaims += 1;
+        }
+        enough || lucky || self.unreserve_highatomic(attempt, true)
     }
 
     /// Whether another round of compaction makes sense, perhaps a harder one.

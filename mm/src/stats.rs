@@ -44,10 +44,38 @@ events! {
     Deactivate = "pgdeactivate",
     /// Pages whose content nobody needs any more (`MADV_FREE`).
     Lazyfree = "pglazyfree",
+    /// Pages of active lists that reclaim has looked at.
+    Refill = "pgrefill",
+    /// Pages that kswapd has reclaimed.
+    StealKswapd = "pgsteal_kswapd",
+    /// Pages that were reclaimed by those who wanted them.
+    StealDirect = "pgsteal_direct",
+    /// Pages of inactive lists that kswapd has looked at.
+    ScanKswapd = "pgscan_kswapd",
+    /// As `ScanKswapd`, by those who wanted memory.
+    ScanDirect = "pgscan_direct",
+    /// Times that one of these had to wait for kswapd first.
+    ScanDirectThrottle = "pgscan_direct_throttle",
+    /// Of the pages looked at, anonymous ones.
+    ScanAnon = "pgscan_anon",
+    /// Of the pages looked at, others.
+    ScanFile = "pgscan_file",
+    /// Of the pages reclaimed, anonymous ones.
+    StealAnon = "pgsteal_anon",
+    /// Of the pages reclaimed, others.
+    StealFile = "pgsteal_file",
+    /// Objects that shrinkers were asked to look at.
+    SlabsScanned = "slabs_scanned",
     /// Rounds of kswapd.
     PageOutRun = "pageoutrun",
     /// Pages that were put where they are reclaimed next.
     Rotated = "pgrotated",
+    /// Times that somebody had cached pages dropped.
+    DropPagecache = "drop_pagecache",
+    /// Times that somebody had shrinkers let go of all they could.
+    DropSlab = "drop_slab",
+    /// Pages that reclaim has had written.
+    VmscanWrite = "nr_vmscan_write",
     /// Pages moved.
     MigrateSuccess = "pgmigrate_success",
     /// Pages that could not be moved.

@@ -414,6 +414,7 @@ fn knobs_turn() {
         ("watermark_boost_factor", "0", &["-1"]),
         ("extfrag_threshold", "1000", &["-1", "1001", "1k"]),
         ("percpu_pagelist_high_fraction", "8", &["7", "1", "-8"]),
+        ("swappiness", "200", &["-1", "201", ""]),
     ] {
         write(name, good).expect(name);
         for text in bad {
@@ -421,7 +422,7 @@ fn knobs_turn() {
             assert_eq!(value(name), format!("{good}\n"), "{name} after {text:?}");
         }
     }
-    assert_eq!(write("swappiness", "60"), Err(FileError::NotFound));
+    assert_eq!(write("vfs_cache_pressure", "60"), Err(FileError::NotFound));
     mm.audit().expect("whole");
 }
 

@@ -7,6 +7,7 @@ use super::ContigError;
 use super::walk::{Kind, heads};
 use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::mm::Mm;
+use crate::page::{HeadWord, LruFlags, PageType};
 use crate::platform::{Platform, Worker};
 use crate::pressure::{Attempt, Pressure};
 use crate::types::{MigrateType, Order, PfnRange, ZoneKind};
@@ -30,10 +31,10 @@ impl<P: Platform> Mm<P> {
         range: PfnRange,
         gfp: Gfp,
     ) -> Result<(), ContigError> {
-        if self.has_room(zone, range) {
+        if self.lacks_beside(zone, range) == 0 {
             return Ok(());
         }
-        self.make_room_for(zone, gfp, &|| self.has_room(zone, range))
+        self.make_room_for(zone, gfp, &|| self.lacks_beside(zone, range))
     }
 
     /// Sees to it that memory suffices without the parts `gone` of `zone`, and
@@ -47,18 +48,19 @@ impl<P: Platform> Mm<P> {
         gone: Ranges<'_>,
         gfp: Gfp,
     ) -> Result<(), ContigError> {
-        if self.can_do_without(zone, gone) {
+        if self.lacks_without(zone, gone) == 0 {
             return Ok(());
         }
-        self.make_room_for(zone, gfp, &|| self.can_do_without(zone, gone))
+        self.make_room_for(zone, gfp, &|| self.lacks_without(zone, gone))
     }
 
+    /// Reclaims in `zone` until nothing is `lacking`.
     #[cold]
     fn make_room_for(
         &self,
         zone: &Zone,
         gfp: Gfp,
-        has_room: &dyn Fn() -> bool,
+        lacking: &dyn Fn() -> u64,
     ) -> Result<(), ContigError> {
         if gfp.contains(Gfp::KSWAPD_RECLAIM) {
             self.platform.wake(Worker::Kswapd(zone.node));
@@ -69,6 +71,7 @@ impl<P: Platform> Mm<P> {
         }
         // What lies on other CPUs' lists is free, but not counted as such.
         self.drain_all(Some(zone));
+        // In this zone and no other: what other zones lose is no help here.
         let attempt = Attempt {
             request: Request { order: Order(0), gfp: gfp | Gfp::THISNODE, node: Some(zone.node) },
             class: zone.kind,
@@ -77,41 +80,37 @@ impl<P: Platform> Mm<P> {
         };
         let rounds = if gfp.contains(Gfp::NORETRY) { 1 } else { MAX_ROUNDS };
         for _ in 0..rounds {
-            if has_room() {
+            let lacking = lacking();
+            if lacking == 0 {
                 return Ok(());
             }
-            let progress = self.reclaim(&attempt) > 0
+            let progress = self.reclaim_in_zone(zone.index(), lacking, gfp) > 0
                 || !gfp.intersects(Gfp::NORETRY | Gfp::RETRY_MAYFAIL)
                     && self.out_of_memory(&attempt);
             if !progress {
                 break;
             }
         }
-        if has_room() { Ok(()) } else { Err(ContigError::NoMemory) }
+        if lacking() == 0 { Ok(()) } else { Err(ContigError::NoMemory) }
     }
 
-    /// Whether the zone has more than its low mark beside the range's own free
-    /// pages and a new place for each page that has to move.
-    fn has_room(&self, zone: &Zone, range: PfnRange) -> bool {
-        let mut needed = 0;
-        for (pfn, word) in heads(&self.map, range) {
-            let pages = word.order().pages();
-            needed += match Kind::of(word.ty()) {
-                Kind::Free => PfnRange::sized(pfn, pages).intersect(range).pages(),
-                // It moves whole, even if only a part is wanted.
-                Kind::Movable => pages,
-                Kind::Pcp | Kind::Held | Kind::Fixed => 0,
-            };
+    /// Free pages that the zone lacks to have more than its low mark beside the
+    /// range's own free pages and a new place for each page that has to move.
+    fn lacks_beside(&self, zone: &Zone, range: PfnRange) -> u64 {
+        let (free, moving) = self.free_and_moving(range);
+        let mark = zone.mark(Mark::Low) + free + moving;
+        if zone.watermark_ok(Order(0), mark, zone.kind, AllocFlags::CMA) {
+            return 0;
         }
-        let mark = zone.mark(Mark::Low) + needed;
-        zone.watermark_ok(Order(0), mark, zone.kind, AllocFlags::CMA)
+        let need = mark + zone.lowmem_reserve(zone.kind) + 1;
+        need.saturating_sub(zone.free_pages()).max(1)
     }
 
-    /// Whether memory suffices without the parts `gone`: what is left of the
-    /// zone is not below the low mark that it has then, or the zones that help it
-    /// out have what it lacks; and all that has to move has room somewhere, above
-    /// the low marks of wherever that is.
-    fn can_do_without(&self, zone: &Zone, gone: Ranges<'_>) -> bool {
+    /// Free pages that are lacking without the parts `gone`: none if what is left
+    /// of the zone is not below the low mark that it has then, or the zones that
+    /// help it out have what it lacks; and all that has to move has room
+    /// somewhere, above the low marks of wherever that is.
+    fn lacks_without(&self, zone: &Zone, gone: Ranges<'_>) -> u64 {
         let (mut free, mut moving, mut left) = (0, 0, zone.managed());
         gone(&mut |range| {
             let parts = self.free_and_moving(range);
@@ -132,7 +131,8 @@ impl<P: Platform> Mm<P> {
             };
             others.map(spare).sum::<u64>()
         };
-        lacking <= spare(zone.kind) && own + spare(ZoneKind::Movable) >= moving + lacking
+        let rooms = own + spare(ZoneKind::Movable);
+        lacking.saturating_sub(spare(zone.kind)).max((moving + lacking).saturating_sub(rooms))
     }
 
     /// Pages of `range` that are free, and pages that have to move for it. A
@@ -144,10 +144,18 @@ impl<P: Platform> Mm<P> {
             let pages = word.order().pages();
             match Kind::of(word.ty()) {
                 Kind::Free => free += PfnRange::sized(pfn, pages).intersect(range).pages(),
+                // It is dropped where it is.
+                Kind::Movable if is_spare(word) => {}
                 Kind::Movable => moving += pages,
                 Kind::Pcp | Kind::Held | Kind::Fixed => {}
             }
         }
         (free, moving)
     }
+}
+
+/// Whether a page has a copy elsewhere, and so need not go anywhere.
+fn is_spare(word: HeadWord) -> bool {
+    let kept = LruFlags::ANON | LruFlags::DIRTY | LruFlags::UNEVICTABLE;
+    word.ty() == PageType::Lru && !word.lru().intersects(kept)
 }

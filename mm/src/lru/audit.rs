@@ -6,6 +6,7 @@ use crate::audit::{AuditError, Auditor};
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, NIL, PageDesc, PageFlags, PageType, link};
 use crate::platform::Platform;
+use crate::reclaim::CACHES;
 use crate::sync::{Cpu, Lock, LockRank, Ordering::Relaxed};
 use crate::types::{MAX_NODES, NR_ZONES, NodeId, Pfn};
 use crate::zone::Zone;
@@ -18,6 +19,8 @@ pub(crate) struct LruCount {
     heads: [[u64; NR_LRU_LISTS]; MAX_NODES],
     /// Pages isolated, by node and kind.
     isolated: [[u64; 2]; MAX_NODES],
+    /// Pages of each cache.
+    caches: [u64; CACHES],
 }
 
 impl LruCount {
@@ -26,6 +29,7 @@ impl LruCount {
             zone: [0; NR_LRU_LISTS],
             heads: [[0; NR_LRU_LISTS]; MAX_NODES],
             isolated: [[0; 2]; MAX_NODES],
+            caches: [0; CACHES],
         }
     }
 }
@@ -48,6 +52,11 @@ pub(crate) fn audit_lru_head(
     })?;
     let pages = word.order().pages();
     auditor.report.lru += pages;
+    if !flags.contains(LruFlags::ANON)
+        && let Some(of_cache) = count.caches.get_mut(page.owner() as usize)
+    {
+        *of_cache += pages;
+    }
     let node = usize::from(node.0);
     if listed {
         let list = LruList::of(flags).index();
@@ -115,6 +124,9 @@ impl<P: Platform> Mm<P> {
                 let counted = count.isolated[usize::from(node.0)][kind as usize];
                 auditor.equal("isolated pages", None, counted, isolated)?;
             }
+        }
+        for (cache, &pages) in self.cache_owners().zip(&count.caches) {
+            auditor.equal("pages of a cache", None, cache.pages(), pages)?;
         }
         self.audit_lru_batches(auditor)
     }

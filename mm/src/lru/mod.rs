@@ -21,8 +21,10 @@
 mod audit;
 mod batch;
 mod ops;
+mod take;
 
 pub(crate) use audit::{LruCount, audit_lru_head};
+pub(crate) use take::Zones;
 
 use crate::boot_slice::BootSlice;
 use crate::early::EarlyMem;

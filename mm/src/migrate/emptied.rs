@@ -1,4 +1,4 @@
-//! Pages that migration has moved the content of: they go back to the buddy a
+//! Pages that migration has moved the content of, or that were reclaimed: they go back to the buddy a
 //! batch at a time, and those that lie beside each other as the blocks they
 //! make. May call: `buddy`, `free`.
 
@@ -15,13 +15,13 @@ const BATCH: usize = 32;
 /// Single pages on their way to the buddy; their head words say Held. To be
 /// given to [`Mm::free_emptied`] at the end.
 #[derive(Debug)]
-pub(super) struct Emptied {
+pub(crate) struct Emptied {
     pages: [Pfn; BATCH],
     len: usize,
 }
 
 impl Emptied {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { pages: [Pfn(0); BATCH], len: 0 }
     }
 }
@@ -56,9 +56,21 @@ impl<P: Platform> Mm<P> {
         desc: &PageDesc,
         emptied: &mut Emptied,
     ) {
-        if !desc.put() {
-            return;
+        if desc.put() {
+            self.free_emptied_page(pfn, order, desc, emptied);
         }
+    }
+
+    /// Frees a block that nobody has a reference to any more, past the per-CPU
+    /// lists, a single page though not before `emptied` is full or at its end.
+    #[inline(always)]
+    pub(crate) fn free_emptied_page(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        desc: &PageDesc,
+        emptied: &mut Emptied,
+    ) {
         if desc.head().is_bad() {
             return self.free_owned(pfn, order, desc);
         }
@@ -85,7 +97,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Frees what has been collected.
-    pub(super) fn free_emptied(&self, emptied: &mut Emptied) {
+    pub(crate) fn free_emptied(&self, emptied: &mut Emptied) {
         let mut pages = &emptied.pages[..core::mem::take(&mut emptied.len)];
         pages.iter().for_each(|&pfn| self.scrub(pfn, Order(0)));
         while let Some(&first) = pages.first() {

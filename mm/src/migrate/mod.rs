@@ -28,6 +28,7 @@ mod emptied;
 mod isolate;
 
 pub use batch::Migrated;
+pub(crate) use emptied::Emptied;
 pub use isolate::NotIsolated;
 
 use crate::gfp::Page;

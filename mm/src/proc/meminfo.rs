@@ -59,15 +59,19 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Pages that programs could get without anybody's being short of memory:
-    /// what is free beyond the marks and reserves, and half of what slabs could
-    /// give back, or all but a low mark of it (Linux `si_mem_available`). An
-    /// estimate; any context without a lock.
+    /// what is free beyond the marks and reserves, and of file-like pages and of
+    /// what slabs could give back half, or all but a low mark (Linux
+    /// `si_mem_available`). An estimate; any context without a lock.
     pub fn available_pages(&self) -> u64 {
         let (reclaimable, _) = self.slab_totals();
         let kept: u64 = self.zones().iter().map(kept).sum();
         let low: u64 = self.zones().iter().map(|zone| zone.marks().low).sum();
-        let slabs = reclaimable - low.min(reclaimable / 2);
-        (self.free_pages_total() + slabs).saturating_sub(kept)
+        let cached = self.zones().iter().map(|zone| {
+            self.lru_pages(zone, LruList::ActiveFile) + self.lru_pages(zone, LruList::InactiveFile)
+        });
+        let cached = cached.sum::<u64>();
+        let spare = |pages: u64| pages - low.min(pages / 2);
+        (self.free_pages_total() + spare(cached) + spare(reclaimable)).saturating_sub(kept)
     }
 }
 

@@ -7,6 +7,7 @@
 use super::FileError;
 use crate::mm::Mm;
 use crate::platform::Platform;
+use crate::reclaim::policy::MAX_SWAPPINESS;
 use crate::sync::Ordering::Relaxed;
 use crate::types::NR_ZONES;
 use core::fmt;
@@ -25,6 +26,7 @@ impl<P: Platform> Mm<P> {
         let t = &self.tunables;
         let value = match name {
             "compact_memory" => return Err(FileError::NotPermitted),
+            "drop_caches" => u64::from(self.reclaim.dropped.load(Relaxed)),
             "extfrag_threshold" => u64::from(t.extfrag_threshold.load(Relaxed)),
             "lowmem_reserve_ratio" => {
                 let [dma, dma32, normal, movable] = &t.lowmem_ratio;
@@ -33,6 +35,7 @@ impl<P: Platform> Mm<P> {
             }
             "min_free_kbytes" => self.min_free_kbytes(),
             "percpu_pagelist_high_fraction" => u64::from(t.pcp_high_fraction.load(Relaxed)),
+            "swappiness" => u64::from(self.swappiness()),
             "watermark_boost_factor" => u64::from(t.boost_factor.load(Relaxed)),
             "watermark_scale_factor" => u64::from(self.watermark_scale_factor()),
             _ => return Err(FileError::NotFound),
@@ -53,6 +56,7 @@ impl<P: Platform> Mm<P> {
                 number(1, 1)?;
                 self.compact_memory(None);
             }
+            "drop_caches" => self.drop_caches(number(1, 4)? as u8),
             "extfrag_threshold" => self.set_extfrag_threshold(number(0, 1000)?),
             "lowmem_reserve_ratio" => {
                 let mut ratio = [0; NR_ZONES];
@@ -71,6 +75,7 @@ impl<P: Platform> Mm<P> {
                 }
                 self.set_pcp_high_fraction(fraction);
             }
+            "swappiness" => self.set_swappiness(number(0, MAX_SWAPPINESS as i32)?),
             "watermark_boost_factor" => self.set_watermark_boost_factor(number(0, i32::MAX)?),
             "watermark_scale_factor" => self.set_watermark_scale_factor(number(1, 3000)?),
             _ => return Err(FileError::NotFound),

@@ -10,6 +10,25 @@ use crate::types::{NR_ZONES, NodeId};
 use crate::zone::Zone;
 use core::fmt;
 
+/// What reclaim counts, in Linux's order.
+const RECLAIM: [Event; 15] = [
+    Event::Refill,
+    Event::StealKswapd,
+    Event::StealDirect,
+    Event::ScanKswapd,
+    Event::ScanDirect,
+    Event::ScanDirectThrottle,
+    Event::ScanAnon,
+    Event::ScanFile,
+    Event::StealAnon,
+    Event::StealFile,
+    Event::SlabsScanned,
+    Event::PageOutRun,
+    Event::Rotated,
+    Event::DropPagecache,
+    Event::DropSlab,
+];
+
 impl<P: Platform> Mm<P> {
     /// Every counter of `/proc/vmstat` with its key, in the order of the file,
     /// until `each` fails. Context as [`proc_read`](Self::proc_read).
@@ -38,6 +57,7 @@ impl<P: Platform> Mm<P> {
         {
             each(key, of_nodes(&|node| self.node_isolated_pages(node, kind)))?;
         }
+        each(Event::VmscanWrite.name(), self.stats.get(Event::VmscanWrite))?;
         each("nr_swapcached", self.swap_totals().cached)?;
         // All of the memory map comes from early memory.
         each("nr_memmap_pages", self.added_map_pages())?;
@@ -67,12 +87,9 @@ impl<P: Platform> Mm<P> {
         count(event(Event::Activate))?;
         count(event(Event::Deactivate))?;
         count(event(Event::Lazyfree))?;
-        // Nothing reclaims, and nobody is killed.
-        for key in ["pgsteal_kswapd", "pgsteal_direct", "pgscan_kswapd", "pgscan_direct"] {
-            count((key, 0))?;
+        for counted in RECLAIM {
+            count(event(counted))?;
         }
-        count(event(Event::PageOutRun))?;
-        count(event(Event::Rotated))?;
         count(("oom_kill", 0))?;
         let rest = Event::ALL.iter().skip_while(|&&e| e != Event::MigrateSuccess);
         for &e in rest {

@@ -43,8 +43,8 @@ impl<P: Platform> Mm<P> {
                 }
                 counter(out, "nr_free_cma", zone.free_cma_pages())?;
                 self.write_pagesets(zone, out)?;
-                // Nothing reclaims, so that nothing has failed to.
-                writeln!(out, "  node_unreclaimable:  0")?;
+                let hopeless = u8::from(self.reclaim.is_hopeless(zone.node));
+                writeln!(out, "  node_unreclaimable:  {hopeless}")?;
                 writeln!(out, "  start_pfn:           {}", zone.span().start.0)?;
             }
         }

@@ -54,6 +54,7 @@ pub mod local;
 mod node;
 mod reap;
 mod reserve;
+mod shrink;
 mod slabs;
 mod state;
 
