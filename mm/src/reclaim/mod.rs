@@ -102,6 +102,17 @@ struct NodeState {
     costs: [AtomicU64; 2],
 }
 
+impl NodeState {
+    const fn new() -> Self {
+        Self {
+            order: AtomicU8::new(0),
+            class: AtomicU8::new(0),
+            failures: AtomicU32::new(0),
+            costs: [AtomicU64::new(0), AtomicU64::new(0)],
+        }
+    }
+}
+
 /// What reclaim keeps in the manager.
 #[derive(Debug)]
 pub(crate) struct Reclaim {
@@ -113,14 +124,8 @@ pub(crate) struct Reclaim {
 
 impl Reclaim {
     pub(crate) const fn new() -> Self {
-        const NODE: NodeState = NodeState {
-            order: AtomicU8::new(0),
-            class: AtomicU8::new(0),
-            failures: AtomicU32::new(0),
-            costs: [AtomicU64::new(0), AtomicU64::new(0)],
-        };
         Self {
-            nodes: [NODE; MAX_NODES],
+            nodes: [const { NodeState::new() }; MAX_NODES],
             swappiness: AtomicU32::new(DEFAULT_SWAPPINESS),
             dropped: AtomicU8::new(0),
         }
