@@ -61,9 +61,17 @@ impl<P: Platform> Mm<P> {
         if desc.mapcount() > 0 {
             unmap(entry);
         }
-        if desc.mapcount() > 0 {
+        let result = self.swap_out_unmapped(pfn, entry);
+        if result.is_err() {
             // If not one entry names it, the slot is of no use to the page.
             self.swap_take_over(pfn);
+        }
+        result
+    }
+
+    fn swap_out_unmapped(&self, pfn: Pfn, entry: SwapEntry) -> Result<(), SwapOutError> {
+        let desc = self.map.page(pfn);
+        if desc.mapcount() > 0 {
             return Err(SwapOutError::Mapped);
         }
         // A reference more is somebody's who may be writing.

@@ -34,4 +34,5 @@ mod reserve;
 mod run;
 mod slab;
 mod stage;
+mod swap;
 mod types;

@@ -3,4 +3,5 @@
 #![cfg(feature = "host")]
 
 mod basics;
+mod model;
 mod world;
