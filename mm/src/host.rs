@@ -3,11 +3,15 @@
 //! machines can live side by side. Needs `std` (feature `host`).
 
 pub mod lean;
+mod mmu;
 pub mod swap;
+
+pub use mmu::Faulted;
 
 use crate::early::{EarlyMem, RamRange, Reservation};
 use crate::mailbox::{Token, run_on_each};
 use crate::mm::Mm;
+use crate::mmu::{Mmu, Root, VirtAddr};
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use crate::setup::{Config, SetupError};
 use crate::sync::HeldLocks;
@@ -108,6 +112,7 @@ pub struct Machine {
     log: Mutex<Vec<LogLine>>,
     echo: AtomicBool,
     woken: Mutex<Vec<Worker>>,
+    mmu: mmu::HostMmu,
 }
 
 // SAFETY: the base is an address in memory that the mappings own; who may touch
@@ -199,6 +204,7 @@ impl Machine {
             log: Mutex::default(),
             echo: AtomicBool::new(false),
             woken: Mutex::default(),
+            mmu: mmu::HostMmu::default(),
         }
     }
 
@@ -238,6 +244,22 @@ impl Machine {
     /// Takes the wakeups that have been asked for so far.
     pub fn take_woken(&self) -> Vec<Worker> {
         core::mem::take(&mut lock(&self.woken))
+    }
+
+    /// Accesses memory of an address space as a thread of it does, through its
+    /// tables: `f` gets the address of the page that `va` is in. The thread
+    /// holds no CPU meanwhile, so that others may be served.
+    ///
+    /// # Errors
+    /// [`Faulted`] when the tables do not allow it.
+    pub fn access(
+        &self,
+        root: Root,
+        va: VirtAddr,
+        write: bool,
+        mut f: impl FnMut(*mut u8),
+    ) -> Result<(), Faulted> {
+        self.mmu.access(root, va, write, &mut |pfn| f(self.frame(pfn)))
     }
 
     fn id(&self) -> usize {
@@ -397,6 +419,10 @@ unsafe impl Platform for Machine {
         if !woken.contains(&worker) {
             woken.push(worker);
         }
+    }
+
+    fn mmu(&self) -> Option<&dyn Mmu> {
+        Some(&self.mmu)
     }
 
     fn stall(&self) {

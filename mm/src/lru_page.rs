@@ -42,6 +42,14 @@ impl<P: Platform> Mm<P> {
         Ok(())
     }
 
+    /// Makes a block that the caller has just allocated a page that one entry
+    /// maps, which the caller is about to write, and lists it. Any context.
+    #[inline]
+    pub(crate) fn make_mapped(&self, page: Page, as_page: LruPage) {
+        dress(self.map.page(page.pfn), page.order, as_page, 1, 1);
+        self.lru_add(page.pfn);
+    }
+
     /// Drops a reference to a page of type Lru; frees it if that was the last.
     /// Any context.
     pub fn put_lru(&self, pfn: Pfn) {

@@ -18,7 +18,9 @@ use crate::platform::Platform;
 use crate::poison::BadPages;
 use crate::reclaim::{Caches, Reclaim, Shrinkers};
 use crate::report::Reporting;
+use crate::rmap::Groups;
 use crate::slab::SlabState;
+use crate::space::Spaces;
 use crate::stats::Stats;
 use crate::swap::Swap;
 use crate::sync::{
@@ -106,6 +108,8 @@ pub struct Mm<P: Platform> {
     pub(crate) report: Reporting,
     pub(crate) hotplug: Hotplug,
     pub(crate) swap: Swap,
+    pub(crate) groups: Groups,
+    pub(crate) spaces: Spaces,
 }
 
 impl<P: Platform> Mm<P> {

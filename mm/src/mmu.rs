@@ -146,13 +146,15 @@ pub enum Entry {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Root(pub u64);
 
-/// Frames for tables; None when memory has run out.
+/// Frames for tables, zeroed; None when there is none at hand.
 pub type Frames<'a> = &'a mut dyn FnMut() -> Option<Pfn>;
 
 /// The page tables of address spaces.
 ///
-/// Entries are read and changed under the lock of their page table's place that
-/// the caller keeps, which also keeps two from making tables at one place; the
+/// Entries are read and changed under a lock of the 2 MiB around them that the
+/// caller keeps, which also keeps two from making the last table there; those
+/// above may be made by two at once. Without it [`next_entry`](Self::next_entry)
+/// may be called too, for a hint, as long as no tables are taken out. The
 /// processor sets `dirty` and `young` meanwhile, so what has to be whole is one
 /// method. Nothing here flushes but [`flush`](Self::flush): until then other CPUs
 /// may use an entry as it was.
@@ -173,7 +175,8 @@ pub unsafe trait Mmu: Sync {
     /// Hands back all frames of tables; no CPU uses them, and nothing is mapped.
     fn free_root(&self, root: Root, freed: &mut dyn FnMut(Pfn));
 
-    /// Makes the tables that an entry of `size` at `va` needs. False if `frames`
+    /// Makes the tables that an entry of `size` at `va` needs. Called with a spin
+    /// lock held, as are all of those below but the last four. False if `frames`
     /// ran dry, or a large page is mapped there already where a small one is
     /// asked for, or small ones where a large one is.
     fn prepare(&self, root: Root, va: VirtAddr, size: MapSize, frames: Frames<'_>) -> bool;

@@ -26,7 +26,9 @@ use crate::platform::{LogLevel, Platform};
 use crate::poison::BadPages;
 use crate::reclaim::{Caches, Reclaim, Shrinkers};
 use crate::report::Reporting;
+use crate::rmap::Groups;
 use crate::slab::SlabState;
+use crate::space::Spaces;
 use crate::stats::Stats;
 use crate::swap::Swap;
 use crate::sync::{AtomicU8, AtomicU16, CpuCell, Ordering::Relaxed};
@@ -215,6 +217,8 @@ impl<P: Platform> Mm<P> {
             report: Reporting::default(),
             hotplug: Hotplug::new(config),
             swap: Swap::new(),
+            groups: Groups::new(),
+            spaces: Spaces::new(),
         };
         // What has to be written to anyway need not be put off.
         mm.hand_over(&early, config.defers());

@@ -66,6 +66,10 @@ events! {
     StealFile = "pgsteal_file",
     /// Objects that shrinkers were asked to look at.
     SlabsScanned = "slabs_scanned",
+    /// Accesses that the tables did not allow.
+    PgFault = "pgfault",
+    /// Of these, those that waited for a device.
+    PgMajFault = "pgmajfault",
     /// Rounds of kswapd.
     PageOutRun = "pageoutrun",
     /// Pages that were put where they are reclaimed next.
@@ -102,6 +106,14 @@ events! {
     CmaAllocSuccess = "cma_alloc_success",
     /// Contiguous allocations from CMA that failed.
     CmaAllocFail = "cma_alloc_fail",
+    /// Untouched memory that was filled with a large page.
+    ThpFaultAlloc = "thp_fault_alloc",
+    /// Times that there was no large page at hand.
+    ThpFaultFallback = "thp_fault_fallback",
+    /// Large pages that were made small ones.
+    ThpSplitPage = "thp_split_page",
+    /// Times that this could not be done.
+    ThpSplitPageFailed = "thp_split_page_failed",
     /// Pages that were lent to the host.
     BalloonInflate = "balloon_inflate",
     /// Pages that came back from it.

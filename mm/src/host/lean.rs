@@ -291,6 +291,10 @@ unsafe impl Platform for Lean {
         self.machine.wake(worker);
     }
 
+    fn mmu(&self) -> Option<&dyn crate::mmu::Mmu> {
+        self.machine.mmu()
+    }
+
     fn stall(&self) {
         let own = NOTES.with(|notes| {
             let outside = notes.platform.get() == self.number && !notes.inside.get();

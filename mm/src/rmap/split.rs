@@ -1,0 +1,136 @@
+//! A large page made small ones, wherever it is mapped (Linux mm/huge_memory.c,
+//! `split_huge_page_to_list`). May call: `moving`, `alloc`, `lru_page`.
+//!
+//! While it is split the page is mapped nowhere and has no references but the
+//! splitter's, so that nobody sees it half done; whoever touches it waits. The
+//! frames for the tables that take its place are got before.
+
+use super::walk::Key;
+use crate::list::PageList;
+use crate::lru_page::{LruPage, dress};
+use crate::mm::Mm;
+use crate::mmu::{Entry, MapSize, Mapping, Mmu, VirtAddr};
+use crate::page::{HeadWord, LruFlags, PageFlags, PageType};
+use crate::platform::Platform;
+use crate::space::{MapError, Region};
+use crate::stats::Event;
+use crate::sync::Ordering::{Relaxed, Release};
+use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
+
+impl<P: Platform> Mm<P> {
+    /// Makes 512 small pages of a large one, each mapped where it was mapped as
+    /// a part. The caller has the page lock and a reference to `pfn`, which
+    /// afterwards are to the first of the small ones, and has not isolated it.
+    /// May wait; no other lock held.
+    ///
+    /// # Errors
+    /// [`MapError::NoMemory`]: there is none for the tables.
+    /// [`MapError::Busy`]: somebody else uses the page. It is as it was.
+    pub(crate) fn split_page(&self, pfn: Pfn) -> Result<(), MapError> {
+        let desc = self.map.page(pfn);
+        if !desc.head().is(PageType::Lru, PAGEBLOCK_ORDER) {
+            return Ok(());
+        }
+        let key = self.rmap_key(desc).ok_or(MapError::Invalid)?;
+        let mut tables = PageList::new();
+        let result = self.split_with(pfn, key, &mut tables);
+        while let Some(table) = tables.pop_front(&self.map) {
+            self.free_table(table);
+        }
+        let event = match result {
+            Ok(()) => Event::ThpSplitPage,
+            Err(_) => Event::ThpSplitPageFailed,
+        };
+        self.stats.count(event);
+        result
+    }
+
+    fn split_with(&self, pfn: Pfn, key: Key, tables: &mut PageList) -> Result<(), MapError> {
+        let desc = self.map.page(pfn);
+        while tables.len() < desc.mapcount() {
+            let table = self.alloc_table().ok_or(MapError::NoMemory)?;
+            tables.push_back(&self.map, table);
+        }
+        let isolated = self.lru_isolate(pfn);
+        let references = 1 + u32::from(isolated);
+        let mapped = desc.mapcount();
+        let frozen = mapped <= tables.len() && self.start_moving(pfn) && desc.freeze(references);
+        if !frozen {
+            self.end_moving(key, pfn, pfn);
+            if isolated {
+                self.lru_putback(pfn);
+            }
+            return Err(MapError::Busy);
+        }
+        if isolated {
+            self.lru_end_isolation(pfn);
+        }
+        self.write_heads(pfn, key);
+        let mmu = self.tables()?;
+        self.walk_places(key, &mut |cpu, region, va| {
+            let space = region.space();
+            let _entries = space.entry_lock(va).lock(cpu);
+            if let Entry::Moving(m) = mmu.get(space.root(), va)
+                && m.pfn == pfn
+                && m.size == MapSize::Large
+            {
+                self.enter_small(mmu, region, va, m, tables);
+            }
+            true
+        });
+        for i in 0..PAGEBLOCK_PAGES {
+            let part = pfn.add(i);
+            self.lru_add(part);
+            if i > 0 {
+                self.put_lru(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the descriptors of the small pages, each with one reference.
+    fn write_heads(&self, pfn: Pfn, key: Key) {
+        let desc = self.map.page(pfn);
+        let word = desc.head();
+        let flags = word.lru() - LruFlags::LISTED;
+        let kept = word.flags() & (PageFlags::KEPT | PageFlags::LOCKED);
+        // The first one last: until then it stands for all of them.
+        for i in 1..PAGEBLOCK_PAGES {
+            let part = self.map.page(pfn.add(i));
+            part.set_head(HeadWord::TAIL.with(kept & PageFlags::KEPT));
+            let as_page = LruPage { flags, owner: key.group, index: key.index + i as u32 };
+            dress(part, Order(0), as_page, 1, 0);
+        }
+        desc.set_head(HeadWord::new(PageType::Lru, Order(0)).with(kept).with_lru(flags));
+        desc.count_word().store(1, Release);
+    }
+
+    /// Puts small entries in place of a large one that says Moving, whose lock
+    /// the caller has.
+    fn enter_small(
+        &self,
+        mmu: &dyn Mmu,
+        region: &Region,
+        va: VirtAddr,
+        was: Mapping,
+        tables: &mut PageList,
+    ) {
+        let space = region.space();
+        mmu.replace(space.root(), va, MapSize::Large, Entry::None);
+        let mut frame = || {
+            self.spaces.tables.fetch_add(1, Relaxed);
+            tables.pop_front(&self.map)
+        };
+        let made = mmu.prepare(space.root(), va, MapSize::Small, &mut frame);
+        debug_assert!(made, "a table for each entry");
+        for i in 0..PAGEBLOCK_PAGES {
+            let part = was.pfn.add(i);
+            let entry = Mapping { pfn: part, size: MapSize::Small, ..was };
+            self.map.page(part).get();
+            self.add_mapping(part);
+            let at = va.add(i * PAGE_SIZE as u64);
+            mmu.replace(space.root(), at, MapSize::Small, Entry::Page(entry));
+        }
+        space.count_huge(-(PAGEBLOCK_PAGES as i64));
+    }
+}
