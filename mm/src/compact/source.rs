@@ -29,8 +29,10 @@ impl<P: Platform> Mm<P> {
             let word = self.map.page(pfn).head();
             match word.ty() {
                 // Targets are single pages: a larger block stays.
-                PageType::Movable if word.order().0 > 0 => {}
-                PageType::Movable if self.isolate_movable(pfn, run.mode).is_ok() => {
+                PageType::Movable | PageType::Lru if word.order().0 > 0 => {}
+                PageType::Movable | PageType::Lru
+                    if self.isolate_movable(pfn, run.mode).is_ok() =>
+                {
                     run.sources.push_back(&self.map, pfn);
                     pfn = pfn.add(1);
                     continue;
@@ -43,7 +45,7 @@ impl<P: Platform> Mm<P> {
                     pfn = pfn.add(1);
                     continue;
                 }
-                PageType::Movable => failed = true,
+                PageType::Movable | PageType::Lru => failed = true,
                 _ => {}
             }
             pfn = if pfn.is_aligned(word.order()) {

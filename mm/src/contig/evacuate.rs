@@ -1,5 +1,5 @@
 //! Moving what can be moved out of an isolated range, a batch at a time. May
-//! call: `migrate`, `alloc`.
+//! call: `migrate`, `alloc`, `pressure`.
 
 use super::isolate::Isolated;
 use super::walk::{Kind, heads};
@@ -7,7 +7,9 @@ use crate::gfp::{Gfp, Page, Request};
 use crate::list::PageList;
 use crate::migrate::{MigrateMode, Migrated};
 use crate::mm::Mm;
+use crate::page::{HeadWord, LruFlags, PageType};
 use crate::platform::Platform;
+use crate::pressure::Pressure;
 use crate::types::{NodeId, Order, Pfn, PfnRange};
 
 /// Pages that are isolated and moved at once.
@@ -36,7 +38,9 @@ impl<P: Platform> Mm<P> {
         debug_assert!(isolated.covers(range));
         let node = isolated.zone().node;
         let mode = if gfp.can_block() { MigrateMode::Sync } else { MigrateMode::Async };
-        let mut list = PageList::new();
+        let (mut list, mut cached) = (PageList::new(), PageList::new());
+        // What CPUs have put by is on no list, and cannot be isolated.
+        self.lru_drain_all();
         for (pfn, word) in heads(&self.map, range) {
             if Kind::of(word.ty()) != Kind::Movable {
                 continue;
@@ -46,16 +50,34 @@ impl<P: Platform> Mm<P> {
                     return Evacuation::OutOfMemory;
                 }
             } else if self.isolate_movable(pfn, mode).is_ok() {
-                list.push_back(&self.map, pfn);
+                // It may be another's by now.
+                let word = self.map.page(pfn).head();
+                let kind = if is_cached(word) { &mut cached } else { &mut list };
+                kind.push_back(&self.map, pfn);
             }
-            if list.len() == BATCH && self.move_away(&mut list, node, gfp, mode).out_of_memory {
+            if cached.len() == BATCH {
+                self.discard_or(&mut cached, &mut list, gfp);
+            }
+            if list.len() >= BATCH && self.move_away(&mut list, node, gfp, mode).out_of_memory {
                 return Evacuation::OutOfMemory;
             }
         }
+        self.discard_or(&mut cached, &mut list, gfp);
         if self.move_away(&mut list, node, gfp, mode).out_of_memory {
             return Evacuation::OutOfMemory;
         }
         Evacuation::Done
+    }
+
+    /// Frees those of some cached pages that can be had again; the others are to
+    /// be moved.
+    fn discard_or(&self, cached: &mut PageList, list: &mut PageList, gfp: Gfp) {
+        if !cached.is_empty() {
+            self.discard(cached, gfp);
+        }
+        while let Some(pfn) = cached.pop_front(&self.map) {
+            list.push_back(&self.map, pfn);
+        }
     }
 
     /// Moves one larger block, if its owner lets it go.
@@ -114,6 +136,11 @@ impl<P: Platform> Mm<P> {
         self.putback_list(list);
         result
     }
+}
+
+/// Whether a page is a copy of what is on a device, or is to be.
+fn is_cached(word: HeadWord) -> bool {
+    word.ty() == PageType::Lru && !word.lru().contains(LruFlags::ANON)
 }
 
 /// How to get a place for what has to move. Never from the blocks that are being

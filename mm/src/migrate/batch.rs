@@ -79,7 +79,12 @@ impl<P: Platform> Mm<P> {
                     break;
                 };
                 let patient = pass >= PATIENT_PASS && mode != MigrateMode::Async;
-                match self.migrate_page(dst, src, order, mode, patient, &mut emptied) {
+                let moved = if self.map.page(src).head().ty() == PageType::Lru {
+                    self.migrate_lru(dst, src, order, patient, &mut emptied)
+                } else {
+                    self.migrate_page(dst, src, order, mode, patient, &mut emptied)
+                };
+                match moved {
                     Ok(used) => {
                         result.moved += order.pages() as u32;
                         if !used {

@@ -22,8 +22,8 @@ fn is_isolatable(desc: &PageDesc, order: Order) -> bool {
 }
 
 impl<P: Platform> Mm<P> {
-    /// Isolates a movable single page: its driver gives it up for now, and the caller
-    /// has a reference that [`putback`](Self::putback) or migration drops. The
+    /// Isolates a movable single page: its driver gives it up for now, or it is
+    /// taken off its LRU list, and the caller has a reference that [`putback`](Self::putback) or migration drops. The
     /// page may be looked at without owning anything, so each step checks what
     /// the one before could not hold on to. No lock held; may call the driver.
     ///
@@ -48,6 +48,9 @@ impl<P: Platform> Mm<P> {
     #[inline(always)]
     fn isolate_of(&self, pfn: Pfn, order: Order, mode: MigrateMode) -> Result<(), NotIsolated> {
         let desc = self.map.try_page(pfn).ok_or(NotIsolated)?;
+        if desc.head().is(PageType::Lru, order) {
+            return self.lru_isolate(pfn).then_some(()).ok_or(NotIsolated);
+        }
         // Most pages met are none of ours: no atomic operation for them.
         if !is_isolatable(desc, order) || !desc.get_unless_zero() {
             return Err(NotIsolated);
@@ -85,11 +88,14 @@ impl<P: Platform> Mm<P> {
         isolated
     }
 
-    /// Gives an isolated page back to its driver, or frees it if the driver has
-    /// let go of it meanwhile. No lock held.
+    /// Gives an isolated page back to its driver or its list, or frees it if it
+    /// was let go of meanwhile. No lock held.
     pub fn putback(&self, pfn: Pfn) {
         let Some(desc) = self.map.try_page(pfn) else { return };
         debug_assert!(desc.head().flags().contains(PageFlags::ISOLATED));
+        if desc.head().ty() == PageType::Lru {
+            return self.lru_putback(pfn);
+        }
         self.lock_page(desc);
         if !desc.head().flags().contains(PageFlags::RELEASED)
             && let Some(ops) = self.movable_ops(desc)

@@ -26,6 +26,7 @@
 mod batch;
 mod emptied;
 mod isolate;
+mod lru;
 
 pub use batch::Migrated;
 pub(crate) use emptied::Emptied;

@@ -20,8 +20,8 @@ impl Scan {
             order,
             target: target.max(CLUSTER),
             priority: DEFAULT_PRIORITY,
-            may_write: gfp.contains(Gfp::IO),
-            may_swap: gfp.contains(Gfp::IO),
+            may_write: gfp.contains(Gfp::IO | Gfp::DIRECT_RECLAIM),
+            may_swap: gfp.contains(Gfp::IO | Gfp::DIRECT_RECLAIM),
             scanned: 0,
             reclaimed: 0,
         }

@@ -46,6 +46,11 @@ impl Disk {
         self.pages().contains_key(&block)
     }
 
+    /// The frame of a cached block.
+    pub(crate) fn frame_of(&self, block: u32) -> Option<Pfn> {
+        self.pages().get(&block).copied()
+    }
+
     pub(crate) fn cached(&self) -> u64 {
         self.pages().len() as u64
     }

@@ -2,6 +2,7 @@
 //! stays, and nothing is lost.
 #![cfg(feature = "host")]
 
+mod contig;
 mod disk;
 
 use disk::Disk;
