@@ -136,6 +136,8 @@ bitflags! {
         const WORKINGSET = 1 << 28;
         /// Reading or writing it has failed.
         const FAILED = 1 << 29;
+        /// A swap device did not take it: to be swapped to one that takes any.
+        const REFUSED = 1 << 30;
     }
 }
 

@@ -48,9 +48,11 @@ mod leaf;
 mod ops;
 mod stat;
 mod store;
+mod swap;
 mod words;
 
 pub use audit::Audit;
 pub use codec::{Corrupt, PageBytes, SIZE_OF_OUTPUT, compress, expand, same_filled};
 pub use device::{ReadError, SetUpError, WriteError, Zram};
 pub use stat::{IoStat, MmStat};
+pub use swap::ZramSwap;

@@ -3,7 +3,7 @@
 //! at a time with one slot, reading what was never written. Needs `std`.
 
 use super::lock;
-use crate::swap::{IoFailed, PageBytes, SwapDevice, SwapKind};
+use crate::swap::{IoFailed, PageBytes, SwapDevice, SwapKind, WriteFailed};
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::types::PAGE_SIZE;
 use core::ops::Range;
@@ -204,10 +204,10 @@ impl SwapDevice for SwapDisk {
         })
     }
 
-    fn write(&self, slot: u32, page: &PageBytes) -> Result<(), IoFailed> {
+    fn write(&self, slot: u32, page: &PageBytes) -> Result<(), WriteFailed> {
         self.alone(slot..slot + 1, || {
             if self.writes.count() {
-                return Err(IoFailed);
+                return Err(WriteFailed::Io);
             }
             match &self.store {
                 Store::Memory(pages) => {

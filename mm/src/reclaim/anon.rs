@@ -38,7 +38,12 @@ impl<P: Platform> Mm<P> {
             Ok(()) => Fate::Freed,
             Err(SwapOutError::InUse) => Fate::Keep,
             // Not to be looked at again soon.
-            Err(SwapOutError::NoSlot | SwapOutError::Mapped | SwapOutError::Io) => Fate::Activate,
+            Err(
+                SwapOutError::NoSlot
+                | SwapOutError::Mapped
+                | SwapOutError::Refused
+                | SwapOutError::Io,
+            ) => Fate::Activate,
         }
     }
 

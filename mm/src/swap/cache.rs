@@ -46,9 +46,11 @@ impl<P: Platform> Mm<P> {
     fn try_swap_add(&self, pfn: Pfn) -> Option<SwapEntry> {
         let turn = self.swap.turn.load(Relaxed);
         let order = self.with_registry(|registry| registry.order(turn));
-        let entry = order.iter().find_map(|index| {
+        let desc = self.map.page(pfn);
+        let refused = desc.head().lru().contains(LruFlags::REFUSED);
+        let take = |index, any: bool| {
             self.with_swap(index, |on| {
-                if on.active.leaving {
+                if on.active.leaving || !any && on.active.device.may_refuse() {
                     return None;
                 }
                 let slot = on.active.map.take(self, on.cpu.id(), Slot::cached(link(pfn)))?;
@@ -59,7 +61,11 @@ impl<P: Platform> Mm<P> {
                 Some(entry)
             })
             .flatten()
-        })?;
+        };
+        let entry = order.iter().find_map(|index| take(index, !refused));
+        // It may be another page by now: if need be, it is offered once more.
+        let entry = entry.or_else(|| order.iter().find_map(|index| take(index, refused)))?;
+        desc.clear_lru(LruFlags::REFUSED);
         self.swap.turn.fetch_add(1, Relaxed);
         Some(entry)
     }

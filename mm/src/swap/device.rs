@@ -21,6 +21,33 @@ impl fmt::Display for IoFailed {
 
 impl core::error::Error for IoFailed {}
 
+/// Why a page was not written. What the slot held before is not needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteFailed {
+    /// The device is well, but does not take this page, or not now: it is
+    /// compressed memory, and the page does not get smaller, or there is none.
+    Refused,
+    /// The device could not do it.
+    Io,
+}
+
+impl From<IoFailed> for WriteFailed {
+    fn from(_: IoFailed) -> Self {
+        Self::Io
+    }
+}
+
+impl fmt::Display for WriteFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("the device does not take the page"),
+            Self::Io => IoFailed.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for WriteFailed {}
+
 /// What kind of thing a device is, as `/proc/swaps` says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SwapKind {
@@ -59,8 +86,15 @@ pub trait SwapDevice: Sync {
     /// Writes slot `slot`. When it returns, the content is the device's.
     ///
     /// # Errors
-    /// When it cannot: the slot holds nothing then, and will not be used again.
-    fn write(&self, slot: u32, page: &PageBytes) -> Result<(), IoFailed>;
+    /// When it does not: the slot holds nothing then. After a failure it will not
+    /// be used again.
+    fn write(&self, slot: u32, page: &PageBytes) -> Result<(), WriteFailed>;
+
+    /// Whether there are pages that it refuses. These go to devices that do not,
+    /// whatever the priorities, if there are such.
+    fn may_refuse(&self) -> bool {
+        false
+    }
 
     /// Whether [`discard`](Self::discard) does anything: if not, slots are free
     /// at once.

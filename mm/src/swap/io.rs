@@ -1,7 +1,7 @@
 //! A page's content to its slot and back. May call: `cache`, and the devices.
 
 use super::cache::Inserted;
-use super::device::{IoFailed, PageBytes, SwapDevice};
+use super::device::{IoFailed, PageBytes, SwapDevice, WriteFailed};
 use crate::mm::Mm;
 use crate::mmu::SwapEntry;
 use crate::page::{LruFlags, PageFlags};
@@ -73,15 +73,16 @@ impl<P: Platform> Mm<P> {
     ///
     /// # Errors
     /// When the device fails, or has before: the slot will not be used again once
-    /// it is given up, and the page is dirty and active.
-    pub(super) fn swap_write(&self, pfn: Pfn) -> Result<(), IoFailed> {
+    /// it is given up. Or when it does not take the page. The page is dirty and
+    /// active then.
+    pub(super) fn swap_write(&self, pfn: Pfn) -> Result<(), WriteFailed> {
         let desc = self.map.page(pfn);
         debug_assert!(desc.head().flags().contains(PageFlags::LOCKED) && desc.mapcount() == 0);
         if !desc.head().lru().contains(LruFlags::DIRTY) {
             return Ok(());
         }
         let entry = SwapEntry::from_bits(desc.private());
-        let Some(device) = self.swap_device(entry) else { return Err(IoFailed) };
+        let Some(device) = self.swap_device(entry) else { return Err(WriteFailed::Io) };
         // SAFETY: the page is locked and mapped by nobody; those who find it in
         // the cache lock it before they look.
         let content: &PageBytes = unsafe { self.content(pfn) };
@@ -93,7 +94,7 @@ impl<P: Platform> Mm<P> {
             !word.has_failed()
         });
         if noted != Some(true) {
-            return Err(IoFailed);
+            return Err(WriteFailed::Io);
         }
         desc.clear_lru(LruFlags::DIRTY);
         if zero {
@@ -103,15 +104,19 @@ impl<P: Platform> Mm<P> {
         desc.set_lru(LruFlags::WRITEBACK);
         let written = device.write(entry.slot(), content);
         desc.clear_lru(LruFlags::WRITEBACK);
-        if written.is_err() {
+        if let Err(why) = written {
             desc.set_lru(LruFlags::DIRTY | LruFlags::FAILED);
             self.lru_change(pfn, LruFlags::ACTIVE, LruFlags::empty());
+            if why == WriteFailed::Refused {
+                desc.set_lru(LruFlags::REFUSED);
+                return Err(why);
+            }
             self.with_swap(entry.device(), |mut on| {
                 let word = on.slot(entry.slot());
                 on.set(entry.slot(), word.failed());
             });
             self.note_swap_failure(device, entry, "write");
-            return Err(IoFailed);
+            return Err(why);
         }
         self.stats.count(Event::PswpOut);
         Ok(())

@@ -44,7 +44,7 @@ mod slot;
 mod users;
 
 pub use audit::SwapNames;
-pub use device::{IoFailed, PageBytes, SwapDevice, SwapKind};
+pub use device::{IoFailed, PageBytes, SwapDevice, SwapKind, WriteFailed};
 pub use io::{SwapInError, SwappedIn};
 pub use off::SwapOffError;
 pub use on::SwapOnError;

@@ -1,6 +1,7 @@
 //! A page goes out. Called by reclaim, which has taken it off its list. May call:
 //! `cache`, `io`.
 
+use super::WriteFailed;
 use crate::mm::Mm;
 use crate::mmu::SwapEntry;
 use crate::page::{LruFlags, PageFlags};
@@ -16,6 +17,10 @@ pub enum SwapOutError {
     Mapped,
     /// Somebody is using it: has a reference, or has just written to it.
     InUse,
+    /// The device does not take the page, or not now. The page is dirty and
+    /// active, and goes to another device, if there is one that takes any, when
+    /// nobody names its slot any more.
+    Refused,
     /// The device failed. The page is dirty and active, and will not be tried
     /// again before nobody names its slot.
     Io,
@@ -27,6 +32,7 @@ impl core::fmt::Display for SwapOutError {
             Self::NoSlot => "no swap slot is free",
             Self::Mapped => "the page is mapped",
             Self::InUse => "the page is in use",
+            Self::Refused => "the swap device does not take the page",
             Self::Io => "the swap device has failed",
         })
     }
@@ -51,7 +57,8 @@ impl<P: Platform> Mm<P> {
         debug_assert!(desc.head().flags().contains(PageFlags::LOCKED));
         let flags = desc.head().lru();
         if flags.contains(LruFlags::SWAPCACHE | LruFlags::FAILED) && !self.swap_take_over(pfn) {
-            return Err(SwapOutError::Io);
+            let refused = flags.contains(LruFlags::REFUSED);
+            return Err(if refused { SwapOutError::Refused } else { SwapOutError::Io });
         }
         let entry = if desc.head().lru().contains(LruFlags::SWAPCACHE) {
             SwapEntry::from_bits(desc.private())
@@ -80,8 +87,11 @@ impl<P: Platform> Mm<P> {
         }
         // What nobody names is needed by nobody.
         let named = self.swap_slot(entry).is_some_and(|(users, _)| users > 0);
-        if named && self.swap_write(pfn).is_err() {
-            return Err(SwapOutError::Io);
+        if named {
+            self.swap_write(pfn).map_err(|why| match why {
+                WriteFailed::Refused => SwapOutError::Refused,
+                WriteFailed::Io => SwapOutError::Io,
+            })?;
         }
         if self.swap_evict(pfn) { Ok(()) } else { Err(SwapOutError::InUse) }
     }
