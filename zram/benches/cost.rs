@@ -69,7 +69,7 @@ fn coded(pages: &[PageBytes], table: &mut CompressTable) -> Vec<Vec<u8>> {
 fn main() {
     let what = std::env::args().nth(1).unwrap_or_default();
     let mm = pc(128, 1, &Config::default()).expect("a machine");
-    let zram: Device = Box::leak(Box::new(Zram::new()));
+    let zram: Device = Box::leak(Box::new(Zram::new("/dev/zram0")));
     zram.set_up(&mm, PAGES * 5).expect("memory");
     let mut corpus = Corpus::new(1);
     let pages: Vec<PageBytes> = (0..PAGES).map(|_| corpus.code()).collect();

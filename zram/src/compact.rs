@@ -7,8 +7,9 @@ use crate::leaf::Shape;
 use crate::store::{Emptied, Place};
 use mm::Mm;
 use mm::platform::Platform;
+use mm::reclaim::{Shrinker, Shrunk};
 use mm::sync::Ordering;
-use mm::types::PAGE_SIZE;
+use mm::types::{NodeId, PAGE_SIZE};
 
 /// What moving one object of the victim came to.
 enum Step {
@@ -26,29 +27,24 @@ impl<P: Platform> Zram<P> {
     /// The lock is given up after each object. Context as for
     /// [`write`](Self::write); needs no memory.
     pub fn compact(&self, mm: &Mm<P>) -> u64 {
-        let set_up = self.slots(mm) > 0;
-        if !set_up || self.compacting.swap(true, Ordering::Acquire) {
+        // Whoever sets the device up may be the one who wants memory.
+        let Some(set_up) = self.slots.try_read().filter(|size| **size > 0) else { return 0 };
+        if self.compacting.swap(true, Ordering::Acquire) {
             return 0;
         }
         let mut freed = 0;
-        while self.choose_victim(mm) {
+        'all: while self.choose_victim(mm) {
             loop {
                 match self.move_one(mm) {
                     Step::Moved(emptied) => freed += emptied.release(mm),
                     Step::Gone => break,
-                    Step::Stuck => {
-                        self.compacting.store(false, Ordering::Release);
-                        return self.note_compacted(mm, freed);
-                    }
+                    Step::Stuck => break 'all,
                 }
             }
         }
-        self.compacting.store(false, Ordering::Release);
-        self.note_compacted(mm, freed)
-    }
-
-    fn note_compacted(&self, mm: &Mm<P>, freed: u64) -> u64 {
         self.lock(mm).figures.compacted += freed;
+        self.compacting.store(false, Ordering::Release);
+        drop(set_up);
         freed
     }
 
@@ -108,5 +104,24 @@ impl<P: Platform> Zram<P> {
             store.list(mm, pfn, desc);
         }
         Step::Stuck
+    }
+}
+
+/// When memory is wanted, the store is made dense; an object is a page that it
+/// would then do without.
+impl<P: Platform> Shrinker<P> for Zram<P> {
+    /// The store knows no nodes: what it has counts as the first one's.
+    fn count(&self, mm: &Mm<P>, node: NodeId) -> u64 {
+        if node == NodeId(0) { self.compactable(mm) } else { 0 }
+    }
+
+    fn scan(&self, mm: &Mm<P>, _node: NodeId, _scan: u64) -> Option<Shrunk> {
+        let pages = self.compact(mm);
+        (pages > 0).then_some(Shrunk { objects: pages, pages })
+    }
+
+    /// To move what is in a page costs less than to read one.
+    fn seeks(&self) -> u32 {
+        1
     }
 }

@@ -7,6 +7,7 @@ use crate::store::{Emptied, NOTHING, Place, Store, ZERO, may_be_noted};
 use crate::words;
 use core::ops::Range;
 use mm::migrate::{OwnerId, TooManyOwners};
+use mm::mmu::SwapEntry;
 use mm::platform::Platform;
 use mm::sync::{
     AtomicBool, AtomicU64, Cpu, Lock, LockGuard, LockRank, Once, Ordering::Relaxed, ReadGuard,
@@ -98,10 +99,11 @@ impl core::error::Error for SetUpError {}
 /// A device of compressed RAM. Empty and without a size at first. One manager's
 /// for good: all calls name the same one.
 pub struct Zram<P: Platform> {
+    name: &'static str,
     owner: Once<OwnerId>,
     /// Slots that there are; 0: not set up. Written by whoever sets it up or
     /// down, read for the length of each use.
-    slots: SleepLock<u32>,
+    pub(crate) slots: SleepLock<u32>,
     pub(crate) benches: Benches,
     store: Lock<Store>,
     /// Pages that it may have; 0: as many as there are.
@@ -117,12 +119,6 @@ pub struct Zram<P: Platform> {
     pub(crate) reads: AtomicU64,
     pub(crate) writes: AtomicU64,
     _platform: core::marker::PhantomData<fn(P)>,
-}
-
-impl<P: Platform> Default for Zram<P> {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl<P: Platform> core::fmt::Debug for Zram<P> {
@@ -166,9 +162,10 @@ impl<P: Platform> Zram<P> {
     /// seven eighths of a page.
     pub const REFUSED_ABOVE: usize = PAGE_SIZE / 8 * 7;
 
-    /// A device that is not set up.
-    pub const fn new() -> Self {
+    /// A device that is not set up. Its name is a path, `/dev/zram0`.
+    pub const fn new(name: &'static str) -> Self {
         Self {
+            name,
             owner: Once::new(),
             slots: SleepLock::new(0),
             benches: Benches::new(),
@@ -209,6 +206,9 @@ impl<P: Platform> Zram<P> {
         if self.owner.get().is_none() {
             let owner = mm.register_movable(self).map_err(SetUpError::Owners)?;
             self.owner.call_once(|| owner);
+            // One more among those who are asked for memory; without, it keeps
+            // more than it needs.
+            let _ = mm.register_shrinker(self);
         }
         let request = Request::new(Order(0), Gfp::KERNEL | Gfp::ZERO);
         let scratch = mm.alloc_pages(request).map_err(SetUpError::NoMemory)?;
@@ -250,6 +250,17 @@ impl<P: Platform> Zram<P> {
         *size = 0;
     }
 
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it is switched on for swap. Any context.
+    pub fn is_swap(&self, mm: &Mm<P>) -> bool {
+        let areas = (0..SwapEntry::DEVICES).filter_map(|index| mm.swap_area(index));
+        areas.into_iter().any(|area| area.device.name() == self.name)
+    }
+
     /// Slots that the device has; 0 if it is not set up. Waits for whoever is
     /// setting it up.
     pub fn slots(&self, mm: &Mm<P>) -> u32 {
@@ -260,6 +271,12 @@ impl<P: Platform> Zram<P> {
     /// limit. What it has above that it keeps.
     pub fn set_limit(&self, bytes: u64) {
         self.limit.store(bytes.div_ceil(PAGE_SIZE as u64), Relaxed);
+    }
+
+    /// Has the most that it had be what it has now.
+    pub(crate) fn forget_most(&self, mm: &Mm<P>) {
+        let figures = &mut self.lock(mm).figures;
+        figures.most = figures.pages + figures.tables;
     }
 
     /// Pages that it may have; 0: no limit.

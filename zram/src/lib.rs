@@ -3,7 +3,7 @@
 //! from the manager it is set up with.
 //!
 //! ```text
-//! device   slots, limits, figures: write, read, discard, reset     stat, swap
+//! device   slots and limits: write, read, discard, reset     stat, files, swap
 //! ops      its pages move            compact    its pages become fewer
 //! store    which object lies where; lists of pages by the room they have
 //! leaf     one page of objects       words      growing tables of numbers
@@ -44,6 +44,7 @@ mod bench;
 mod codec;
 mod compact;
 mod device;
+mod files;
 mod leaf;
 mod ops;
 mod stat;
@@ -54,5 +55,6 @@ mod words;
 pub use audit::Audit;
 pub use codec::{Corrupt, PageBytes, SIZE_OF_OUTPUT, compress, expand, same_filled};
 pub use device::{ReadError, SetUpError, WriteError, Zram};
+pub use files::FILES;
 pub use stat::{IoStat, MmStat};
 pub use swap::ZramSwap;

@@ -7,30 +7,29 @@ use mm::Mm;
 use mm::platform::Platform;
 use mm::swap::{IoFailed, SwapDevice, WriteFailed};
 
-/// A device under the name that it is switched on by, with its manager. Whoever
+/// A device with its manager. Whoever
 /// [resets](Zram::reset) the device has switched it off first.
 pub struct ZramSwap<P: Platform> {
-    name: &'static str,
     mm: &'static Mm<P>,
     zram: &'static Zram<P>,
 }
 
 impl<P: Platform> ZramSwap<P> {
-    /// That device, of that manager, as `name`: a path.
-    pub const fn new(name: &'static str, mm: &'static Mm<P>, zram: &'static Zram<P>) -> Self {
-        Self { name, mm, zram }
+    /// That device, of that manager.
+    pub const fn new(mm: &'static Mm<P>, zram: &'static Zram<P>) -> Self {
+        Self { mm, zram }
     }
 }
 
 impl<P: Platform> core::fmt::Debug for ZramSwap<P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("ZramSwap").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ZramSwap").field("name", &self.zram.name()).finish_non_exhaustive()
     }
 }
 
 impl<P: Platform> SwapDevice for ZramSwap<P> {
     fn name(&self) -> &str {
-        self.name
+        self.zram.name()
     }
 
     fn slots(&self) -> u32 {

@@ -9,9 +9,13 @@ use common::{
 };
 use lz4_flex::block::CompressTable;
 use mm::fault::FaultPlan;
+use mm::proc::FileError;
 use mm::types::PAGE_SIZE;
 use std::num::NonZeroU64;
-use zram::{IoStat, PageBytes, ReadError, SIZE_OF_OUTPUT, SetUpError, WriteError, Zram, compress};
+use zram::{
+    FILES, IoStat, PageBytes, ReadError, SIZE_OF_OUTPUT, SetUpError, WriteError, Zram, ZramSwap,
+    compress,
+};
 
 /// Pages of a test.
 const PAGES: u32 = if cfg!(miri) { 12 } else { 600 };
@@ -90,7 +94,7 @@ fn what_does_not_shrink_is_refused_and_nothing_changes() {
 #[test]
 fn sizes_and_slots_that_cannot_be() {
     let mm = machine(MIB, 1);
-    let zram: Device = Box::leak(Box::default());
+    let zram: Device = Box::leak(Box::new(Zram::new("/dev/zram0")));
     assert_eq!(zram.write(mm, 0, &[1; PAGE_SIZE]), Err(WriteError::NoSlot));
     assert_eq!(zram.set_up(mm, 0), Err(SetUpError::Size));
     assert_eq!(zram.set_up(mm, Zram::<mm::host::Machine>::MOST_SLOTS + 1), Err(SetUpError::Size));
@@ -247,7 +251,7 @@ fn a_device_without_memory_to_work_in_is_none() {
     let mm = machine(MIB, 2);
     let free = free_pages(mm);
     for nth in 1..=2 {
-        let zram: Device = Box::leak(Box::default());
+        let zram: Device = Box::leak(Box::new(Zram::new("/dev/zram0")));
         mm.set_faults(FaultPlan::Nth(NonZeroU64::new(nth).expect("not 0")));
         assert!(matches!(zram.set_up(mm, 9), Err(SetUpError::NoMemory(_))), "{nth}");
         mm.set_faults(FaultPlan::Off);
@@ -301,4 +305,63 @@ fn mm_stat_reads_as_in_linux() {
     assert_eq!(line.split_whitespace().count(), 9);
     assert_eq!(line.split_whitespace().next(), Some("1"));
     assert!(line.ends_with("        0 123456789"), "{line}");
+}
+
+fn file(mm: &Guest, zram: Device, name: &str) -> String {
+    let mut text = String::new();
+    zram.read_file(mm, name, &mut text).expect("a file");
+    text
+}
+
+#[test]
+fn it_is_set_up_and_looked_at_through_its_files() {
+    let mm = machine(MIB, 1);
+    let free = free_pages(mm);
+    let zram: Device = Box::leak(Box::new(Zram::new("/dev/zram0")));
+    assert_eq!(
+        (file(mm, zram, "initstate"), file(mm, zram, "disksize")),
+        ("0\n".into(), "0\n".into())
+    );
+    for text in ["", "0", "lots", "999T"] {
+        assert_eq!(zram.write_file(mm, "disksize", text), Err(FileError::Invalid), "{text}");
+    }
+    zram.write_file(mm, "disksize", "1M").expect("a size");
+    assert_eq!(zram.write_file(mm, "disksize", "1M"), Err(FileError::Busy));
+    assert_eq!(file(mm, zram, "disksize"), "1048576\n");
+    zram.write_file(mm, "mem_limit", "64K").expect("a limit");
+    zram.write(mm, 3, &Corpus::new(8).code()).expect("room");
+    let used = zram.mm_stat(mm).mem_used_total;
+    zram.discard(mm, 0..9);
+    zram.write_file(mm, "mem_used_max", "0").expect("forgotten");
+    let stat = file(mm, zram, "mm_stat");
+    let figures: Vec<u64> = stat.split_whitespace().map(|n| n.parse().expect("a number")).collect();
+    assert_eq!((figures[3], figures[4]), (65536, used - 4096));
+    assert_eq!(file(mm, zram, "io_stat").split_whitespace().last(), Some("1"));
+    zram.write_file(mm, "compact", "1").expect("nothing to do");
+    assert_eq!(zram.write_file(mm, "mm_stat", "1"), Err(FileError::NotPermitted));
+    assert_eq!(zram.write_file(mm, "nothing", "1"), Err(FileError::NotFound));
+    assert_eq!(zram.write_file(mm, "reset", "0"), Err(FileError::Invalid));
+    let swap: &'static ZramSwap<_> = Box::leak(Box::new(ZramSwap::new(mm, zram)));
+    mm.swapon(swap, None).expect("a device");
+    assert_eq!(zram.write_file(mm, "reset", "1"), Err(FileError::Busy));
+    mm.swapoff_with("/dev/zram0", &mut |_| Ok(())).expect("it is empty");
+    zram.write_file(mm, "reset", "1").expect("nobody uses it");
+    assert_eq!(free_pages(mm), free);
+    for name in FILES {
+        let mut text = String::new();
+        let read = zram.read_file(mm, name, &mut text);
+        assert!(read == Ok(()) && text.ends_with('\n') || read == Err(FileError::NotPermitted));
+    }
+}
+
+#[test]
+fn reclaim_makes_the_store_dense() {
+    let mm = machine(MIB, 1);
+    let zram = device(mm, PAGES);
+    write_all(mm, zram, &mut Corpus::new(9));
+    (0..PAGES).filter(|slot| slot % 3 > 0).for_each(|slot| zram.discard(mm, slot..slot + 1));
+    let before = zram.mm_stat(mm);
+    mm.drop_slab();
+    assert!(zram.mm_stat(mm).mem_used_total < before.mem_used_total);
+    audit(mm, zram);
 }

@@ -19,9 +19,9 @@ use zram::ZramSwap;
 const ENTRIES: usize = if cfg!(miri) { 20 } else { 1500 };
 const SLOTS: u32 = if cfg!(miri) { 64 } else { 2048 };
 
-fn swap_to(mm: &'static Guest, name: &'static str) -> Device {
+fn swap_to(mm: &'static Guest) -> Device {
     let zram = device(mm, SLOTS);
-    let face: &'static dyn SwapDevice = Box::leak(Box::new(ZramSwap::new(name, mm, zram)));
+    let face: &'static dyn SwapDevice = Box::leak(Box::new(ZramSwap::new(mm, zram)));
     mm.swapon(face, Some(10)).expect("a device");
     zram
 }
@@ -42,7 +42,7 @@ fn scramble(world: &World<'_, Machine>, mm: &Guest, at: usize, rng: &mut Rng) {
 fn pages_go_there_and_come_back() {
     let mm = machine(MIB, 1);
     let free = free_pages(mm);
-    let zram = swap_to(mm, "/dev/zram0");
+    let zram = swap_to(mm);
     let world = World::new(mm, ENTRIES);
     for at in 0..ENTRIES {
         assert!(world.map(at, at as u64));
@@ -79,7 +79,7 @@ fn pages_go_there_and_come_back() {
 #[test]
 fn what_it_refuses_goes_to_the_next_device() {
     let mm = machine(MIB, 1);
-    let zram = swap_to(mm, "/dev/zram0");
+    let zram = swap_to(mm);
     let disk: &'static SwapDisk = Box::leak(Box::new(SwapDisk::new("/dev/disk", SLOTS)));
     mm.swapon(disk, Some(1)).expect("a device");
     let world = World::new(mm, 2);
@@ -121,7 +121,7 @@ fn what_it_refuses_goes_to_the_next_device() {
 #[test]
 fn alone_it_is_offered_a_page_again_that_it_refused() {
     let mm = machine(MIB, 1);
-    let zram = swap_to(mm, "/dev/zram0");
+    let zram = swap_to(mm);
     let world = World::new(mm, 1);
     assert!(world.map(0, 5));
     scramble(&world, mm, 0, &mut Rng(2));

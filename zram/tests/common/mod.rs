@@ -22,7 +22,7 @@ pub(crate) fn machine(mib: u64, cpus: u16) -> &'static Guest {
 }
 
 pub(crate) fn device(mm: &Guest, slots: u32) -> Device {
-    let zram: Device = Box::leak(Box::default());
+    let zram: Device = Box::leak(Box::new(Zram::new("/dev/zram0")));
     zram.set_up(mm, slots).expect("a device");
     zram
 }
