@@ -1,7 +1,7 @@
 //! Moving a page of type Lru: everybody who maps it waits, its cache has the
 //! other one in its place, and whoever used it goes on there (Linux
-//! `move_to_new_folio`, `folio_migrate_mapping`). May call: `lru`, `swap`, the
-//! page caches.
+//! `move_to_new_folio`, `folio_migrate_mapping`). May call: `lru`, `rmap`,
+//! `swap`, the page caches.
 //!
 //! The source is locked, then unmapped, then frozen: from then on nobody can
 //! reach it, and its content and what is known of it are final. Nothing of the
@@ -57,13 +57,18 @@ impl<P: Platform> Mm<P> {
     fn move_lru(&self, dst: Pfn, src: Pfn, order: Order) -> Result<(), MigrateError> {
         let (to, from) = (self.map.page(dst), self.map.page(src));
         let flags = from.head().lru();
-        if flags.contains(LruFlags::WRITEBACK) || from.mapcount() > 0 {
+        if flags.contains(LruFlags::WRITEBACK) {
             return Err(MigrateError::Again);
         }
+        let key = self.rmap_key(from).filter(|_| from.mapcount() > 0);
         let cached = !flags.contains(LruFlags::ANON) || flags.contains(LruFlags::SWAPCACHE);
         let of_cache = u32::from(cached);
         // Ours and the cache's. One more is somebody's who uses it just now.
-        if !from.freeze(1 + of_cache) {
+        let unmapped = key.is_none() || self.start_moving(src);
+        if !unmapped || !from.freeze(1 + of_cache) {
+            if let Some(key) = key {
+                self.end_moving(key, src, src);
+            }
             return Err(MigrateError::Again);
         }
         if order == Order(0) {
@@ -76,6 +81,9 @@ impl<P: Platform> Mm<P> {
             self.swap_move(dst, src);
         } else if let Some(ops) = self.cache_ops(from).filter(|_| cached) {
             ops.replace(self, dst, src);
+        }
+        if let Some(key) = key {
+            self.end_moving(key, src, dst);
         }
         to.unlock();
         self.lru_add(dst);

@@ -1,11 +1,12 @@
 //! What becomes of an anonymous page that is not used: it goes to swap, or is
-//! dropped if nobody needs its content. May call: `lru`, `swap`.
+//! dropped if nobody needs its content. May call: `lru`, `rmap`, `swap`.
 
 use super::Scan;
 use super::pages::Fate;
 use crate::mm::Mm;
 use crate::page::{LruFlags, PageDesc};
 use crate::platform::Platform;
+use crate::rmap::Unmap;
 use crate::stats::Event;
 use crate::swap::SwapOutError;
 use crate::types::{Order, Pfn};
@@ -17,44 +18,62 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Whether a page was used through page tables since that was last asked,
-    /// which this forgets: through how many entries.
-    pub(super) fn used_by(&self, _pfn: Pfn, page: &PageDesc) -> u32 {
-        page.mapcount()
+    /// which this forgets: through how many entries. If some region keeps it in
+    /// memory it is marked as not to be reclaimed.
+    pub(super) fn used_by(&self, pfn: Pfn) -> u32 {
+        let found = self.referenced(pfn);
+        if found.locked {
+            let locked = LruFlags::MLOCKED | LruFlags::UNEVICTABLE;
+            self.lru_change(pfn, locked, LruFlags::ACTIVE);
+        }
+        found.young
     }
 
     /// Reclaims an anonymous page that is isolated and locked.
     pub(super) fn reclaim_anon(&self, scan: &Scan, pfn: Pfn, page: &PageDesc) -> Fate {
+        if page.head().order() > Order(0) {
+            // Without swap its parts would stay as well.
+            let useful = scan.may_swap || page.head().lru().contains(LruFlags::LAZYFREE);
+            return if useful { self.reclaim_large(pfn) } else { Fate::Keep };
+        }
         if page.head().lru().contains(LruFlags::LAZYFREE) {
-            return self.drop_lazyfree(page);
+            return self.drop_lazyfree(pfn, page);
         }
         if !scan.may_swap {
             return Fate::Keep;
         }
-        if page.mapcount() > 0 || page.head().order() > Order(0) {
-            return Fate::Keep;
-        }
-        self.stats.count(Event::VmscanWrite);
-        match self.swap_out(pfn, &mut |_| {}) {
+        let unmap = &mut |entry| {
+            self.try_unmap(pfn, Unmap::Swap(entry));
+        };
+        let fate = match self.swap_out(pfn, unmap) {
             Ok(()) => Fate::Freed,
-            Err(SwapOutError::InUse) => Fate::Keep,
+            Err(SwapOutError::InUse) => return Fate::Keep,
             // Not to be looked at again soon.
-            Err(
-                SwapOutError::NoSlot
-                | SwapOutError::Mapped
-                | SwapOutError::Refused
-                | SwapOutError::Io,
-            ) => Fate::Activate,
+            Err(SwapOutError::NoSlot | SwapOutError::Mapped) => return Fate::Activate,
+            Err(SwapOutError::Refused | SwapOutError::Io) => Fate::Activate,
+        };
+        self.stats.count(Event::VmscanWrite);
+        fate
+    }
+
+    /// Makes small pages of a large one: their turn comes soon.
+    fn reclaim_large(&self, pfn: Pfn) -> Fate {
+        self.lru_end_isolation(pfn);
+        if self.split_page(pfn).is_err() {
+            self.lru_add(pfn);
         }
+        Fate::Left
     }
 
     /// Drops a page whose content nobody needs, unless it was written since that
     /// was said.
-    fn drop_lazyfree(&self, page: &PageDesc) -> Fate {
-        if page.mapcount() > 0 {
-            return Fate::Keep;
+    fn drop_lazyfree(&self, pfn: Pfn, page: &PageDesc) -> Fate {
+        if page.mapcount() > 0 && !self.try_unmap(pfn, Unmap::Discard) {
+            let wanted = !page.head().lru().contains(LruFlags::LAZYFREE);
+            return if wanted { Fate::Activate } else { Fate::Keep };
         }
         if page.head().lru().contains(LruFlags::DIRTY) {
-            page.clear_lru(LruFlags::LAZYFREE);
+            self.lru_change(pfn, LruFlags::empty(), LruFlags::LAZYFREE);
             return Fate::Activate;
         }
         // Its last entry may be gone, and somebody may look at it still.

@@ -21,6 +21,8 @@ pub(super) enum Fate {
     Activate,
     /// It gets another chance.
     Keep,
+    /// It is isolated no more; what is left is a reference.
+    Left,
 }
 
 /// What a pass over isolated pages came to, in pages.
@@ -52,12 +54,12 @@ impl<P: Platform> Mm<P> {
                     passed.reclaimed += order.pages();
                 }
                 Fate::Activate => {
-                    // A page that is on no list changes its flags as it likes.
-                    page.set_lru(LruFlags::ACTIVE);
+                    self.lru_change(pfn, LruFlags::ACTIVE, LruFlags::empty());
                     passed.activated += order.pages();
                     kept.push_back(&self.map, pfn);
                 }
                 Fate::Keep => kept.push_back(&self.map, pfn),
+                Fate::Left => self.put_lru(pfn),
             }
         }
         self.free_emptied(&mut emptied);
@@ -80,7 +82,7 @@ impl<P: Platform> Mm<P> {
     fn reclaim_locked(&self, scan: &Scan, pfn: Pfn, page: &PageDesc, forced: bool) -> Fate {
         let flags = page.head().lru();
         if flags.contains(LruFlags::MLOCKED) {
-            page.set_lru(LruFlags::UNEVICTABLE);
+            self.lru_change(pfn, LruFlags::UNEVICTABLE, LruFlags::ACTIVE);
             return Fate::Keep;
         }
         if flags.intersects(LruFlags::UNEVICTABLE | LruFlags::WRITEBACK) {
@@ -93,6 +95,10 @@ impl<P: Platform> Mm<P> {
             Use::Elsewhere | Use::No => {}
         }
         if flags.contains(LruFlags::ANON) {
+            // That may just have been found out.
+            if page.head().lru().contains(LruFlags::UNEVICTABLE) {
+                return Fate::Keep;
+            }
             return self.reclaim_anon(scan, pfn, page);
         }
         // What was used once other than by mapping it is not worth writing yet.
@@ -103,7 +109,7 @@ impl<P: Platform> Mm<P> {
     /// Second chance: a page that is used through a page table is kept the first
     /// time, and active the second (Linux `folio_check_references`).
     fn use_of(&self, pfn: Pfn, page: &PageDesc) -> Use {
-        let entries = if page.mapcount() > 0 { self.used_by(pfn, page) } else { 0 };
+        let entries = if page.mapcount() > 0 { self.used_by(pfn) } else { 0 };
         let before = page.clear_lru(LruFlags::REFERENCED).contains(LruFlags::REFERENCED);
         if entries > 0 {
             page.set_lru(LruFlags::REFERENCED);

@@ -154,10 +154,9 @@ impl<P: Platform> Mm<P> {
         while let Some(pfn) = taken.pages.pop_front(&self.map) {
             let page = self.map.page(pfn);
             if page.mapcount() > 0 {
-                self.used_by(pfn, page);
+                self.used_by(pfn);
             }
-            page.clear_lru(LruFlags::ACTIVE);
-            page.set_lru(LruFlags::WORKINGSET);
+            self.lru_change(pfn, LruFlags::WORKINGSET, LruFlags::ACTIVE);
             moving.push_back(&self.map, pfn);
         }
         self.stats.add(Event::Deactivate, taken.taken);

@@ -4,6 +4,7 @@
 
 mod contig;
 mod disk;
+mod spaces;
 
 use disk::Disk;
 use mm::host::{Machine, pc};
