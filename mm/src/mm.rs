@@ -11,7 +11,7 @@ use crate::hotplug::Hotplug;
 use crate::lru::LruState;
 use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
-use crate::oom::OomNotifiers;
+use crate::oom::{Oom, OomNotifiers};
 use crate::owner::PageOwner;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
@@ -97,6 +97,7 @@ pub struct Mm<P: Platform> {
     pub(crate) owners: PageOwner,
     pub(crate) cma: CmaAreas,
     pub(crate) movable_owners: MovableOwners<P>,
+    pub(crate) oom: Oom,
     pub(crate) oom_notifiers: OomNotifiers<P>,
     pub(crate) slab: SlabState,
     pub(crate) lru: LruState,

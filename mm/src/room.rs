@@ -1,6 +1,6 @@
 //! The manager's own answer to the `Pressure` hook: which layers above the
 //! allocator are asked for room, and how. The last resort is to ask those who
-//! lent memory out. May call: everything.
+//! lent memory out, and then to kill. May call: everything.
 
 use crate::gfp::Gfp;
 use crate::list::PageList;
@@ -34,7 +34,7 @@ impl<P: Platform> Pressure for Mm<P> {
         self.reclaim_isolated(pages, gfp)
     }
 
-    fn out_of_memory(&self, _attempt: &Attempt) -> bool {
-        self.notify_oom() > 0
+    fn out_of_memory(&self, attempt: &Attempt) -> bool {
+        self.kill_for(attempt)
     }
 }

@@ -18,7 +18,7 @@ use crate::lru::LruState;
 use crate::memmap::{BlockInfo, MemMap, PFN_LIMIT, natural_blocks};
 use crate::migrate::MovableOwners;
 use crate::mm::{Mm, Tunables};
-use crate::oom::OomNotifiers;
+use crate::oom::{Oom, OomNotifiers};
 use crate::owner::PageOwner;
 use crate::page::PageType;
 use crate::pcp::Pcp;
@@ -206,6 +206,7 @@ impl<P: Platform> Mm<P> {
             owners,
             cma,
             movable_owners,
+            oom: Oom::new(),
             oom_notifiers: OomNotifiers::new(),
             slab,
             lru,

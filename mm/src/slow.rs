@@ -114,6 +114,8 @@ impl<P: Platform> Mm<P> {
 
         loop {
             self.wake_kswapds(&attempt);
+            // Somebody may have chosen the caller meanwhile.
+            let reserves = Self::reserves(gfp, self.platform.context());
             if let Some(found) = self.walk(&attempt, Some(Mark::Min), reserves) {
                 return Ok(found);
             }
@@ -149,7 +151,9 @@ impl<P: Platform> Mm<P> {
             if let Some(found) = self.walk(&attempt, Some(Mark::High), Reserves::No) {
                 return Ok(found);
             }
-            if may_kill(&attempt) && self.out_of_memory(&attempt) {
+            // Who is to die himself has had what there is for such.
+            let dying = self.platform.context().oom_victim;
+            if !dying && may_kill(&attempt) && self.out_of_memory(&attempt) {
                 effort.idle_reclaims = 0;
                 continue;
             }
@@ -333,7 +337,8 @@ impl<P: Platform> Mm<P> {
             if let (_, Some(found)) = self.compact_and_walk(&hard, CompactPriority::SyncFull) {
                 return Ok(found);
             }
-            if self.out_of_memory(attempt)
+            if may_kill(attempt)
+                && self.out_of_memory(attempt)
                 && let Some(found) = self.walk(&hard, None, Reserves::All)
             {
                 return Ok(found);

@@ -72,6 +72,8 @@ events! {
     PgMajFault = "pgmajfault",
     /// Rounds of kswapd.
     PageOutRun = "pageoutrun",
+    /// Address spaces that were killed for their memory.
+    OomKill = "oom_kill",
     /// Pages that were put where they are reclaimed next.
     Rotated = "pgrotated",
     /// Times that somebody had cached pages dropped.

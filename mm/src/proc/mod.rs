@@ -86,6 +86,8 @@ pub const FILES: &[&str] = &[
     "/proc/sys/vm/extfrag_threshold",
     "/proc/sys/vm/lowmem_reserve_ratio",
     "/proc/sys/vm/min_free_kbytes",
+    "/proc/sys/vm/oom_dump_tasks",
+    "/proc/sys/vm/panic_on_oom",
     "/proc/sys/vm/percpu_pagelist_high_fraction",
     "/proc/sys/vm/swappiness",
     "/proc/sys/vm/watermark_boost_factor",

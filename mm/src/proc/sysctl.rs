@@ -34,6 +34,8 @@ impl<P: Platform> Mm<P> {
                 return Ok(writeln!(out, "{a}\t{b}\t{c}\t{d}")?);
             }
             "min_free_kbytes" => self.min_free_kbytes(),
+            "oom_dump_tasks" => u64::from(self.oom.dump.load(Relaxed)),
+            "panic_on_oom" => u64::from(self.oom.panic.load(Relaxed)),
             "percpu_pagelist_high_fraction" => u64::from(t.pcp_high_fraction.load(Relaxed)),
             "swappiness" => u64::from(self.swappiness()),
             "watermark_boost_factor" => u64::from(t.boost_factor.load(Relaxed)),
@@ -68,6 +70,8 @@ impl<P: Platform> Mm<P> {
                 self.set_lowmem_reserve_ratio(ratio.map(|r| r.max(0) as u32));
             }
             "min_free_kbytes" => self.force_min_free_kbytes(u64::from(number(0, i32::MAX)?)),
+            "oom_dump_tasks" => self.oom.dump.store(number(0, i32::MAX)? != 0, Relaxed),
+            "panic_on_oom" => self.oom.panic.store(number(0, 2)? as u8, Relaxed),
             "percpu_pagelist_high_fraction" => {
                 let fraction = number(0, i32::MAX)?;
                 if (1..MIN_HIGH_FRACTION as u32).contains(&fraction) {

@@ -90,7 +90,7 @@ impl<P: Platform> Mm<P> {
         for counted in RECLAIM {
             count(event(counted))?;
         }
-        count(("oom_kill", 0))?;
+        count(event(Event::OomKill))?;
         let rest = Event::ALL.iter().skip_while(|&&e| e != Event::MigrateSuccess);
         for &e in rest {
             count(event(e))?;

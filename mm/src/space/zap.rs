@@ -76,6 +76,14 @@ impl<P: Platform> Mm<P> {
         }
     }
 
+    /// Takes away all that a space maps, though its threads may be using it: they
+    /// are to end. False if its regions are just being changed.
+    pub(crate) fn reap_space(&self, space: &Space) -> bool {
+        let Some(regions) = space.regions.try_read() else { return false };
+        regions.iter().for_each(|region| self.zap(space, region.range()));
+        true
+    }
+
     /// Takes entries away under one lock, until `gone` is full.
     fn zap_some(
         &self,

@@ -211,6 +211,7 @@ fn swappiness_decides_what_goes() {
 fn a_broken_device_loses_nothing() {
     let (mm, device) = setup(8, 1);
     let space = mm.space_new("one").expect("a space");
+    space.set_protected(true);
     let pages = 2 * mm.managed_pages();
     let va = map(&mm, &space, pages);
     let mut written = 0;

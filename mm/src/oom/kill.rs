@@ -1,0 +1,188 @@
+//! The OOM killer: one address space at a time. It is said what there was and why
+//! one was chosen, then its faults fail from there on, and what it has mapped is
+//! taken at once: progress does not wait for its threads to notice (Linux
+//! `out_of_memory`, `__oom_reap_task_mm`). May call: `score`, `space`, `dump`.
+
+use super::score::Use;
+use crate::gfp::Gfp;
+use crate::mm::Mm;
+use crate::platform::{LogLevel, Platform};
+use crate::pressure::Attempt;
+use crate::space::Space;
+use crate::stats::Event;
+use crate::sync::{AtomicBool, AtomicU8, Ordering, may_wait};
+use crate::types::PAGE_SIZE;
+use core::ptr::NonNull;
+
+/// Times that a space whose regions are being changed is waited for.
+const PATIENCE: u32 = 10;
+const KIB_PER_PAGE: u64 = (PAGE_SIZE / 1024) as u64;
+
+/// What the killer keeps in the manager.
+#[derive(Debug)]
+pub(crate) struct Oom {
+    /// Somebody is at it.
+    busy: AtomicBool,
+    /// `panic_on_oom`: the machine is to stop rather than lose anybody.
+    pub(crate) panic: AtomicU8,
+    /// `oom_dump_tasks`: all spaces are listed before one is chosen.
+    pub(crate) dump: AtomicBool,
+}
+
+impl Oom {
+    pub(crate) const fn new() -> Self {
+        Self { busy: AtomicBool::new(false), panic: AtomicU8::new(0), dump: AtomicBool::new(true) }
+    }
+}
+
+/// A space that was chosen, pinned.
+struct Victim {
+    space: NonNull<Space>,
+    points: i64,
+}
+
+impl<P: Platform> Mm<P> {
+    /// The last resort for a request: true if something was or is being freed, so
+    /// that it makes sense to try again. Interrupts on, no lock held; may wait.
+    pub(crate) fn kill_for(&self, attempt: &Attempt) -> bool {
+        may_wait(&self.platform, "somebody to give memory back");
+        // One after the other: what the first gets may be enough for all.
+        if self.oom.busy.swap(true, Ordering::Acquire) {
+            self.platform.stall();
+            return true;
+        }
+        let progress = self.notify_oom() > 0 || self.kill_alone(attempt);
+        self.oom.busy.store(false, Ordering::Release);
+        progress
+    }
+
+    fn kill_alone(&self, attempt: &Attempt) -> bool {
+        let Some(victim) = self.choose_victim() else { return false };
+        // SAFETY: pinned when it was chosen.
+        let space = unsafe { victim.space.as_ref() };
+        // What is reserved for file systems' own requests may be all it takes to
+        // clean pages: whoever may use them is to kill.
+        let killed = attempt.request.gfp.contains(Gfp::FS);
+        if killed {
+            self.dump_oom(attempt);
+            let stop = self.oom.panic.load(Ordering::Relaxed) > 0;
+            assert!(!stop, "out of memory, and panic_on_oom is set");
+            self.log_victim(space, victim.points);
+            space.kill();
+            self.stats.count(Event::OomKill);
+            self.reap_victim(space);
+        }
+        self.unpin_space(victim.space);
+        if !killed {
+            self.platform.stall();
+        }
+        true
+    }
+
+    /// The space with most points that has anything to give and may be chosen; it
+    /// is pinned. Those that are dying already have given what they had.
+    fn choose_victim(&self) -> Option<Victim> {
+        let mut best: Option<Victim> = None;
+        self.each_space(&mut |space| {
+            let used = self.use_of_space(space);
+            let has_some = used.rss + used.swap > 0;
+            if space.is_killed() || space.is_protected() || !has_some {
+                return true;
+            }
+            let total = self.managed_pages() + self.swap_totals().total;
+            let Some(points) = used.points(space.oom_score_adj(), total) else { return true };
+            if best.as_ref().is_none_or(|best| points > best.points) {
+                let chosen = Victim { space: self.pin_space(space), points };
+                if let Some(other) = best.replace(chosen) {
+                    self.unpin_space(other.space);
+                }
+            }
+            true
+        });
+        best
+    }
+
+    /// What a space uses.
+    fn use_of_space(&self, space: &Space) -> Use {
+        let tables = self.platform.mmu().map_or(0, |mmu| mmu.table_pages(space.root()));
+        Use { rss: space.rss(), swap: space.swapped(), tables }
+    }
+
+    /// Takes all that a killed space has mapped. Nobody waits for its threads:
+    /// they may wait for memory themselves.
+    fn reap_victim(&self, space: &Space) {
+        for _ in 0..PATIENCE {
+            if self.reap_space(space) {
+                // Its pages may be put by for the lists.
+                self.lru_drain_all();
+                self.platform.log(
+                    LogLevel::Info,
+                    format_args!(
+                        "oom_reaper: reaped space {}, now anon-rss:{}kB",
+                        space.name(),
+                        space.rss() * KIB_PER_PAGE
+                    ),
+                );
+                return;
+            }
+            self.platform.stall();
+        }
+        self.platform
+            .log(LogLevel::Warn, format_args!("oom_reaper: unable to reap space {}", space.name()));
+    }
+
+    fn log_victim(&self, space: &Space, points: i64) {
+        let used = self.use_of_space(space);
+        self.platform.log(
+            LogLevel::Error,
+            format_args!(
+                "Out of memory: Killed space {} anon-rss:{}kB, swap:{}kB pgtables:{}kB oom_score_adj:{} points:{points}",
+                space.name(),
+                used.rss * KIB_PER_PAGE,
+                used.swap * KIB_PER_PAGE,
+                used.tables * KIB_PER_PAGE,
+                space.oom_score_adj(),
+            ),
+        );
+    }
+
+    /// Says who asked, what there was, and who uses it.
+    fn dump_oom(&self, attempt: &Attempt) {
+        let log = |line: core::fmt::Arguments<'_>| self.platform.log(LogLevel::Warn, line);
+        let request = attempt.request;
+        log(format_args!(
+            "oom-killer invoked: gfp_mask={:#x}, order={}, class={}",
+            request.gfp.bits(),
+            request.order,
+            attempt.class.name()
+        ));
+        for zone in self.zones.iter().filter(|zone| zone.managed() > 0) {
+            self.dump_zone(zone);
+        }
+        if !self.oom.dump.load(Ordering::Relaxed) {
+            return;
+        }
+        log(format_args!("[     rss     swap pgtables    adj ] name"));
+        self.each_space(&mut |space| {
+            let used = self.use_of_space(space);
+            log(format_args!(
+                "[{:>8} {:>8} {:>8} {:>6} ] {}{}{}",
+                used.rss,
+                used.swap,
+                used.tables,
+                space.oom_score_adj(),
+                space.name(),
+                if space.is_protected() { " (protected)" } else { "" },
+                if space.is_killed() { " (killed)" } else { "" },
+            ));
+            true
+        });
+    }
+
+    /// Points of a space, as it would be chosen by now; None: never.
+    pub fn oom_points(&self, space: &Space) -> Option<i64> {
+        let total = self.managed_pages() + self.swap_totals().total;
+        let points = self.use_of_space(space).points(space.oom_score_adj(), total);
+        points.filter(|_| !space.is_protected())
+    }
+}
