@@ -8,9 +8,11 @@ use mm::Mm;
 use mm::arena::MovableArena;
 use mm::balloon::{Balloon, RETRY_MS, Step};
 use mm::platform::{Context, Platform, Worker};
+use mm::swap::SwapDevice;
 use mm::types::CpuId;
 use shell::{Errno, Error, World, without_comment};
 use std::fmt;
+use zram::Zram;
 
 /// Rounds that workers may cause each other to do in one moment.
 const ROUNDS: usize = 64;
@@ -178,6 +180,15 @@ impl World for HostWorld {
 
     fn balloon(&self) -> Option<&'static Balloon<Host>> {
         Some(self.machine.balloon())
+    }
+
+    fn zram(&self) -> Option<&'static Zram<Host>> {
+        Some(self.machine.zram())
+    }
+
+    fn swap_device(&self, path: &str) -> Option<&'static dyn SwapDevice> {
+        let zram = self.machine.zram_swap();
+        (zram.name() == path).then_some(zram as _)
     }
 
     fn balloon_target(&self) -> Option<u64> {

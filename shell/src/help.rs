@@ -37,6 +37,7 @@ fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
                     spent_budgets known_pages, of what the host was told
 balloon.FACT        pages target isolated: lent to the host, wanted by it, being moved
+zram.FACT           size, and the words of /sys/block/zram0/mm_stat: bytes and pages
 host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
 bad.FACT            pages out: bad frames, and those out of use
 NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
@@ -220,6 +221,18 @@ pub const COMMANDS: &[Command] = &[
         "prints what is in each pageblock, for scripts/picture to draw",
         "snapshot before",
     ),
+    command(
+        "swapoff",
+        "swapoff DEVICE",
+        "brings back what is on a swap device, and switches it off",
+        "swapoff /dev/zram0",
+    ),
+    command(
+        "swapon",
+        "swapon DEVICE [prio=N]",
+        "lets pages go to a device; the highest priority first",
+        "swapon /dev/zram0 prio=100",
+    ),
     command("tick", "tick MS", "lets time pass; workers that are due run", "tick 2000"),
     command("touch", "touch NAME", "writes a pattern made of name and index", "touch f"),
     command(
@@ -229,4 +242,10 @@ pub const COMMANDS: &[Command] = &[
         "unpoison 0x1234",
     ),
     command("verify", "verify NAME", "checks that the pattern is still there", "verify f"),
+    command(
+        "zram",
+        "zram [SIZE | reset | compact] [limit=SIZE]",
+        "shows the device of compressed memory, gives it a size, empties it, makes it dense",
+        "zram 64M",
+    ),
 ];

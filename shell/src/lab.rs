@@ -125,7 +125,8 @@ impl<W: World> Lab<W> {
 
     /// Paths that `cat` can show, for completion.
     pub fn files(&self) -> impl Iterator<Item = &'static str> + use<W> {
-        mm::proc::FILES.iter().chain(self.world.files()).copied()
+        let zram = self.world.zram().map_or(&[][..], |_| &crate::commands::zram::FILES);
+        mm::proc::FILES.iter().chain(zram).chain(self.world.files()).copied()
     }
 
     /// Has each command of a script shown before it runs, or not.

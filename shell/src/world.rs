@@ -9,7 +9,9 @@ use mm::Mm;
 use mm::arena::MovableArena;
 use mm::balloon::Balloon;
 use mm::platform::Platform;
+use mm::swap::SwapDevice;
 use mm::types::CpuId;
+use zram::Zram;
 
 /// The place a lab runs in.
 pub trait World {
@@ -39,6 +41,16 @@ pub trait World {
     /// EPERM where the host is real.
     fn set_balloon_target(&mut self, _pages: u64) -> Result<(), Error> {
         Err(Error::new(Errno::EPERM, "that is for the host to say"))
+    }
+
+    /// The device of compressed memory, set up or not, if there is one.
+    fn zram(&self) -> Option<&'static Zram<Self::Machine>> {
+        None
+    }
+
+    /// The device of that path, `/dev/zram0`, that can be swapped to.
+    fn swap_device(&self, _path: &str) -> Option<&'static dyn SwapDevice> {
+        None
     }
 
     /// Prints text as it is, without a time stamp; lines come with their `\n`,

@@ -13,6 +13,7 @@ pub(crate) mod messages;
 mod pins;
 mod registers;
 pub(crate) mod virtio_mem;
+pub(crate) mod zram;
 
 pub(crate) use pins::interrupt as pin_interrupt;
 

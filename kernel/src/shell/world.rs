@@ -14,9 +14,11 @@ use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
 use mm::balloon::Balloon;
+use mm::swap::SwapDevice;
 use mm::types::CpuId;
 use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::options::Options;
+use zram::Zram;
 
 /// Milliseconds slept at a time: how long ^C may take to end it.
 const NAP_MS: u64 = 20;
@@ -95,6 +97,14 @@ impl World for Kernel {
 
     fn balloon(&self) -> Option<&'static Balloon<Machine>> {
         Some(drivers::balloon::pages())
+    }
+
+    fn zram(&self) -> Option<&'static Zram<Machine>> {
+        Some(drivers::zram::device())
+    }
+
+    fn swap_device(&self, path: &str) -> Option<&'static dyn SwapDevice> {
+        drivers::zram::swap(self.on?.mm, path)
     }
 
     fn balloon_target(&self) -> Option<u64> {

@@ -26,6 +26,7 @@ use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
 use mm::{Mm, SetupError};
 use shell::{Errno, Error};
 use std::fmt;
+use zram::{Zram, ZramSwap};
 
 /// Entries of a firmware's map that are kept, and what else the kernel's tables
 /// have room for.
@@ -52,6 +53,8 @@ pub struct Simulated {
     mm: Lent<Mm<Host>>,
     arena: Lent<MovableArena<Host>>,
     balloon: Lent<Balloon<Host>>,
+    zram: Lent<Zram<Host>>,
+    zram_swap: Lent<ZramSwap<Host>>,
     /// The command line, which the slab layer keeps words of.
     cmdline: Lent<str>,
     /// The firmware's map, cleaned.
@@ -115,6 +118,16 @@ impl Simulated {
     /// The balloon whose host this is.
     pub(crate) fn balloon(&self) -> &'static Balloon<Host> {
         self.balloon.get()
+    }
+
+    /// Its compressed memory.
+    pub(crate) fn zram(&self) -> &'static Zram<Host> {
+        self.zram.get()
+    }
+
+    /// The same as swap sees it.
+    pub(crate) fn zram_swap(&self) -> &'static ZramSwap<Host> {
+        self.zram_swap.get()
     }
 
     /// The command line.
@@ -232,10 +245,16 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
     let mm = unsafe { Lent::new(Box::new(mm)) };
     // SAFETY: as the arena.
     let balloon = unsafe { Lent::new(Box::new(Balloon::new())) };
+    // SAFETY: as the arena.
+    let zram = unsafe { Lent::new(Box::new(Zram::new("/dev/zram0"))) };
+    // SAFETY: as the arena.
+    let zram_swap = unsafe { Lent::new(Box::new(ZramSwap::new(mm.get(), zram.get()))) };
     let simulated = Simulated {
         mm,
         arena,
         balloon,
+        zram,
+        zram_swap,
         cmdline,
         map: map.regions().to_vec(),
         scraps: map.scraps().to_vec(),

@@ -65,7 +65,7 @@ impl Write for Text {
 }
 
 /// What a file's refusal is to a user.
-fn error(why: FileError, path: &str) -> Error {
+pub(super) fn error(why: FileError, path: &str) -> Error {
     match why {
         FileError::NotFound => Error::new(Errno::ENOENT, "no such file").about(path),
         FileError::NotPermitted => Error::new(Errno::EPERM, "not permitted").about(path),
@@ -82,7 +82,10 @@ impl<W: World> Lab<W> {
         args.done()?;
         let on = self.subject()?;
         match self.print_file(on, path) {
-            Err(FileError::NotFound) => Ok(self.cat_foreign(path)?),
+            Err(FileError::NotFound) => match self.cat_zram(on, path) {
+                Some(result) => Ok(result.map_err(|why| error(why, path))?),
+                None => Ok(self.cat_foreign(path)?),
+            },
             result => Ok(result.map_err(|why| error(why, path))?),
         }
     }
@@ -98,10 +101,18 @@ impl<W: World> Lab<W> {
         Ok(result.map_err(|why| error(why, CENSUS))?)
     }
 
-    /// Prints a file of `mm`'s; if it is broken off, so is its last line.
+    /// Prints a file of `mm`'s.
     fn print_file(&mut self, on: Subject<W>, path: &str) -> Result<(), FileError> {
+        self.print_text(|out| on.mm.proc_read(path, out))
+    }
+
+    /// Prints what `write` writes; if it is broken off, so is its last line.
+    pub(super) fn print_text(
+        &mut self,
+        write: impl FnOnce(&mut dyn Write) -> Result<(), FileError>,
+    ) -> Result<(), FileError> {
         let mut printer = Printer { world: &mut self.world, in_line: false };
-        let result = on.mm.proc_read(path, &mut printer);
+        let result = write(&mut printer);
         if result.is_err() && printer.in_line {
             self.print(format_args!("\n"));
         }
@@ -141,7 +152,10 @@ impl<W: World> Lab<W> {
         let text = Text::of(&words[..at]);
         let on = self.subject()?;
         match on.mm.proc_write(path, text.as_str()) {
-            Err(FileError::NotFound) => Ok(self.world.write_file(path, text.as_str())?),
+            Err(FileError::NotFound) => match self.echo_zram(on, path, text.as_str()) {
+                Some(result) => Ok(result?),
+                None => Ok(self.world.write_file(path, text.as_str())?),
+            },
             result => Ok(result.map_err(|why| error(why, path))?),
         }
     }

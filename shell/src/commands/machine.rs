@@ -23,7 +23,9 @@ impl<W: World> Lab<W> {
     pub(super) fn audit(&mut self, args: Args<'_>) -> Done {
         args.done()?;
         let on = self.subject()?;
-        match on.mm.audit() {
+        let zram = self.world.zram();
+        let device = zram.map_or(Ok(0), |zram| zram.audit(on.mm).map(|audit| audit.pages));
+        match device.and_then(|_| on.mm.audit()) {
             Ok(audit) => {
                 let (pages, checks) = (audit.pages, audit.checks);
                 self.print(format_args!("audit: ok ({pages} pages, {checks} checks)\n"));

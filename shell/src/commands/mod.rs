@@ -17,6 +17,8 @@ mod objects;
 mod pages;
 mod promise;
 mod report;
+mod swap;
+pub(crate) mod zram;
 
 use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab};
@@ -63,10 +65,13 @@ impl<W: World> Lab<W> {
             "report" => self.report(args),
             "shrink" => self.shrink(args),
             "snapshot" => self.snapshot(args),
+            "swapoff" => self.swapoff(args),
+            "swapon" => self.swapon(args),
             "tick" => self.tick(args),
             "touch" => self.touch(args),
             "unpoison" => self.unpoison(args),
             "verify" => self.verify(args),
+            "zram" => self.zram(args),
             _ => self.foreign(words),
         }
     }
