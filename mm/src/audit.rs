@@ -138,6 +138,8 @@ impl<P: Platform> Mm<P> {
     /// The first thing that is wrong.
     pub fn audit(&self) -> Result<Audit, AuditError> {
         let mut auditor = Auditor { report: Audit::default() };
+        // What is put by has references that nobody counts.
+        self.lru_drain_all();
         let mut drivers = self.drivers();
         let mut lru = LruCount::new();
         for zone in self.zones.iter() {
@@ -160,8 +162,11 @@ impl<P: Platform> Mm<P> {
         self.audit_cma(&mut auditor)?;
         self.audit_hotplug(&mut auditor)?;
         self.audit_bad(&mut auditor)?;
+        let spaces = self.audit_spaces(&mut auditor)?;
+        // Without spaces whoever tries swap out keeps the names.
+        let names = (spaces.spaces > 0).then_some(spaces.names);
         let swapcache = auditor.report.swapcache;
-        self.audit_swap(&mut auditor, None, swapcache)?;
+        self.audit_swap(&mut auditor, names, swapcache)?;
         for (id, ops) in self.movable_drivers() {
             if let Some(pages) = ops.pages() {
                 let found = drivers.pages.get(id.0 as usize).copied().unwrap_or_default();

@@ -7,6 +7,7 @@
 use crate::lru::LruList;
 use crate::mm::Mm;
 use crate::platform::Platform;
+use crate::sync::Ordering::Relaxed;
 use crate::types::{NodeId, PAGE_SIZE, ZoneKind};
 use crate::zone::{Mark, Zone};
 use core::fmt;
@@ -35,12 +36,15 @@ impl<P: Platform> Mm<P> {
             ("Unevictable", lru(Unevictable)),
             ("SwapTotal", swap.total),
             ("SwapFree", swap.total.saturating_sub(swap.used)),
+            ("AnonPages", self.spaces.mapped.load(Relaxed)),
             ("Shmem", 0),
             ("KReclaimable", reclaimable),
             ("Slab", reclaimable + unreclaimable),
             ("SReclaimable", reclaimable),
             ("SUnreclaim", unreclaimable),
+            ("PageTables", self.spaces.tables.load(Relaxed)),
             ("HardwareCorrupted", self.bad_pages()),
+            ("AnonHugePages", self.spaces.mapped_huge.load(Relaxed)),
             ("CmaTotal", sum(Zone::cma_pages)),
             ("CmaFree", sum(Zone::free_cma_pages)),
         ] {

@@ -11,6 +11,7 @@
 //! `meminfo` says which those are.
 
 mod buddyinfo;
+mod huge_pages;
 mod iomem;
 mod kpage;
 mod lines;
@@ -102,11 +103,15 @@ pub const FILES: &[&str] = &[
     MEMORY_BLOCKS,
     "/sys/kernel/debug/quarry/pageblocks",
     POISONED,
+    HUGE_PAGES,
     REPORT_ORDER,
 ];
 
 /// The frames that are known to be bad.
 const POISONED: &str = "/sys/kernel/debug/quarry/poisoned";
+
+/// Where memory comes in large pages.
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// Where the knobs are.
 const SYSCTL: &str = "/proc/sys/vm/";
@@ -148,6 +153,7 @@ impl<P: Platform> Mm<P> {
             "/sys/kernel/debug/quarry/pageblocks" => self.write_pageblocks(out)?,
             REPORTING => self.write_reporting(out)?,
             POISONED => self.write_poisoned(out)?,
+            HUGE_PAGES => self.write_huge_pages(out)?,
             REPORT_ORDER => writeln!(out, "{}", self.report_order_knob())?,
             _ => {
                 if let Some(path) = path.strip_prefix(memory::DIRECTORY) {
@@ -178,6 +184,7 @@ impl<P: Platform> Mm<P> {
         match path {
             "/proc/slabinfo" => self.slabinfo_write(text).map_err(|_| FileError::Invalid),
             REPORT_ORDER => self.report_order_write(text),
+            HUGE_PAGES => self.huge_pages_write(text),
             _ if FILES.contains(&path) => Err(FileError::NotPermitted),
             _ => Err(FileError::NotFound),
         }

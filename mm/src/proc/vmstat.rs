@@ -5,8 +5,8 @@ use crate::lru::{LruKind, LruList};
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::stats::Event;
-use crate::sync::Ordering::Relaxed;
-use crate::types::{NR_ZONES, NodeId};
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::types::{NR_ZONES, NodeId, PAGEBLOCK_PAGES};
 use crate::zone::Zone;
 use core::fmt;
 
@@ -57,7 +57,13 @@ impl<P: Platform> Mm<P> {
         {
             each(key, of_nodes(&|node| self.node_isolated_pages(node, kind)))?;
         }
+        let mapped = |pages: &AtomicU64| pages.load(Relaxed);
+        each("nr_anon_pages", mapped(&self.spaces.mapped))?;
+        // In large pages.
+        let huge = mapped(&self.spaces.mapped_huge) / PAGEBLOCK_PAGES;
+        each("nr_anon_transparent_hugepages", huge)?;
         each(Event::VmscanWrite.name(), self.stats.get(Event::VmscanWrite))?;
+        each("nr_page_table_pages", mapped(&self.spaces.tables))?;
         each("nr_swapcached", self.swap_totals().cached)?;
         // All of the memory map comes from early memory.
         each("nr_memmap_pages", self.added_map_pages())?;
@@ -87,6 +93,8 @@ impl<P: Platform> Mm<P> {
         count(event(Event::Activate))?;
         count(event(Event::Deactivate))?;
         count(event(Event::Lazyfree))?;
+        count(event(Event::PgFault))?;
+        count(event(Event::PgMajFault))?;
         for counted in RECLAIM {
             count(event(counted))?;
         }

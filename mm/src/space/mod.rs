@@ -20,6 +20,7 @@
 mod access;
 mod advise;
 mod area;
+mod audit;
 mod copy;
 mod fault;
 mod fork;
