@@ -297,9 +297,10 @@ fn files_that_are_not_there() {
     }
     assert_eq!(text, "");
     for path in FILES {
-        let written = ["/proc/slabinfo", "/proc/sys/vm/", "/sys/module/", "/sys/devices/"]
-            .iter()
-            .any(|p| path.starts_with(p) && !path.ends_with("/block_size_bytes"));
+        let knobs =
+            ["/proc/slabinfo", "/proc/sys/vm/", "/sys/module/", "/sys/devices/", "/sys/kernel/mm/"];
+        let written =
+            knobs.iter().any(|p| path.starts_with(p) && !path.ends_with("/block_size_bytes"));
         assert_ne!(mm.proc_read(path, &mut text), Err(FileError::NotFound), "{path}");
         if !written {
             assert_eq!(mm.proc_write(path, "1"), Err(FileError::NotPermitted), "{path}");

@@ -1,0 +1,474 @@
+//! Random operations on address spaces against a simple model: what each page
+//! holds. Seeds are printed; `QUARRY_SEED` sets one, `QUARRY_OPS` the number of
+//! operations.
+#![cfg(all(feature = "host", not(miri)))]
+
+use mm::host::swap::SwapDisk;
+use mm::host::{Machine, pc};
+use mm::mmu::VirtAddr;
+use mm::space::{Access, Advice, FaultError, HugePages, MapError, MapFlags, Prot, SpaceRef};
+use mm::stats::Event;
+use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
+use mm::{Config, Gfp, Mm};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+const RW: Prot = Prot::READ.union(Prot::WRITE);
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    let Ok(text) = std::env::var(name) else { return default };
+    text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}"))
+}
+
+/// What a page holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Holds {
+    /// That word, in its first and its last eight bytes.
+    Word(u64),
+    /// That, or nothing any more.
+    Maybe(u64),
+}
+
+/// A space and what its pages hold, by number; what is mapped and not written
+/// holds `Word(0)`.
+struct Modelled<'m> {
+    space: SpaceRef<'m>,
+    pages: BTreeMap<u64, Holds>,
+    locked: bool,
+}
+
+fn access(
+    mm: &Mm<Machine>,
+    space: &SpaceRef<'_>,
+    page: u64,
+    write: Option<u64>,
+) -> Result<(u64, u64), FaultError> {
+    let va = VirtAddr::of_page(page);
+    let mut words = (0, 0);
+    let mut f = |frame: *mut u8| {
+        let (first, last) = (frame.cast::<u64>(), frame.wrapping_add(PAGE_SIZE - 8).cast::<u64>());
+        // SAFETY: in a page of the machine, of which only this thread's space
+        // has any, or both are only read.
+        unsafe {
+            if let Some(word) = write {
+                first.write(word);
+                last.write(word);
+            }
+            words = (first.read(), last.read());
+        }
+    };
+    let kind = if write.is_some() { Access::Write } else { Access::Read };
+    while mm.platform().access(space.root(), va, write.is_some(), &mut f).is_err() {
+        mm.fault(space, va, kind)?;
+    }
+    Ok(words)
+}
+
+impl Modelled<'_> {
+    fn check(&mut self, mm: &Mm<Machine>, page: u64) {
+        let Some(&holds) = self.pages.get(&page) else { return };
+        let words = match access(mm, &self.space, page, None) {
+            Ok(words) => words,
+            Err(FaultError::NoMemory) => return,
+            Err(why) => panic!("page {page:#x} of {}: {why}", self.space.name()),
+        };
+        assert_eq!(words.0, words.1, "page {page:#x} of {}", self.space.name());
+        match holds {
+            Holds::Word(word) => {
+                assert_eq!(words.0, word, "page {page:#x} of {}", self.space.name());
+            }
+            Holds::Maybe(word) => {
+                assert!(words.0 == word || words.0 == 0, "{} is neither {word} nor 0", words.0);
+                // What was read as zero is zero from then on; else it may go still.
+                if words.0 == 0 {
+                    self.pages.insert(page, Holds::Word(0));
+                }
+            }
+        }
+    }
+
+    fn any_page(&self, rng: &mut Rng) -> Option<u64> {
+        let n = rng.below(self.pages.len().max(1) as u64) as usize;
+        self.pages.keys().nth(n).copied()
+    }
+}
+
+struct World<'m> {
+    mm: &'m Mm<Machine>,
+    rng: Rng,
+    spaces: Vec<Modelled<'m>>,
+    contig: Vec<PfnRange>,
+    /// Most pages that all spaces may have mapped.
+    most: u64,
+    /// To be any of that many CPUs, one after the other; None: this thread's.
+    cpus: Option<u64>,
+}
+
+impl World<'_> {
+    fn step(&mut self) {
+        let mm = self.mm;
+        if let Some(cpus) = self.cpus {
+            mm.platform().run_on(CpuId(self.rng.below(cpus) as u16));
+        }
+        if self.spaces.is_empty() {
+            let space = mm.space_new("first").expect("a space");
+            self.spaces.push(Modelled { space, pages: BTreeMap::new(), locked: false });
+        }
+        let which = self.rng.below(self.spaces.len() as u64) as usize;
+        match self.rng.below(100) {
+            0..4 => self.map(which),
+            4..8 => self.unmap(which),
+            8..11 => self.advise(which, Advice::DontNeed),
+            11..13 => self.advise(which, Advice::Free),
+            13..14 => self.fork(which),
+            14..15 => self.end(which),
+            15..17 => self.compact(),
+            17..19 => self.contig(),
+            19..20 => self.policy(which),
+            20..22 => self.lock(which),
+            22..24 => {
+                mm.kswapd_round(mm::types::NodeId(0));
+            }
+            24..28 => self.outside(which),
+            28..65 => self.write(which),
+            _ => {
+                let page = self.spaces[which].any_page(&mut self.rng);
+                if let Some(page) = page {
+                    self.spaces[which].check(mm, page);
+                }
+            }
+        }
+    }
+
+    fn map(&mut self, which: usize) {
+        let mapped: usize = self.spaces.iter().map(|space| space.pages.len()).sum();
+        let len =
+            1 + if self.rng.below(3) == 0 { self.rng.below(1500) } else { self.rng.below(60) };
+        if mapped as u64 + len > self.most {
+            return;
+        }
+        let space = &mut self.spaces[which];
+        match self.mm.mmap(&space.space, None, len * PAGE, RW, MapFlags::empty()) {
+            Ok(va) => {
+                for page in va.page()..va.page() + len {
+                    assert!(space.pages.insert(page, Holds::Word(0)).is_none(), "mapped twice");
+                }
+            }
+            Err(why) => assert_eq!(why, MapError::NoMemory),
+        }
+    }
+
+    /// A few pages from a mapped one on.
+    fn range(&mut self, which: usize) -> Option<(VirtAddr, u64)> {
+        let page = self.spaces[which].any_page(&mut self.rng)?;
+        let len = 1 + if self.rng.below(4) == 0 { self.rng.below(700) } else { self.rng.below(40) };
+        Some((VirtAddr::of_page(page), len))
+    }
+
+    fn unmap(&mut self, which: usize) {
+        let Some((va, len)) = self.range(which) else { return };
+        match self.mm.munmap(&self.spaces[which].space, va, len * PAGE) {
+            Ok(()) => {
+                let pages = &mut self.spaces[which].pages;
+                (va.page()..va.page() + len).for_each(|page| {
+                    pages.remove(&page);
+                });
+            }
+            // At the end of the span.
+            Err(MapError::Invalid | MapError::NoMemory) => {}
+            Err(why) => panic!("{why}"),
+        }
+    }
+
+    fn advise(&mut self, which: usize, advice: Advice) {
+        let Some((va, len)) = self.range(which) else { return };
+        let space = &mut self.spaces[which];
+        if space.locked {
+            return;
+        }
+        let pages: Vec<u64> = (va.page()..va.page() + len).collect();
+        let all = pages.iter().all(|page| space.pages.contains_key(page));
+        match self.mm.madvise(&space.space, va, len * PAGE, advice) {
+            Ok(()) => assert!(all),
+            Err(MapError::NotMapped) => assert!(!all),
+            Err(MapError::Invalid) => return,
+            // Some of it may be gone.
+            Err(MapError::NoMemory) => {
+                for page in pages {
+                    if let Some(Holds::Word(word)) = space.pages.get(&page).copied() {
+                        space.pages.insert(page, Holds::Maybe(word));
+                    }
+                }
+                return;
+            }
+            Err(why) => panic!("{why}"),
+        }
+        for page in pages {
+            let Some(holds) = space.pages.get_mut(&page) else { continue };
+            *holds = match (advice, *holds) {
+                (Advice::DontNeed, _) => Holds::Word(0),
+                (_, Holds::Word(word) | Holds::Maybe(word)) => Holds::Maybe(word),
+            };
+        }
+    }
+
+    fn fork(&mut self, which: usize) {
+        let mapped: usize = self.spaces.iter().map(|space| space.pages.len()).sum();
+        let parent = &self.spaces[which];
+        if self.spaces.len() >= 6 || (mapped + parent.pages.len()) as u64 > self.most {
+            return;
+        }
+        match self.mm.space_fork(&parent.space, "child") {
+            Ok(space) => {
+                // What may go may go in one and stay in the other.
+                let pages = parent.pages.clone();
+                self.spaces.push(Modelled { space, pages, locked: false });
+            }
+            Err(why) => assert_eq!(why, MapError::NoMemory),
+        }
+    }
+
+    fn end(&mut self, which: usize) {
+        let ended = self.spaces.swap_remove(which);
+        self.mm.space_put(ended.space);
+    }
+
+    fn compact(&mut self) {
+        self.mm.compact_memory(None);
+    }
+
+    fn contig(&mut self) {
+        if self.contig.len() < 2 && self.rng.below(2) == 0 {
+            let start = Pfn((1 + self.rng.below(self.mm.managed_pages() / 512)) * 512);
+            let range = PfnRange::sized(start, 512);
+            if let Ok(range) = self.mm.alloc_contig_range(range, Gfp::KERNEL | Gfp::RETRY_MAYFAIL) {
+                self.contig.push(range);
+            }
+        } else if let Some(range) = self.contig.pop() {
+            self.mm.free_contig_range(range).expect("allocated");
+        }
+    }
+
+    fn policy(&mut self, which: usize) {
+        let n = self.rng.below(3) as usize;
+        self.mm.set_huge_pages(HugePages::ALL[n]);
+        if let Some((va, len)) = self.range(which) {
+            let advice = if self.rng.below(2) == 0 { Advice::Huge } else { Advice::NoHuge };
+            // Any answer will do: nothing that a program sees changes.
+            let _ = self.mm.madvise(&self.spaces[which].space, va, len * PAGE, advice);
+        }
+    }
+
+    fn lock(&mut self, which: usize) {
+        let Some((va, len)) = self.range(which) else { return };
+        let space = &mut self.spaces[which];
+        if space.locked {
+            for page in space.pages.keys() {
+                let va = VirtAddr::of_page(*page);
+                match self.mm.munlock(&space.space, va, PAGE) {
+                    Ok(()) => {}
+                    Err(why) => return assert_eq!(why, MapError::NoMemory),
+                }
+            }
+            space.locked = false;
+        } else if self.mm.mlock(&space.space, va, len.min(8) * PAGE) != Err(MapError::Invalid) {
+            space.locked = true;
+        }
+    }
+
+    fn outside(&mut self, which: usize) {
+        let Some(page) = self.spaces[which].any_page(&mut self.rng) else { return };
+        let (space, word) = (&mut self.spaces[which], self.rng.next());
+        let mut bytes = [0; PAGE_SIZE];
+        bytes[..8].copy_from_slice(&word.to_ne_bytes());
+        bytes[PAGE_SIZE - 8..].copy_from_slice(&word.to_ne_bytes());
+        match self.mm.write_space(&space.space, VirtAddr::of_page(page), &bytes) {
+            Ok(()) => {
+                space.pages.insert(page, Holds::Word(word));
+            }
+            Err(why) => assert_eq!(why, FaultError::NoMemory),
+        }
+    }
+
+    fn write(&mut self, which: usize) {
+        let Some(first) = self.spaces[which].any_page(&mut self.rng) else { return };
+        let space = &mut self.spaces[which];
+        let len = if self.rng.below(10) == 0 { 600 } else { 20 };
+        for page in first..first + 1 + self.rng.below(len) {
+            if !space.pages.contains_key(&page) {
+                return;
+            }
+            let word = self.rng.next();
+            match access(self.mm, &space.space, page, Some(word)) {
+                Ok(_) => {
+                    space.pages.insert(page, Holds::Word(word));
+                }
+                Err(why) => {
+                    assert_eq!(why, FaultError::NoMemory);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        self.mm.audit().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    fn finish(mut self) {
+        for space in &mut self.spaces {
+            let pages: Vec<u64> = space.pages.keys().copied().collect();
+            pages.into_iter().for_each(|page| space.check(self.mm, page));
+        }
+        self.check();
+        for space in self.spaces.drain(..) {
+            self.mm.space_put(space.space);
+        }
+        for range in self.contig.drain(..) {
+            self.mm.free_contig_range(range).expect("allocated");
+        }
+        self.check();
+    }
+}
+
+/// A machine of `mib` MiB, with swap of `slots` pages.
+fn machine(mib: u64, cpus: u16, slots: u32) -> Mm<Machine> {
+    let mm = pc(mib, cpus, &Config::default()).expect("a machine");
+    mm.slab_init().expect("slab");
+    if slots > 0 {
+        let device: &'static SwapDisk = Box::leak(Box::new(SwapDisk::new("ram", slots)));
+        mm.swapon(device, None).expect("a device");
+    }
+    mm
+}
+
+fn run(mib: u64, slots: u32, most: u64, seed: u64, ops: u64, audit_every: u64) {
+    let seed = setting("QUARRY_SEED", seed);
+    let ops = setting("QUARRY_OPS", ops);
+    println!("QUARRY_SEED={seed} QUARRY_OPS={ops}: {mib} MiB, {slots} slots");
+    let mm = machine(mib, 2, slots);
+    let mut world = World {
+        mm: &mm,
+        rng: Rng(seed),
+        spaces: Vec::new(),
+        contig: Vec::new(),
+        most,
+        cpus: Some(2),
+    };
+    for op in 1..=ops {
+        world.step();
+        if op % audit_every == 0 {
+            world.check();
+        }
+    }
+    world.finish();
+    let seen = |event| (Event::name(event), mm.stats().get(event));
+    println!(
+        "{:?}",
+        [
+            Event::PgFault,
+            Event::ThpFaultAlloc,
+            Event::ThpSplitPage,
+            Event::MigrateSuccess,
+            Event::PswpOut,
+            Event::PswpIn
+        ]
+        .map(seen)
+    );
+}
+
+#[test]
+fn with_room_for_all() {
+    run(32, 0, 4000, 1, 10_000, 100);
+}
+
+#[test]
+fn audited_after_each() {
+    run(12, 9000, 6000, 2, 700, 1);
+}
+
+#[test]
+fn with_less_memory_than_is_mapped() {
+    run(16, 40_000, 20_000, 3, 8000, 200);
+}
+
+#[test]
+fn without_room_and_without_swap() {
+    run(12, 0, 6000, 4, 10_000, 100);
+}
+
+/// Each thread has a space that only it writes to, while others move its pages.
+#[test]
+fn several_threads() {
+    let seed = setting("QUARRY_SEED", 5);
+    let ops = setting("QUARRY_OPS", 4000);
+    println!("QUARRY_SEED={seed} QUARRY_OPS={ops}");
+    let mm = machine(24, 4, 20_000);
+    let (mm, over) = (&mm, &AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|i| {
+                scope.spawn(move || {
+                    mm.platform().run_on(CpuId(i));
+                    let rng = Rng(seed + 1000 * u64::from(i));
+                    let mut world = World {
+                        mm,
+                        rng,
+                        spaces: Vec::new(),
+                        contig: Vec::new(),
+                        most: 4000,
+                        cpus: None,
+                    };
+                    for _ in 0..ops {
+                        world.step();
+                    }
+                    world.finish_alone();
+                })
+            })
+            .collect();
+        scope.spawn(move || {
+            mm.platform().run_on(CpuId(3));
+            while !over.load(Relaxed) {
+                mm.compact_memory(None);
+                mm.kswapd_round(mm::types::NodeId(0));
+                std::thread::yield_now();
+            }
+        });
+        let ends: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        over.store(true, Relaxed);
+        assert!(ends.into_iter().all(|end| end.is_ok()), "a thread has failed");
+    });
+    mm.audit().unwrap_or_else(|why| panic!("{why}"));
+}
+
+impl World<'_> {
+    fn finish_alone(mut self) {
+        for space in &mut self.spaces {
+            let pages: Vec<u64> = space.pages.keys().copied().collect();
+            pages.into_iter().for_each(|page| space.check(self.mm, page));
+        }
+        for space in self.spaces.drain(..) {
+            self.mm.space_put(space.space);
+        }
+        for range in self.contig.drain(..) {
+            self.mm.free_contig_range(range).expect("allocated");
+        }
+    }
+}
