@@ -5,9 +5,9 @@
 
 use crate::migrate::MovableOps;
 use crate::mm::Mm;
-use crate::page::{PageFlags, PageType};
+use crate::page::{LruFlags, PageFlags, PageType};
 use crate::platform::Platform;
-use crate::types::Pfn;
+use crate::types::{PAGEBLOCK_ORDER, Pfn};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bitflags::bitflags;
@@ -19,26 +19,52 @@ bitflags! {
     pub struct KPageFlags: u64 {
         /// Somebody holds the page lock.
         const LOCKED = 1 << 0;
+        /// Reading or writing it has failed.
+        const ERROR = 1 << 1;
+        /// Used lately, other than through page tables.
+        const REFERENCED = 1 << 2;
+        /// Its content has arrived.
+        const UPTODATE = 1 << 3;
+        /// Newer than what its device has.
+        const DIRTY = 1 << 4;
         /// On an LRU list.
         const LRU = 1 << 5;
+        /// On, or bound for, an active one.
+        const ACTIVE = 1 << 6;
         /// In a slab.
         const SLAB = 1 << 7;
+        /// On its way to a device.
+        const WRITEBACK = 1 << 8;
+        /// To be freed once it is written.
+        const RECLAIM = 1 << 9;
         /// In a free block, deferred ones too; not on per-CPU lists, as in Linux.
         const BUDDY = 1 << 10;
         /// Mapped.
         const MMAP = 1 << 11;
+        /// Anonymous.
+        const ANON = 1 << 12;
+        /// In the swap cache.
+        const SWAPCACHE = 1 << 13;
+        /// To be written to swap, if it has to go.
+        const SWAPBACKED = 1 << 14;
         /// The first page of an allocated block of several.
         const COMPOUND_HEAD = 1 << 15;
         /// One of its other pages.
         const COMPOUND_TAIL = 1 << 16;
+        /// Not to be reclaimed.
+        const UNEVICTABLE = 1 << 18;
         /// Found bad.
         const HWPOISON = 1 << 19;
         /// Not RAM.
         const NOPAGE = 1 << 20;
+        /// In a large page.
+        const THP = 1 << 22;
         /// Taken out of use, or lent to the host.
         const OFFLINE = 1 << 23;
         /// RAM that never came to the buddy.
         const RESERVED = 1 << 32;
+        /// Locked into memory.
+        const MLOCKED = 1 << 33;
         /// A driver's page that can be moved. Not one of Linux's bits.
         const MOVABLE_OPS = 1 << 56;
     }
@@ -48,6 +74,29 @@ bitflags! {
 const FRAMES: usize = 6;
 /// Characters of a full line of base64.
 const LINE: usize = FRAMES * 8 / 3 * 4;
+
+/// What is known of a mapped or cached page, in these terms.
+fn of_lru(flags: LruFlags) -> KPageFlags {
+    let known = [
+        (LruFlags::FAILED, KPageFlags::ERROR),
+        (LruFlags::REFERENCED, KPageFlags::REFERENCED),
+        (LruFlags::UPTODATE, KPageFlags::UPTODATE),
+        (LruFlags::DIRTY, KPageFlags::DIRTY),
+        (LruFlags::LISTED, KPageFlags::LRU),
+        (LruFlags::ACTIVE, KPageFlags::ACTIVE),
+        (LruFlags::WRITEBACK, KPageFlags::WRITEBACK),
+        (LruFlags::RECLAIM, KPageFlags::RECLAIM),
+        (LruFlags::ANON, KPageFlags::ANON),
+        (LruFlags::SWAPCACHE, KPageFlags::SWAPCACHE),
+        (LruFlags::UNEVICTABLE, KPageFlags::UNEVICTABLE),
+        (LruFlags::MLOCKED, KPageFlags::MLOCKED),
+    ];
+    let set = known.into_iter().filter(|&(flag, _)| flags.contains(flag));
+    let bits = set.fold(KPageFlags::empty(), |bits, (_, bit)| bits | bit);
+    // Swap is where its content would go.
+    let backed = flags.contains(LruFlags::ANON) && !flags.contains(LruFlags::LAZYFREE);
+    bits | if backed { KPageFlags::SWAPBACKED } else { KPageFlags::empty() }
+}
 
 impl<P: Platform> Mm<P> {
     /// What a frame is, in the terms of `/proc/kpageflags`. Needs no lock: a
@@ -86,7 +135,10 @@ impl<P: Platform> Mm<P> {
             }
             PageType::Lru => {
                 let mapped = self.kpagecount(pfn) > 0;
-                KPageFlags::LRU | if mapped { KPageFlags::MMAP } else { KPageFlags::empty() }
+                let flags = if mapped { KPageFlags::MMAP } else { KPageFlags::empty() };
+                let large = word.order() == PAGEBLOCK_ORDER;
+                let large = if large { KPageFlags::THP } else { KPageFlags::empty() };
+                flags | large | of_lru(word.lru())
             }
         };
         if word.order().0 > 0 {

@@ -43,10 +43,10 @@ impl<P: Platform> Mm<P> {
         freed
     }
 
-    /// Calls `f` for each number that a cache can have, until it says false.
+    /// Calls `f` for each number that a cache may have, until it says false.
     /// Interrupts get in between any two.
     fn each_cache_index(&self, mut f: impl FnMut(u16) -> bool) {
-        for index in 0..super::MAX_CACHES as u16 {
+        for index in 0..self.slab.used_slots() {
             if !f(index) {
                 return;
             }

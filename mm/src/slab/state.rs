@@ -59,6 +59,8 @@ pub(crate) const UP: u8 = 2;
 /// All that the slab layer keeps in the manager.
 pub(crate) struct SlabState {
     pub(crate) slots: BootSlice<Slot>,
+    /// Numbers from here on have never been had.
+    used_slots: AtomicU16,
     cpus: BootSlice<CpuCell<CpuArrays>>,
     /// By CPU: the node whose lists serve it, from [`set_home`](Self::set_home)
     /// on always the same, so that all objects in its arrays are of one node.
@@ -83,6 +85,7 @@ impl SlabState {
         let cpus = usize::from(platform.cpus());
         Some(Self {
             slots: BootSlice::new(platform, early, "caches", MAX_CACHES, |_| Slot::default())?,
+            used_slots: AtomicU16::new(0),
             cpus: BootSlice::new(platform, early, "slab arrays", cpus, |_| {
                 CpuCell::new(CpuArrays::new())
             })?,
@@ -170,6 +173,11 @@ impl SlabState {
         self.cache(cpu, index).filter(|cache| cache.index == index)
     }
 
+    /// How many numbers have to be looked at to see all caches.
+    pub(crate) fn used_slots(&self) -> u16 {
+        self.used_slots.load(Relaxed)
+    }
+
     /// All caches.
     pub(crate) fn caches<'c, P: Platform>(
         &self,
@@ -200,6 +208,7 @@ impl SlabState {
     pub(crate) fn enter(&self, index: u16, cache: *mut Cache) -> CacheId {
         let slot = &self.slots[usize::from(index)];
         slot.taken.store(true, Relaxed);
+        self.used_slots.fetch_max(index + 1, Relaxed);
         slot.cache.store(cache, Release);
         let generation = NonZeroU32::MIN | slot.generation.load(Relaxed);
         slot.generation.store(generation.get(), Release);
