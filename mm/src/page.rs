@@ -84,7 +84,8 @@ bitflags! {
         const LOCKED = 1 << 9;
         /// Isolated for migration: off its owner's lists.
         const ISOLATED = 1 << 10;
-        /// The host knows that this free block is unused.
+        /// The host knows that this free block is unused; of a Held block, that
+        /// it may do as it likes with it for good.
         const REPORTED = 1 << 11;
         /// Came from below the watermarks by right of the reserves.
         const PFMEMALLOC = 1 << 12;

@@ -35,7 +35,7 @@ cache.NAME.FACT     active_objs num_objs active_slabs num_slabs objperslab pages
                     reserve_objs objsize shared_avail alien_avail
 fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
-                    spent_budgets known_pages, of what the host was told
+                    spent_budgets lost_pages known_pages, of what the host was told
 balloon.FACT        pages target isolated: lent to the host, wanted by it, being moved
 host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
 bad.FACT            pages out: bad frames, and those out of use

@@ -20,6 +20,9 @@ use quarry_kernel::sched::Name;
 
 type Driver = VirtioBalloon<Link, &'static Events, DeviceMemory, Machine>;
 
+/// How often a device is looked at that could not be shut off (ms).
+const LOOK_AGAIN_MS: u64 = 10_000;
+
 /// The pages that the host has.
 static BALLOON: Balloon<Machine> = Balloon::new();
 /// The device: the first one that works.
@@ -113,5 +116,13 @@ fn serve(device: &'static Driver, mut service: Service<DeviceMemory>) {
     workers::round(|| {
         mm.report_unregister();
         service.end(device, &BALLOON);
+    });
+    // What it could not be kept from is worth waiting for.
+    while !device.device().look_again() {
+        task::sleep(LOOK_AGAIN_MS);
+    }
+    workers::round(|| {
+        mm.report_recover();
+        BALLOON.recover(mm);
     });
 }

@@ -15,7 +15,7 @@ mod walk;
 use crate::gfp::Gfp;
 use crate::memmap::BlockInfo;
 use crate::mm::Mm;
-use crate::page::PageType;
+use crate::page::{HeadWord, PageType};
 use crate::platform::Platform;
 use crate::sync::may_wait;
 use crate::types::{Order, Pfn, PfnRange};
@@ -194,7 +194,8 @@ impl<P: Platform> Mm<P> {
     }
 
     fn is_held(&self, pfn: Pfn) -> bool {
-        self.map.head_of(pfn).is_some_and(|(_, word)| word.ty() == PageType::Held)
+        let held = |word: HeadWord| word.ty() == PageType::Held && !word.is_lost();
+        self.map.head_of(pfn).is_some_and(|(_, word)| held(word))
     }
 
     /// The zone that all of `range` lies in.

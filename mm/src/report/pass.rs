@@ -64,7 +64,7 @@ impl<P: Platform> Pass<'_, P> {
                     let line = format_args!("free page reporting: {why}");
                     mm.platform.log(LogLevel::Warn, line);
                 }
-                if why == ReportFailed::Gone && mm.forget_report_device() {
+                if why != ReportFailed::Refused && mm.forget_report_device() {
                     let line = format_args!("free page reporting disabled");
                     mm.platform.log(LogLevel::Info, line);
                 }
@@ -129,7 +129,12 @@ impl<P: Platform> Pass<'_, P> {
             return Err(Ended::Unwanted);
         }
         let (blocks, pages) = (batch.blocks().len() as u64, batch.pages());
-        self.device.report(batch.blocks()).map_err(Ended::Failed)?;
+        if let Err(why) = self.device.report(batch.blocks()) {
+            if why == ReportFailed::Lost {
+                batch.lose();
+            }
+            return Err(Ended::Failed(why));
+        }
         batch.put_back(true);
         self.mm.report.failing.store(false, Relaxed);
         let counters = &self.mm.report.counters;
