@@ -35,7 +35,7 @@ impl<P: Platform> Mm<P> {
     ) -> Evacuation {
         debug_assert!(isolated.covers(range));
         let node = isolated.zone().node;
-        let mode = if gfp.can_block() { MigrateMode::Sync } else { MigrateMode::Async };
+        let mode = if gfp.can_block() { MigrateMode::Sync } else { MigrateMode::Atomic };
         let mut list = PageList::new();
         for (pfn, word) in heads(&self.map, range) {
             if Kind::of(word.ty()) != Kind::Movable {

@@ -78,7 +78,7 @@ impl<P: Platform> Mm<P> {
                     list.push_front(&self.map, src);
                     break;
                 };
-                let patient = pass >= PATIENT_PASS && mode != MigrateMode::Async;
+                let patient = pass >= PATIENT_PASS && mode > MigrateMode::Async;
                 match self.migrate_page(dst, src, order, mode, patient, &mut emptied) {
                     Ok(used) => {
                         result.moved += order.pages() as u32;

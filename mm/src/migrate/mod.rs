@@ -40,7 +40,10 @@ use crate::types::{Order, PAGE_SIZE, Pfn};
 /// How long migration may wait.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum MigrateMode {
-    /// Not at all.
+    /// Not at all: the caller may be where nobody can.
+    Atomic,
+    /// For no lock that another has. A driver may wait for the answer of its
+    /// device, if that comes at once.
     Async,
     /// For locks, but not for input or output.
     SyncLight,
