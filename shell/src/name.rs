@@ -14,8 +14,10 @@ pub(crate) struct Name {
 }
 
 /// First words of facts, which a group of that name would hide.
-const RESERVED: [&str; 9] =
-    ["zone", "buddy", "blocks", "vmstat", "cache", "fault", "report", "host", "balloon"];
+const RESERVED: [&str; 11] = [
+    "zone", "buddy", "blocks", "vmstat", "cache", "fault", "report", "host", "balloon", "plug",
+    "bad",
+];
 
 impl Name {
     pub(crate) const NONE: Self = Self { len: 0, bytes: [0; NAME_MAX] };

@@ -9,7 +9,7 @@ use crate::memory;
 use crate::platform::Machine;
 use crate::task::{self, Rights};
 use crate::workers::{self, Held};
-use ::shell::{Errno, Error, World};
+use ::shell::{Errno, Error, Plugged, World};
 use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
@@ -99,6 +99,10 @@ impl World for Kernel {
 
     fn balloon_target(&self) -> Option<u64> {
         drivers::balloon::target()
+    }
+
+    fn plugged(&self) -> Option<Plugged> {
+        virtio_mem::plugged()
     }
 
     fn print(&mut self, text: fmt::Arguments<'_>) {

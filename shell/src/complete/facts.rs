@@ -112,6 +112,9 @@ impl<W: World> Lab<W> {
             ("balloon", _) if self.world().balloon().is_some() => {
                 after.say_all(&["pages", "target", "isolated"]);
             }
+            ("plug", _) if self.world().plugged().is_some() => {
+                after.say_all(&["plugged", "requested", "most"]);
+            }
             ("host", _) => after.say_all(self.world().host_facts()),
             ("cache", _) => on.mm.caches().for_each(|cache| after.say(&[cache.name(), "."])),
             (_, Some(("cache", _))) => after.say_all(&OF_CACHE),
@@ -124,6 +127,9 @@ impl<W: World> Lab<W> {
         after.say_all(&["vmstat.", "cache.", "fault.", "report.", "host.", "bad."]);
         if self.world().balloon().is_some() {
             after.say(&["balloon."]);
+        }
+        if self.world().plugged().is_some() {
+            after.say(&["plug."]);
         }
         if on.mm.nodes() > 1 {
             // Node 0 is what is meant without.
