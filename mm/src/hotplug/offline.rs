@@ -90,10 +90,13 @@ impl<P: Platform> Mm<P> {
 
     /// Makes room for what has to move out of `range`, zone by zone.
     fn make_room_for_all_but(&self, range: PfnRange) -> Result<(), HotplugError> {
+        // All of it before anything of it is looked at.
+        for (run, index) in runs(&self.map, range, in_use) {
+            self.populate(&self.zones[index], run);
+        }
         let mut last = None;
         for (run, index) in runs(&self.map, range, in_use) {
             let zone = &self.zones[index];
-            self.populate(zone, run);
             if last == Some(index) {
                 continue;
             }
