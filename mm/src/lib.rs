@@ -55,6 +55,7 @@ pub mod steps;
 pub mod sync;
 mod table;
 pub mod types;
+mod walkers;
 pub mod watermark;
 pub mod zone;
 mod zonelist;

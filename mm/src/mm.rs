@@ -22,6 +22,7 @@ use crate::sync::{
     AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed,
 };
 use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, ZoneKind};
+use crate::walkers::Walkers;
 use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::NO_ZONE;
@@ -96,6 +97,7 @@ pub struct Mm<P: Platform> {
     pub(crate) slab: SlabState,
     pub(crate) faults: Faults,
     pub(crate) bad: BadPages,
+    pub(crate) walkers: Walkers,
     pub(crate) report: Reporting,
     pub(crate) hotplug: Hotplug,
 }

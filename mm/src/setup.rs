@@ -30,6 +30,7 @@ use crate::sync::{AtomicU8, AtomicU16, CpuCell, Ordering::Relaxed};
 use crate::types::{
     CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind,
 };
+use crate::walkers::Walkers;
 use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::{self, FallbackOrder, NodeSet, fallback_orders};
@@ -204,6 +205,7 @@ impl<P: Platform> Mm<P> {
             slab,
             faults: Faults::default(),
             bad: BadPages::new(),
+            walkers: Walkers::default(),
             report: Reporting::default(),
             hotplug: Hotplug::new(config),
         };

@@ -213,6 +213,8 @@ impl<P: Platform> Mm<P> {
         // Whoever saw the block while it was known and holds a token for as long
         // as he relies on that is through after this.
         Cpu::on_each(&self.platform, &|_| ());
+        // Those who hold nothing say so.
+        self.await_walkers();
         self.unback_block(block);
         self.withdraw(block);
     }

@@ -23,6 +23,7 @@ impl<P: Platform> Mm<P> {
     /// on a running machine.
     pub fn range_use(&self, range: PfnRange) -> RangeUse {
         let mut result = RangeUse::Offline;
+        let _walk = self.look_around();
         for (block, word) in self.map.described_blocks(range) {
             if word.is_offline() || !word.is_known() {
                 continue;
