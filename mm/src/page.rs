@@ -134,6 +134,12 @@ impl HeadWord {
         Self(self.0 | flags.bits())
     }
 
+    /// The same without `flags`.
+    #[must_use]
+    pub(crate) const fn without(self, flags: PageFlags) -> Self {
+        Self(self.0 & !flags.bits())
+    }
+
     /// The type.
     #[inline]
     pub const fn ty(self) -> PageType {
@@ -243,6 +249,21 @@ impl PageDesc {
     /// says; whether they were.
     pub(crate) fn replace_head(&self, seen: HeadWord, word: HeadWord) -> bool {
         self.head.compare_exchange(seen.0, word.0, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Makes an allocated block another sort of allocated block: writes `word`
+    /// and the flags that such a block keeps, those too that somebody sets just
+    /// now. Returns the word that was there. The caller owns the block.
+    #[inline]
+    pub(crate) fn remake(&self, word: HeadWord) -> HeadWord {
+        let mut seen = self.head();
+        loop {
+            let next = word.with(seen.flags() & PageFlags::KEPT);
+            match self.head.compare_exchange(seen.0, next.0, Relaxed, Relaxed) {
+                Ok(_) => return seen,
+                Err(now) => seen = HeadWord(now),
+            }
+        }
     }
 
     /// Sets `flags`, whatever else changes the word meanwhile.

@@ -140,6 +140,16 @@ impl<P: Platform> Mm<P> {
         for piece in pieces(taken, MAX_ORDER) {
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+            // A frame of it may have been found bad since it was taken.
+            if self.has_notes() {
+                for (pfn, order) in natural_blocks(piece) {
+                    self.map.page(pfn).reset(HeadWord::new(PageType::Held, order));
+                }
+                drop(buddy);
+                drop(cpu);
+                self.return_without_bad(piece);
+                continue;
+            }
             for (pfn, order) in natural_blocks(piece) {
                 self.map.page(pfn).clear();
                 buddy.free(pfn, order, Placement::Auto);

@@ -181,8 +181,7 @@ impl<P: Platform> Mm<P> {
         }
         desc.set_owner(owner.0);
         desc.set_index_and_private(index, private);
-        let kept = word.flags() & PageFlags::KEPT;
-        desc.set_head(HeadWord::new(PageType::Movable, page.order).with(kept));
+        desc.remake(HeadWord::new(PageType::Movable, page.order));
         // Until this store nobody can get a reference.
         desc.publish(1);
         Ok(())

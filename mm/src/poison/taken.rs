@@ -41,6 +41,15 @@ impl<P: Platform> Mm<P> {
     #[cold]
     #[inline(never)]
     pub(crate) fn free_without_bad(&self, block: PfnRange) {
+        self.return_without_bad(block);
+        let cpu = self.enter();
+        self.count_freed(self.zone_at(block.start), block.pages(), &cpu);
+    }
+
+    /// As [`free_without_bad`](Self::free_without_bad), of what was never counted
+    /// as allocated.
+    #[cold]
+    pub(crate) fn return_without_bad(&self, block: PfnRange) {
         let mut bad = [Pfn(0); MAX_NOTED];
         let bad = self.claim_notes(block, &mut bad);
         let ends = bad.iter().copied().chain([block.end]);
@@ -66,7 +75,6 @@ impl<P: Platform> Mm<P> {
         }
         zone.managed.fetch_sub(bad.len() as u64, Relaxed);
         drop(buddy);
-        self.count_freed(zone, block.pages(), &cpu);
         drop(cpu);
         if !bad.is_empty() {
             self.enlist(bad);
@@ -77,7 +85,8 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Whether some frame is noted: whoever frees what carries no mark has to
-    /// look for it.
+    /// look for it, with the lock of the zone held under which he has made its
+    /// heads Held.
     #[inline]
     pub(crate) fn has_notes(&self) -> bool {
         self.bad.noted.load(Relaxed) > 0

@@ -29,6 +29,7 @@ mod deferred;
 mod mailbox;
 mod movable;
 mod pages;
+mod poison;
 mod report;
 mod reserve;
 mod run;
