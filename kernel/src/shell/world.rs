@@ -5,6 +5,7 @@ use super::commands;
 use crate::cmdline;
 use crate::console::{self, input};
 use crate::drivers::{self, virtio_mem};
+use crate::mce;
 use crate::memory;
 use crate::platform::Machine;
 use crate::task::{self, Rights};
@@ -139,6 +140,7 @@ impl World for Kernel {
             "/proc/cmdline" => writeln!(out, "{}", cmdline::get()).map_err(stopped),
             "/proc/iomem" => memory::iomem::write(out).map_err(stopped),
             virtio_mem::FILE => virtio_mem::write(out).map_err(stopped),
+            mce::FILE => mce::write_file(out).map_err(stopped),
             _ => Err(Error::new(Errno::ENOENT, "no such file")),
         }
     }
@@ -151,7 +153,7 @@ impl World for Kernel {
     }
 
     fn files(&self) -> &'static [&'static str] {
-        &["/proc/cmdline", "/proc/iomem", virtio_mem::FILE]
+        &["/proc/cmdline", "/proc/iomem", virtio_mem::FILE, mce::FILE]
     }
 
     fn command(&mut self, words: &[&str]) -> Option<Result<(), Error>> {
