@@ -237,8 +237,12 @@ impl<P: Platform> Mm<P> {
 
     fn reserve_spare(&self, spare: &mut Spare, node: NodeId) -> Result<(), HotplugError> {
         for slot in &mut spare.frames {
-            let request = Request::new(Order(0), Gfp::KERNEL | Gfp::ZERO | Gfp::NOWARN).on(node);
-            let page = self.alloc_pages(request).map_err(|_| HotplugError::NoMemory)?;
+            let gfp = Gfp::KERNEL | Gfp::ZERO | Gfp::NOWARN;
+            let take = |gfp| self.alloc_pages(Request::new(Order(0), gfp).on(node));
+            // Some of them stay for good: in memory that was added before, most of
+            // which is above 4 GiB, they would keep it from leaving.
+            let page = take(gfp | Gfp::DMA32 | Gfp::NORETRY).or_else(|_| take(gfp));
+            let page = page.map_err(|_| HotplugError::NoMemory)?;
             *slot = Some(page.pfn);
         }
         Ok(())
