@@ -322,12 +322,8 @@ fn audit_block(
     count: &mut ZoneCount,
 ) -> Result<(), AuditError> {
     let block = map.block(pfn);
-    auditor.equal(
-        "a pageblock out of use whose pages say so",
-        Some(pfn),
-        u64::from(block.is_offline()),
-        u64::from(map.page(pfn).head().is(PageType::Offline, PAGEBLOCK_ORDER)),
-    )?;
+    let begins = map.page(pfn).head().ty() != PageType::Tail;
+    auditor.holds("a pageblock out of use with a head", pfn, begins || !block.is_offline())?;
     match block.migratetype() {
         MigrateType::Isolate => {
             count.isolated_blocks += 1;
@@ -394,6 +390,15 @@ fn audit_head(
         },
     )?;
     let ty = map.block(pfn).migratetype();
+    // What is bad is out of use in any case.
+    if word.ty() != PageType::Poisoned {
+        auditor.equal(
+            "a page out of use like its pageblock",
+            Some(pfn),
+            u64::from(map.block(pfn).is_offline()),
+            u64::from(word.ty() == PageType::Offline),
+        )?;
+    }
     let mut unmanaged = 0;
     match word.ty() {
         PageType::Buddy => {

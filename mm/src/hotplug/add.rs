@@ -209,6 +209,8 @@ impl<P: Platform> Mm<P> {
     /// Undoes what [`add_block`](Self::add_block) has done. The block is of no
     /// zone.
     fn remove_block(&self, block: PfnRange) {
+        // What was bad of it is nobody's memory now.
+        self.strike_off(block);
         self.map.described_blocks(block).for_each(|(_, word)| word.init_removed());
         // Whoever saw the block while it was known and holds a token for as long
         // as he relies on that is through after this.

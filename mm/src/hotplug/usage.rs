@@ -31,7 +31,8 @@ impl<P: Platform> Mm<P> {
             result = RangeUse::Free;
             // What has no descriptors yet is free.
             let mut heads = heads(&self.map, PfnRange::sized(block, PAGEBLOCK_PAGES));
-            let free = |ty| matches!(ty, PageType::Buddy | PageType::Pcp);
+            // Bad memory that is out of use goes as it is.
+            let free = |ty| matches!(ty, PageType::Buddy | PageType::Pcp | PageType::Poisoned);
             if word.is_populated() && heads.any(|(_, head)| !free(head.ty())) {
                 return RangeUse::Allocated;
             }

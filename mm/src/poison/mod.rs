@@ -1,7 +1,8 @@
 //! Bad memory: a frame that a machine check, or somebody at the prompt, says is
 //! broken is taken out for good (Linux mm/memory-failure.c). What is free goes at
 //! once; what can be moved goes after it was moved; anything else is left where
-//! it is and goes when its owner frees it.
+//! it is and goes when its owner frees it. Once out it stays so, whatever becomes
+//! of the memory around it, until that is no more.
 //!
 //! A frame that is left is *noted*, and the head of its block is marked: a free
 //! on the fast way compares the whole head word and so goes the slow way, which
@@ -27,7 +28,7 @@ use crate::sync::{
     Ordering::{Acquire, Relaxed, Release},
     may_wait,
 };
-use crate::types::{MigrateType, Pfn, PfnRange};
+use crate::types::{MigrateType, Pfn, PfnRange, ZoneKind};
 use crate::zone::Zone;
 use core::fmt;
 
@@ -249,9 +250,6 @@ impl<P: Platform> Mm<P> {
     }
 
     fn take_out(&self, pfn: Pfn) -> Result<Poisoned, PoisonError> {
-        let index = self.map.info(pfn).map(BlockInfo::zone_index).ok_or(PoisonError::NotRam)?;
-        let zone = &self.zones[index];
-        self.populate(zone, PfnRange::sized(pfn, 1));
         let head = |pfn| {
             let _walk = self.look_around();
             self.map.head_of(pfn).map(|(_, word)| word.ty())
@@ -260,14 +258,28 @@ impl<P: Platform> Mm<P> {
             Some(PageType::Hole) => return Err(PoisonError::NotRam),
             Some(PageType::Poisoned) => return Err(PoisonError::Already),
             _ if self.is_noted(pfn) => return Err(PoisonError::Already),
+            _ if self.has_taken(PfnRange::sized(pfn, 1)) => return Err(PoisonError::Already),
             _ => {}
         }
         let mut was = BadPage::Free;
         let (mut attempts, mut stalls) = (0, 0);
         while attempts < ATTEMPTS && stalls < STALLS {
-            if self.take_free(zone, pfn) {
+            // Memory may leave its zone, and join another, at any time.
+            let word = self.map.described(pfn).ok_or(PoisonError::NotRam)?;
+            if !word.is_known() {
+                if self.take_of_no_zone(pfn) {
+                    self.forget_note(pfn);
+                    return Ok(Poisoned { page: BadPage::Offline, recovery: Recovery::Recovered });
+                }
+                attempts += 1;
+                continue;
+            }
+            let zone = &self.zones[word.zone_index()];
+            self.populate(zone, PfnRange::sized(pfn, 1));
+            if let Some(is) = self.take_idle(zone, pfn) {
                 self.forget_note(pfn);
-                return Ok(Poisoned { page: was, recovery: Recovery::Recovered });
+                let page = if was == BadPage::Free { is } else { was };
+                return Ok(Poisoned { page, recovery: Recovery::Recovered });
             }
             let ty = head(pfn);
             if ty == Some(PageType::Poisoned) {
@@ -277,7 +289,7 @@ impl<P: Platform> Mm<P> {
                 return Ok(Poisoned { page: was, recovery: Recovery::Recovered });
             }
             match ty.and_then(BadPage::of) {
-                Some(BadPage::Free) => {}
+                Some(BadPage::Free | BadPage::Offline) => {}
                 Some(page) => {
                     was = page;
                     if let Some(recovery) = self.leave(zone, pfn, page) {
@@ -292,7 +304,9 @@ impl<P: Platform> Mm<P> {
                 }
             }
         }
-        if self.settled_head(zone, pfn).is_some_and(|(_, word)| word.is_bad()) {
+        let zone = self.map.info(pfn).and_then(|word| self.zones.get(word.zone_index()));
+        let settled = zone.and_then(|zone| self.settled_head(zone, pfn));
+        if settled.is_some_and(|(_, word)| word.is_bad()) {
             // Nobody could be moved to move it.
             return Ok(Poisoned { page: was, recovery: Recovery::Delayed });
         }
@@ -304,7 +318,7 @@ impl<P: Platform> Mm<P> {
     /// be done. None: it is to be looked at again.
     fn leave(&self, zone: &Zone, pfn: Pfn, page: BadPage) -> Option<Recovery> {
         let recovery = match page {
-            BadPage::Reserved | BadPage::Offline => Recovery::Ignored,
+            BadPage::Reserved => Recovery::Ignored,
             _ => Recovery::Delayed,
         };
         if !self.note(Note { pfn, page, recovery }) {
@@ -324,7 +338,7 @@ impl<P: Platform> Mm<P> {
             // Whoever has isolated it just now may put it back: try once more.
             Some(BadPage::Movable) => None,
             Some(BadPage::Kernel | BadPage::Slab) => word.is_bad().then_some(recovery),
-            Some(BadPage::Free) | None => None,
+            Some(BadPage::Free | BadPage::Offline) | None => None,
             // Those who free it look at the notes.
             Some(now) => (now == page).then_some(recovery),
         }
@@ -474,8 +488,10 @@ impl<P: Platform> Mm<P> {
         what: fmt::Arguments<'_>,
         out: &mut dyn fmt::Write,
     ) -> fmt::Result {
-        let zone = self.map.info(pfn).and_then(|word| self.zones.get(word.zone_index()));
-        let (node, kind) = zone.map_or((0, "?"), |zone| (zone.node.0, zone.kind.name()));
+        let word = self.map.described(pfn);
+        let node = word.map_or(0, |word| word.node().0);
+        let zone = word.filter(|word| word.is_known()).map(BlockInfo::zone_kind);
+        let kind = zone.map_or("none", ZoneKind::name);
         writeln!(out, "{pfn} node={node} zone={kind} {what}")
     }
 }
