@@ -292,6 +292,11 @@ impl<P: Platform> Mm<P> {
             let ptr = pages.wrapping_add(at as usize * PAGE_SIZE);
             let backed = self.platform.memmap_back(ptr, frames, &mut || spare.take());
             if !backed {
+                // As far as they are there they go, and are freed as a whole.
+                self.platform.memmap_unback(ptr, order.bytes(), &mut |_| ());
+                self.hotplug.map_pages.fetch_sub(order.pages(), Relaxed);
+                let freed = self.free_pages(page);
+                debug_assert!(freed.is_ok(), "not in use yet");
                 self.unback_block(block);
                 return Err(HotplugError::NoMemory);
             }
