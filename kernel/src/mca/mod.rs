@@ -303,7 +303,9 @@ mod tests {
                 seen.borrow_mut().push(msr);
                 registers.borrow()[&msr]
             };
-            let write = |msr, value| drop(registers.borrow_mut().insert(msr, value));
+            let write = |msr, value| {
+                registers.borrow_mut().insert(msr, value);
+            };
             let bank = Bank::take(9, read, write).expect("an error");
             assert_eq!(bank, Bank { status, addr, misc });
             assert_eq!(seen.take().len(), looks, "what means nothing is not read");
