@@ -19,7 +19,7 @@ use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
 use crate::sync::{
-    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed,
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell, Lock, Ordering::Relaxed,
 };
 use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, ZoneKind};
 use crate::walkers::Walkers;
@@ -88,6 +88,8 @@ pub struct Mm<P: Platform> {
     /// By node, then by class: the index of the first zone with pages.
     pub(crate) first_zones: [AtomicU8; MAX_NODES * NR_ZONES],
     pub(crate) tunables: Tunables,
+    /// Whoever computes marks holds it.
+    pub(crate) computing: Lock<()>,
     pub(crate) stats: Stats,
     pub(crate) reports: Reports,
     pub(crate) owners: PageOwner,

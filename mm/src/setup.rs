@@ -26,7 +26,7 @@ use crate::poison::BadPages;
 use crate::report::Reporting;
 use crate::slab::SlabState;
 use crate::stats::Stats;
-use crate::sync::{AtomicU8, AtomicU16, CpuCell, Ordering::Relaxed};
+use crate::sync::{AtomicU8, AtomicU16, CpuCell, Lock, LockRank, Ordering::Relaxed};
 use crate::types::{
     CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind,
 };
@@ -196,6 +196,7 @@ impl<P: Platform> Mm<P> {
             zonelists,
             first_zones: [const { AtomicU8::new(u8::MAX) }; MAX_NODES * NR_ZONES],
             tunables,
+            computing: Lock::new(LockRank::Watermarks, ()),
             stats,
             reports: Reports::default(),
             owners,
@@ -409,6 +410,9 @@ impl<P: Platform> Mm<P> {
     /// Computes marks, lowmem reserves and per-CPU list sizes again, after boot,
     /// a change of a knob, or memory coming or going. Any context.
     pub fn recompute_watermarks(&self) {
+        let cpu = self.enter();
+        // Whoever comes last has seen all that has changed.
+        let _computing = self.computing.lock(&cpu);
         self.note_first_zones();
         let t = &self.tunables;
         let lowmem_pages: u64 =
@@ -423,7 +427,6 @@ impl<P: Platform> Mm<P> {
         let scale = t.scale_factor.load(Relaxed);
         let fraction = u64::from(t.pcp_high_fraction.load(Relaxed));
         let ratio = [0, 1, 2, 3].map(|i: usize| t.lowmem_ratio[i].load(Relaxed));
-        let cpu = self.enter();
         for node in 0..self.nodes() {
             let zones = &(*self.zones)[node * NR_ZONES..(node + 1) * NR_ZONES];
             let managed = [0, 1, 2, 3].map(|i: usize| zones[i].managed());

@@ -293,7 +293,8 @@ impl<P: Platform> Mm<P> {
             Due::In(ms) => Some(ms),
             Due::Now => match self.begin_pass() {
                 Ok(pass) => pass.run().then_some(policy::DELAY_MS),
-                // Asked for, but not to be had: whoever changes that asks again.
+                // Asked for, but not to be had: whoever changes that asks again,
+                // and a pass that is on its way sees to what it was asked for.
                 Err(_) => None,
             },
         }

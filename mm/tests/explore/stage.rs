@@ -77,6 +77,16 @@ impl Stage {
         self.machine.take_log();
     }
 
+    /// Lets time pass.
+    pub(crate) fn advance_ms(&self, ms: u64) {
+        self.machine.advance_ms(ms);
+    }
+
+    /// The workers that were woken since this was asked last.
+    pub(crate) fn take_woken(&self) -> Vec<Worker> {
+        self.machine.take_woken()
+    }
+
     fn token(&self, cpu: CpuId) -> &Token {
         &self.tokens[usize::from(cpu.0)]
     }
