@@ -160,10 +160,16 @@ struct Note {
     recovery: Recovery,
 }
 
+/// In place of a frame's number: of none.
+const NOBODY: u64 = u64::MAX;
+
 /// All bad frames.
 pub(crate) struct BadPages {
     /// Somebody is at it: one at a time.
     busy: AtomicBool,
+    /// The frame that somebody is at, who tells of it; [`NOBODY`] if there is
+    /// none, or if its owner has freed it meanwhile.
+    subject: AtomicU64,
     lists: Lock<Lists>,
     taken: AtomicU64,
     noted: AtomicU32,
@@ -180,6 +186,7 @@ impl BadPages {
         let lists = Lists { taken: PageList::new(), notes: [None; MAX_NOTED] };
         Self {
             busy: AtomicBool::new(false),
+            subject: AtomicU64::new(NOBODY),
             lists: Lock::new(LockRank::Leaf, lists),
             taken: AtomicU64::new(0),
             noted: AtomicU32::new(0),
@@ -211,10 +218,16 @@ impl<P: Platform> Mm<P> {
     /// See [`PoisonError`]; nothing has changed then.
     pub fn poison_page(&self, pfn: Pfn) -> Result<Poisoned, PoisonError> {
         let _gate = self.bad_gate();
+        self.bad.subject.store(pfn.0, Relaxed);
         let result = self.take_out(pfn);
+        let freed = self.bad.subject.swap(NOBODY, Relaxed) != pfn.0;
         match result {
             Ok(done) => self.log_bad(pfn, format_args!("recovery action for {done}")),
             Err(why) => self.log_bad(pfn, format_args!("{why}")),
+        }
+        let told = result.is_ok_and(|done| done.recovery == Recovery::Recovered);
+        if freed && !told {
+            self.log_freed(pfn);
         }
         result
     }
@@ -442,6 +455,10 @@ impl<P: Platform> Mm<P> {
                 return;
             }
         }
+    }
+
+    fn log_freed(&self, pfn: Pfn) {
+        self.log_bad(pfn, format_args!("recovery action for freed page: Recovered"));
     }
 
     fn log_bad(&self, pfn: Pfn, what: fmt::Arguments<'_>) {

@@ -1,7 +1,7 @@
 //! Bad frames that go out of use: cut out of a free block, or left out when the
 //! block that they are in is freed. May call: `buddy`, `free`, `cma`.
 
-use super::{BadPage, MAX_NOTED, Recovery};
+use super::{BadPage, MAX_NOTED, NOBODY, Recovery};
 use crate::audit::{AuditError, Auditor};
 use crate::buddy::{Buddy, Placement};
 use crate::memmap::natural_blocks;
@@ -87,7 +87,11 @@ impl<P: Platform> Mm<P> {
         }
         self.enlist(frames);
         for &pfn in frames {
-            self.log_bad(pfn, format_args!("recovery action for freed page: Recovered"));
+            // One event, one line: whoever has it freed tells of it.
+            let subject = &self.bad.subject;
+            if subject.compare_exchange(pfn.0, NOBODY, Relaxed, Relaxed).is_err() {
+                self.log_freed(pfn);
+            }
         }
     }
 
