@@ -24,8 +24,8 @@ type Guest = Mm<Machine>;
 
 /// RAM of the machine, four memory blocks.
 const MIB: u64 = 512;
-/// The memory blocks that go out of use and come back. What goes bad lies
-/// elsewhere.
+/// The memory blocks that go out of use and come back, frames that go bad in
+/// them or not.
 const COMES_AND_GOES: PfnRange =
     PfnRange::new(Pfn(MEMORY_BLOCK_PAGES), Pfn(3 * MEMORY_BLOCK_PAGES));
 /// What one does in a round.
@@ -279,9 +279,6 @@ impl Storm {
             return;
         }
         let pfn = Pfn(rng.below(self.mm.map().end().0));
-        if COMES_AND_GOES.contains(pfn) {
-            return;
-        }
         match self.mm.poison_page(pfn) {
             Ok(_) => {
                 assert!(bad.insert(pfn));
