@@ -267,6 +267,9 @@ impl<P: Platform> Mm<P> {
             let _walk = self.look_around();
             self.map.head_of(pfn).map(|(_, word)| word.ty())
         };
+        if pfn >= self.map.end() {
+            return Err(PoisonError::NotRam);
+        }
         match head(pfn) {
             Some(PageType::Hole) => return Err(PoisonError::NotRam),
             Some(PageType::Poisoned) => return Err(PoisonError::Already),

@@ -142,7 +142,7 @@ impl<P: Platform> Mm<P> {
     /// out of use like all around it.
     pub(super) fn return_taken(&self, pfn: Pfn) -> bool {
         let _gate = self.hotplug_gate();
-        if self.strike_off(PfnRange::sized(pfn, 1)) == 0 {
+        if pfn >= self.map.end() || self.strike_off(PfnRange::sized(pfn, 1)) == 0 {
             return false;
         }
         let Some(word) = self.map.described(pfn) else { return false };
