@@ -223,6 +223,9 @@ fn boot(options: &RunOptions) -> Result<u8> {
     let limit = options.time_limit();
     let ran = run::run(qemu::QEMU, &args, !options.exits(), limit, io::stdout(), log)?;
     let mut outcome = Outcome::judge(ran.end, ran.seen.report);
+    if !options.exits() {
+        outcome = outcome.at_prompt(&ran.seen.last_line);
+    }
     if script.is_some() || ran.seen.lab.is_some() {
         outcome = outcome.with_script(ran.seen.lab);
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 /// Build Quarry and boot it in QEMU, the serial line on this terminal.
 ///
-/// Exit status: 0 all self-tests passed, and the lab script if one was given; 1
-/// one failed, the kernel crashed or never finished its report; 2 wrong usage;
-/// 124 timed out.
+/// Exit status: 0 all self-tests passed, and the lab script if one was given, or
+/// none failed and `poweroff` was said at the prompt; 1 one failed, the kernel
+/// crashed or never finished its report, or QEMU was left in another way; 2
+/// wrong usage; 124 timed out.
 #[derive(Parser, Debug)]
 #[command(name = "quarry", version, args_override_self = true)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -7,6 +7,8 @@ use std::fmt;
 const QEMU_PASSED: i32 = 33;
 /// QEMU's status after the kernel wrote "failed".
 const QEMU_FAILED: i32 = 35;
+/// What the kernel says last before it switches the machine off.
+const POWER_DOWN: &str = "reboot: Power down";
 
 /// How QEMU ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +52,9 @@ impl Report {
 pub enum Outcome {
     /// All self-tests passed and the kernel said so by the exit device.
     Passed(Report),
+    /// No self-test failed, if any were made, and whoever was at the prompt
+    /// switched the machine off.
+    PoweredOff,
     /// One failed, or the kernel crashed or never finished its report.
     Failed(Reason),
     /// Time was up.
@@ -89,6 +94,21 @@ impl Outcome {
         }
     }
 
+    /// The same of a run that was to stay at its prompt, whose last line was
+    /// `last`. QEMU's status says nothing by itself: it ends with 0 after a
+    /// triple fault, too.
+    #[must_use]
+    pub fn at_prompt(self, last: &str) -> Self {
+        match self {
+            Self::Failed(Reason::Left(End::Exited(0), report))
+                if last.ends_with(POWER_DOWN) && report.is_none_or(|report| report.fail == 0) =>
+            {
+                Self::PoweredOff
+            }
+            _ => self,
+        }
+    }
+
     /// The same of a run that was given a lab script, of which `verdict` is all
     /// that was heard. A script that fails makes the kernel leave as failed.
     #[must_use]
@@ -106,7 +126,7 @@ impl Outcome {
     /// The exit status for it.
     pub const fn status(&self) -> u8 {
         match self {
-            Self::Passed(_) => 0,
+            Self::Passed(_) | Self::PoweredOff => 0,
             Self::Failed(_) => 1,
             Self::TimedOut => 124,
         }
@@ -119,6 +139,7 @@ impl fmt::Display for Outcome {
             Self::Passed(report) => {
                 write!(f, "all self-tests passed ({}, {} skipped)", report.pass, report.skip)
             }
+            Self::PoweredOff => write!(f, "the machine was switched off"),
             Self::Failed(Reason::Tests(report)) => {
                 write!(f, "{} self-tests failed, {} passed", report.fail, report.pass)
             }
@@ -164,6 +185,20 @@ mod tests {
         assert_eq!(Outcome::judge(End::Exited(33), Some(BAD)).status(), 1);
         assert_eq!(Outcome::judge(End::Exited(35), Some(GOOD)), Outcome::Failed(Reason::Crashed));
         assert_eq!(Outcome::judge(End::Exited(35), Some(BAD)), Outcome::Failed(Reason::Tests(BAD)));
+    }
+
+    #[test]
+    fn a_machine_that_is_switched_off_at_its_prompt_is_0() {
+        let judge = |status, report, last| {
+            Outcome::judge(End::Exited(status), report).at_prompt(last).status()
+        };
+        let last = "[   12.345678] reboot: Power down";
+        assert_eq!((judge(0, None, last), judge(0, Some(GOOD), last)), (0, 0));
+        assert_eq!((judge(0, Some(BAD), last), judge(1, None, last)), (1, 1));
+        for other in ["quarry> ", "Error: a double fault", ""] {
+            assert_eq!(judge(0, None, other), 1, "{other}");
+        }
+        assert_eq!(judge(33, None, last), 1);
     }
 
     #[test]

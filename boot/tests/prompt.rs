@@ -7,8 +7,10 @@ use boot::collect::session::Session;
 use boot::image;
 use boot::options::{Cli, Firmware};
 use boot::qemu;
+use boot::qmp::Qmp;
 use boot::run::Guest;
 use clap::Parser;
+use serde_json::json;
 use std::time::Duration;
 
 /// A machine that takes longer hangs.
@@ -18,12 +20,18 @@ const GOES: Duration = Duration::from_secs(30);
 
 /// Boots with `options` of `quarry run` and waits for the prompt.
 fn boot(options: &[&str]) -> (Session, Guest) {
+    boot_with(options, &[])
+}
+
+/// As [`boot`], with more for QEMU.
+fn boot_with(options: &[&str], qemu_options: &[String]) -> (Session, Guest) {
     let options = Cli::try_parse_from([&["quarry"], options].concat()).unwrap().run;
     let workspace = Workspace::find().unwrap();
     let dir = workspace.target().join("run");
     image::make(&workspace, &dir, Build::Release, &[Firmware::Bios], "").unwrap();
     let disk = image::image_path(&dir, Firmware::Bios);
-    let args = qemu::arguments(&options, &disk, None, None);
+    let mut args = qemu::arguments(&options, &disk, None, None);
+    args.extend(qemu_options.iter().map(Into::into));
     let (guest, input, output) = Guest::start(qemu::QEMU, &args).unwrap();
     let mut session = Session::new(input, output, LIMIT);
     session.log_in(false).unwrap();
@@ -84,6 +92,51 @@ fn somebody_types() {
     say(b"audit\r", "audit: ok (");
 
     // ACPI switches it off, which QEMU calls success; its exit device would not.
+    at.farewell("poweroff");
+    assert_eq!(guest.status(GOES).unwrap(), Some(0));
+}
+
+/// What the kernel has to say while somebody types stands above the line, which
+/// is shown again, without a key being hit.
+#[test]
+#[ignore = "boots a machine"]
+fn the_log_speaks_while_somebody_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("qmp");
+    let more = [
+        "-m 512M,slots=1,maxmem=1G -object memory-backend-ram,id=more,size=256M",
+        "-device virtio-mem-pci,id=vm0,memdev=more,requested-size=0 -qmp",
+    ];
+    let mut more: Vec<String> = more.join(" ").split(' ').map(String::from).collect();
+    more.push(format!("unix:{},server=on,wait=off", socket.display()));
+    let (mut at, mut guest) = boot_with(
+        &["--machine", "q35", "--append", "selftest=off memhp_default_state=online"],
+        &more,
+    );
+    let mut monitor = Qmp::connect(&socket).unwrap();
+    let mut plug = |at: &mut Session, mib: u64, shown: &str| {
+        let from = at.transcript().len();
+        let size = mib << 20;
+        let set = json!({ "path": "/machine/peripheral/vm0", "property": "requested-size", "value": size });
+        monitor.ask("qom-set", &set).unwrap();
+        at.keys(b"", shown).unwrap();
+        let said = String::from_utf8_lossy(&at.transcript()[from..]).into_owned();
+        // What stood there has made room: each line of the log begins in the
+        // first column, where nothing else is left.
+        assert!(said.contains(&format!("requested size: {size:#x}\r\n")), "{said:?}");
+        for line in said.split("\r\n") {
+            let seen = line.rsplit('\r').next().unwrap_or_default();
+            assert!(seen.starts_with('[') || seen.starts_with("quarry> "), "{line:?}");
+        }
+    };
+    plug(&mut at, 2, "\r\nquarry> ");
+    at.keys(b"alloc gr", "alloc gr").unwrap();
+    plug(&mut at, 4, "\r\nquarry> alloc gr");
+    // The cursor is where it was, in the middle; and all of it is one line.
+    at.keys(b"p 0 ATOMIC\x1b[D\x1b[D", "\x08").unwrap();
+    plug(&mut at, 6, "\r\nquarry> alloc grp 0 ATOMIC\x08\x08");
+    at.keys(b"\r", "-> grp: 1 x order 0").unwrap();
+    at.keys(b"audit\r", "audit: ok (").unwrap();
     at.farewell("poweroff");
     assert_eq!(guest.status(GOES).unwrap(), Some(0));
 }

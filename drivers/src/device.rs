@@ -307,6 +307,22 @@ impl<T: Link, E: Env> Device<T, E> {
         matches!(self.state(), State::Stopped | State::Quiet)
     }
 
+    /// Whether the device has no access to memory, after another look at one that
+    /// could not be shut off: it may have been reset at last, or be gone.
+    /// Interrupts on, no lock held.
+    pub fn look_again(&self) -> bool {
+        if self.state() == State::Loose {
+            let status = self.status();
+            // Its status was not 0 when it was last told to reset itself.
+            let ended = status.is_empty() || status.bits() == u32::from(u8::MAX);
+            if self.with(Link::cut_off) || ended {
+                self.leave(State::Quiet);
+                self.env.log(LogLevel::Info, format_args!("{self} is quiet at last"));
+            }
+        }
+        self.is_quiet()
+    }
+
     /// What was wrong with the device first, if it was declared broken.
     pub fn fault(&self) -> Option<Fault> {
         self.fault.get().copied()

@@ -7,6 +7,9 @@ use crate::{Coherent, Device, Env, Error, Fault, Link, Memory, Queue};
 use core::fmt;
 use virtio_drivers::PAGE_SIZE;
 
+/// How long a request for bytes may take (ms): a device may give one at a time.
+pub const FILL_MS: u64 = 4 * ANSWER_MS;
+
 /// An entropy device.
 pub struct Entropy<T: Link, E: Env, H: Memory> {
     device: Device<T, E>,
@@ -48,16 +51,24 @@ impl<T: Link, E: Env, H: Memory> Entropy<T, E, H> {
         &self.device
     }
 
-    /// Fills `bytes`, as the device gives them: some at a time.
+    /// Fills `bytes`, as the device gives them: some at a time, within
+    /// [`FILL_MS`].
     ///
     /// # Errors
     ///
     /// [`Error::Broken`]; what was filled by then is no better than nothing.
     pub fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
         let mut rest = bytes;
+        let until = self.device.env().now_ms().saturating_add(FILL_MS);
         while !rest.is_empty() {
             let want = rest.len().min(PAGE_SIZE) as u32;
-            let got = self.queue.receive(&self.device, &mut self.page, want, ANSWER_MS)?;
+            let left = until.saturating_sub(self.device.env().now_ms());
+            if left == 0 {
+                let fault = Fault::NoAnswer { queue: self.queue.index(), ms: FILL_MS };
+                return Err(self.device.shut_off(fault));
+            }
+            let limit = left.min(ANSWER_MS);
+            let got = self.queue.receive(&self.device, &mut self.page, want, limit)?;
             if got == 0 {
                 return Err(self.device.shut_off(Fault::Nonsense("gives back an empty buffer")));
             }

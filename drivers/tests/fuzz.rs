@@ -3,7 +3,7 @@
 
 use drivers::entropy::Entropy;
 use drivers::model::{self, Board, Chain, HostMemory, Script, dma_pages};
-use drivers::pci::{ConfigRegionAccess, Function, HeaderType, PciAddress};
+use drivers::pci::{ConfigRegionAccess, Function, HeaderType, PciAddress, Slot, Wish};
 use drivers::virtio_pci::{Layout, Part, PciLink, Vectors};
 use drivers::{Buffer, Coherent, Device, DeviceType, Env, Error, Fault, Mmio, Queue, Token};
 use mm::platform::LogLevel;
@@ -367,5 +367,40 @@ proptest! {
         dice.stop();
         prop_assert!(!handle.with(|board| board.has_memory()));
         prop_assert_eq!(dma_pages(), before);
+    }
+}
+
+proptest! {
+    /// Slots whose words are anything: looks and commands end, whatever is said.
+    #[test]
+    fn slots_of_any_port(words in words(), looks in 1..40_u64) {
+        let at = AtomicU64::new(0);
+        let noise = NoiseSpace(Noise { words: &words, at: &at, bytes: 256 });
+        let address = PciAddress::new(0, 0, 3, 0);
+        let function = Function {
+            address,
+            vendor: 0x1b36,
+            device: 0xc,
+            class: 0x06_0400,
+            revision: 0,
+            header: HeaderType::PciPciBridge,
+            pin: 1,
+            line: 11,
+        };
+        let mut ms = 0;
+        let pause = &mut |step| ms += step;
+        let windows = drivers::pci::windows(&noise, address);
+        prop_assert!(windows.iter().all(|it| it.next <= it.end && it.end <= 1 << 52));
+        if let Some(mut slot) = Slot::find(&noise, &function) {
+            for now in 0..looks {
+                match slot.look(&noise, now * 1000, &mut |_| ()) {
+                    Some(Wish::Attach) => drop(slot.power_on(&noise, pause, &mut |_| ())),
+                    Some(Wish::Detach) => slot.power_off(&noise, pause),
+                    Some(Wish::Gone) | None => {}
+                }
+                prop_assert!(slot.bus(&noise) != Some(0));
+            }
+        }
+        prop_assert!(ms <= looks * 4500, "{} ms", ms);
     }
 }

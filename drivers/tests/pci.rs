@@ -352,3 +352,38 @@ proptest! {
         }
     }
 }
+
+/// QEMU's expander bridges: what is behind them, no bridge leads to.
+#[test]
+fn other_root_buses() {
+    let at = |bus, device| PciAddress::new(0, bus, device, 0);
+    let host = || {
+        let mut space = Space::new(8);
+        space.set(8, 0x0600_0000);
+        space
+    };
+    let port = |behind| {
+        let mut space = Space::new(1);
+        space.bytes[0xe] = 1;
+        space.bytes[0x19] = behind;
+        space
+    };
+    let found = |spaces: &[(PciAddress, Space)]| {
+        let machine = Machine(Mutex::new(spaces.iter().cloned().collect()));
+        let mut found = Vec::new();
+        scan(&machine, 0, (0, 255), &mut |it| found.push(it.address), &mut |_| ());
+        found
+    };
+    let mut spaces = vec![
+        (at(0, 0), host()),
+        (at(0, 2), port(1)),
+        (at(1, 0), Space::qemu()),
+        (at(0x80, 0), port(0x81)),
+        (at(0x81, 0), Space::qemu()),
+        (at(0xff, 31), Space::qemu()),
+    ];
+    assert_eq!(found(&spaces), [at(0, 0), at(0, 2), at(1, 0)], "one host bridge, one root");
+    spaces.push((at(0, 5), host()));
+    let all = [at(0, 0), at(0, 2), at(0, 5), at(1, 0), at(0x80, 0), at(0x81, 0), at(0xff, 31)];
+    assert_eq!(found(&spaces), all);
+}

@@ -10,13 +10,14 @@ use crate::platform::Machine;
 use crate::task::{self, Config, SpawnError, WaitQueue};
 use crate::{crash, smp};
 use core::arch::x86_64::__cpuid;
+use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use mm::Mm;
 use mm::poison::PoisonError;
 use mm::types::CpuId;
 use quarry_kernel::cpuset::CpuSet;
-use quarry_kernel::mca::{Bank, Capabilities, GlobalStatus, Severity};
+use quarry_kernel::mca::{Bank, Capabilities, FIRST_BANK, GlobalStatus, Severity};
 use quarry_kernel::sched::{Name, Priority};
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
@@ -24,7 +25,7 @@ use x86_64::registers::model_specific::Msr;
 const MCG_CAP: u32 = 0x179;
 const MCG_STATUS: u32 = 0x17a;
 const MCG_CTL: u32 = 0x17b;
-const MC0_CTL: u32 = 0x400;
+const MC0_CTL: u32 = FIRST_BANK;
 
 /// How often banks are looked at for errors that were corrected (ms).
 const POLL_MS: u64 = 60_000;
@@ -60,15 +61,29 @@ static LOST: AtomicU32 = AtomicU32::new(0);
 static PENDING: AtomicBool = AtomicBool::new(false);
 static LOGGER: WaitQueue = WaitQueue::new();
 
-/// Severities, as a record numbers them.
-const SEVERITIES: [Severity; 6] = [
-    Severity::Corrected,
-    Severity::Unrelated,
-    Severity::NoAction,
-    Severity::ActionOptional,
-    Severity::ActionRequired,
-    Severity::Fatal,
-];
+/// How the machine stands, for people.
+pub(crate) const FILE: &str = "/sys/kernel/debug/quarry/mce";
+
+/// Errors that were logged, by severity.
+static LOGGED: [AtomicU64; Severity::ALL.len()] =
+    [const { AtomicU64::new(0) }; Severity::ALL.len()];
+/// Looks at all CPUs' banks for errors that were corrected.
+static POLLS: AtomicU64 = AtomicU64::new(0);
+/// Errors for which there was no room, since boot.
+static LOST_ALL: AtomicU64 = AtomicU64::new(0);
+
+/// Writes [`FILE`]: how many errors of each severity were logged, `key value`.
+///
+/// # Errors
+///
+/// `out`'s.
+pub(crate) fn write_file(out: &mut dyn fmt::Write) -> fmt::Result {
+    for (severity, count) in Severity::ALL.iter().zip(&LOGGED) {
+        writeln!(out, "{} {}", severity.key(), count.load(Relaxed))?;
+    }
+    writeln!(out, "lost {}", LOST_ALL.load(Relaxed))?;
+    writeln!(out, "polls {}", POLLS.load(Relaxed))
+}
 
 fn read(msr: u32) -> u64 {
     // SAFETY: a register of the machine check architecture, which this processor
@@ -91,19 +106,7 @@ fn capabilities() -> Option<Capabilities> {
 
 /// What bank `n` says, if there is an error in it; then it is forgotten there.
 fn take(n: u32) -> Option<Bank> {
-    let base = MC0_CTL + 4 * n;
-    let mut bank = Bank { status: read(base + 1), addr: 0, misc: 0 };
-    if !bank.is_valid() {
-        return None;
-    }
-    if bank.has_addr() {
-        bank.addr = read(base + 2);
-    }
-    if bank.has_misc() {
-        bank.misc = read(base + 3);
-    }
-    write(base + 1, 0);
-    Some(bank)
+    Bank::take(n, read, write)
 }
 
 /// Switches machine checks on for this CPU, and keeps what its banks say from
@@ -138,8 +141,7 @@ fn keep(n: u32, bank: Bank, severity: Severity) {
         Some(record) => {
             record.cpu.store(u32::from(percpu::cpu_id().0), Relaxed);
             record.bank.store(n, Relaxed);
-            let number = SEVERITIES.iter().position(|&known| known == severity);
-            record.severity.store(number.unwrap_or(0) as u8, Relaxed);
+            record.severity.store(severity as u8, Relaxed);
             for (slot, word) in record.words.iter().zip([bank.status, bank.addr, bank.misc]) {
                 slot.store(word, Relaxed);
             }
@@ -210,6 +212,7 @@ fn serve(mm: &'static Mm<Machine>) {
         WAITING.iter().for_each(|record| tell(mm, record));
         let lost = LOST.swap(0, Relaxed);
         if lost > 0 {
+            LOST_ALL.fetch_add(lost.into(), Relaxed);
             log::error!("mce: [Hardware Error]: {lost} errors more");
         }
     }
@@ -217,6 +220,7 @@ fn serve(mm: &'static Mm<Machine>) {
 
 /// Looks for errors that nobody was interrupted for, on each CPU.
 fn poll() {
+    POLLS.fetch_add(1, Relaxed);
     for cpu in smp::online().iter() {
         // One that has gone meanwhile has no errors to tell of.
         if task::move_to(CpuSet::one(cpu)).is_ok()
@@ -241,7 +245,9 @@ fn tell(mm: &'static Mm<Machine>, record: &Record) {
         return;
     }
     let (cpu, n) = (record.cpu.load(Relaxed), record.bank.load(Relaxed));
-    let severity = SEVERITIES[usize::from(record.severity.load(Relaxed)) % SEVERITIES.len()];
+    let number = usize::from(record.severity.load(Relaxed)) % Severity::ALL.len();
+    let severity = Severity::ALL[number];
+    LOGGED[number].fetch_add(1, Relaxed);
     let [status, addr, misc] = [0, 1, 2].map(|i: usize| record.words[i].load(Relaxed));
     record.state.store(FREE, Release);
     let bank = Bank { status, addr, misc };

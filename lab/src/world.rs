@@ -10,7 +10,7 @@ use mm::balloon::{Balloon, RETRY_MS, Step};
 use mm::platform::{Context, Platform, Worker};
 use mm::swap::SwapDevice;
 use mm::types::CpuId;
-use shell::{Errno, Error, World, without_comment};
+use shell::{Errno, Error, Plugged, World, without_comment};
 use std::fmt;
 use zram::Zram;
 
@@ -114,6 +114,17 @@ impl HostWorld {
         });
     }
 
+    /// Has the driver of what is plugged do its round, if one is due.
+    fn run_plug(&mut self) {
+        let now = self.machine.mm().platform().now_ms();
+        if self.machine.plug_due().is_some_and(|due| due <= now) {
+            let machine = self.machine.mm().platform().machine();
+            machine.set_context(Context::default());
+            self.machine.plug_round();
+            machine.set_context(Context { memalloc: self.memalloc, ..Context::default() });
+        }
+    }
+
     /// Ages what the slab layer keeps, on each CPU where it is time to.
     fn reap_due(&mut self) {
         let mm = self.machine.mm();
@@ -202,6 +213,16 @@ impl World for HostWorld {
         Ok(())
     }
 
+    fn plugged(&self) -> Option<Plugged> {
+        Some(self.machine.plugged())
+    }
+
+    fn request_plugged(&mut self, bytes: u64) -> Result<(), Error> {
+        self.machine.request_plugged(bytes)?;
+        self.run_plug();
+        Ok(())
+    }
+
     fn print(&mut self, text: fmt::Arguments<'_>) {
         self.output.print(text);
     }
@@ -226,10 +247,12 @@ impl World for HostWorld {
             self.run_workers();
             let rounds = self.rounds.iter().map(|&(_, due)| due);
             let due = self.reaps.iter().copied().chain(rounds).chain(self.pursued);
+            let due = due.chain(self.machine.plug_due());
             let next = due.min().unwrap_or(end).min(end);
             machine.advance_ms(next.saturating_sub(machine.now_ms()));
             self.reap_due();
             self.run_balloon();
+            self.run_plug();
             if next == end {
                 break;
             }

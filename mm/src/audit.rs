@@ -33,6 +33,8 @@ pub struct Audit {
     pub pcp: u64,
     /// Pages off the lists on their way to the host or back.
     pub out: u64,
+    /// Pages that a reporting device keeps which could not be shut off.
+    pub lost: u64,
     /// Pages allocated to somebody.
     pub allocated: u64,
     /// Of these, pages in slabs.
@@ -120,6 +122,7 @@ struct ZoneCount {
     heads: [[u64; NR_MIGRATETYPES]; NR_ORDERS],
     pcp_pages: u64,
     held_pages: u64,
+    lost_pages: u64,
 }
 
 /// Movable pages by their drivers.
@@ -157,6 +160,8 @@ impl<P: Platform> Mm<P> {
             auditor.report.pages += count.present;
         }
         let Audit { slab, large_kmalloc, .. } = auditor.report;
+        let lost = auditor.report.lost;
+        auditor.equal("pages lost by reporting", None, lost, self.report_stats().lost_pages)?;
         self.audit_slab(&mut auditor, slab, large_kmalloc)?;
         self.audit_lru(&mut auditor, &lru)?;
         self.audit_cma(&mut auditor)?;
@@ -333,12 +338,8 @@ fn audit_block(
     count: &mut ZoneCount,
 ) -> Result<(), AuditError> {
     let block = map.block(pfn);
-    auditor.equal(
-        "a pageblock out of use whose pages say so",
-        Some(pfn),
-        u64::from(block.is_offline()),
-        u64::from(map.page(pfn).head().is(PageType::Offline, PAGEBLOCK_ORDER)),
-    )?;
+    let begins = map.page(pfn).head().ty() != PageType::Tail;
+    auditor.holds("a pageblock out of use with a head", pfn, begins || !block.is_offline())?;
     match block.migratetype() {
         MigrateType::Isolate => {
             count.isolated_blocks += 1;
@@ -400,12 +401,21 @@ fn audit_head(
         "flags of a free block",
         pfn,
         match word.ty() {
-            PageType::Buddy => PageFlags::REPORTED.contains(word.flags()),
-            PageType::Pcp | PageType::Held => word.flags().is_empty(),
+            PageType::Buddy | PageType::Held => PageFlags::REPORTED.contains(word.flags()),
+            PageType::Pcp => word.flags().is_empty(),
             _ => !word.flags().contains(PageFlags::REPORTED),
         },
     )?;
     let ty = map.block(pfn).migratetype();
+    // What is bad is out of use in any case.
+    if word.ty() != PageType::Poisoned {
+        auditor.equal(
+            "a page out of use like its pageblock",
+            Some(pfn),
+            u64::from(map.block(pfn).is_offline()),
+            u64::from(word.ty() == PageType::Offline),
+        )?;
+    }
     let mut unmanaged = 0;
     match word.ty() {
         PageType::Buddy => {
@@ -435,6 +445,10 @@ fn audit_head(
         PageType::Pcp => {
             count.pcp_pages += pages;
             auditor.report.pcp += pages;
+        }
+        PageType::Held if word.is_lost() => {
+            count.lost_pages += pages;
+            auditor.report.lost += pages;
         }
         PageType::Held => {
             count.held_pages += pages;
@@ -572,6 +586,7 @@ fn audit_counters(auditor: &mut Auditor, zone: &Zone, count: &ZoneCount) -> Resu
     auditor.equal("CMA pages", None, count.cma_pages, zone.cma_pages())?;
     // Nothing else is held by the manager on a stopped machine.
     auditor.equal("pages out for reporting", None, count.held_pages, zone.pages_out())?;
+    auditor.equal("pages lost to a device", None, count.lost_pages, zone.pages_lost())?;
     let isolated = zone.isolated_blocks.load(crate::sync::Ordering::Relaxed);
     auditor.equal("isolated blocks", None, count.isolated_blocks, u64::from(isolated))
 }

@@ -19,6 +19,8 @@ const CHUNK: usize = 256;
 
 /// The head word of an allocated single page.
 const KERNEL: HeadWord = HeadWord::new(PageType::Kernel, Order(0));
+/// That of one off the lists and not handed out yet.
+const HELD: HeadWord = HeadWord::new(PageType::Held, Order(0));
 
 impl<P: Platform> Mm<P> {
     /// Allocates up to `out.len()` single pages at once, all into `out` from
@@ -40,8 +42,11 @@ impl<P: Platform> Mm<P> {
         let plain = self.tunables.plain.load(Relaxed);
         // One by one, if some are to fail.
         let bulky = plain || !self.faults.are_armed();
-        let mut got = if bulky { self.bulk_from_pcp(&attempt, out) } else { 0 };
-        if !plain || gfp.contains(Gfp::ZERO) {
+        let dressed = !plain || gfp.contains(Gfp::ZERO);
+        // What is Kernel already may carry a mark that `hand_out` knows nothing of.
+        let word = if dressed { HELD } else { KERNEL };
+        let mut got = if bulky { self.bulk_from_pcp(&attempt, word, out) } else { 0 };
+        if dressed {
             for &pfn in &out[..got] {
                 self.hand_out(&attempt.request, (pfn, false), at);
             }
@@ -54,7 +59,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Takes pages from the first zone that can spare all of them.
-    fn bulk_from_pcp(&self, attempt: &Attempt, out: &mut [Pfn]) -> usize {
+    fn bulk_from_pcp(&self, attempt: &Attempt, word: HeadWord, out: &mut [Pfn]) -> usize {
         let Request { gfp, node, .. } = attempt.request;
         let node = node.unwrap_or_default();
         let ty = attempt.migratetype;
@@ -71,7 +76,7 @@ impl<P: Platform> Mm<P> {
             {
                 continue;
             }
-            let got = self.bulk_from_zone(zone, ty, attempt.flags, out);
+            let got = self.bulk_from_zone(zone, ty, attempt.flags, word, out);
             if got > 0 {
                 return got;
             }
@@ -80,12 +85,13 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Takes pages from this CPU's list of one zone, filled anew as often as it
-    /// takes. Their head words say Kernel.
+    /// takes. They get `word` for a head.
     fn bulk_from_zone(
         &self,
         zone: &Zone,
         ty: MigrateType,
         flags: AllocFlags,
+        word: HeadWord,
         out: &mut [Pfn],
     ) -> usize {
         let Some(index) = list_index(Order(0), ty) else { return 0 };
@@ -95,7 +101,7 @@ impl<P: Platform> Mm<P> {
             self.pcp(cpu.id(), zone).with(|pcp| {
                 let mut got = 0;
                 loop {
-                    got += pcp.pop_many(&self.map, index, KERNEL, &mut out[got..]);
+                    got += pcp.pop_many(&self.map, index, word, &mut out[got..]);
                     if got == out.len() {
                         return got;
                     }

@@ -155,6 +155,7 @@ impl<P: Platform> Mm<P> {
     /// Needs no lock and writes nothing: on a running machine it is a hint.
     pub fn pageblock_census(&self, pfn: Pfn) -> Option<Pageblock> {
         let start = pfn.pageblock();
+        let _walk = self.look_around();
         let info = self.map.info(start)?;
         let zone = ZoneKind::ALL[info.zone_index() % NR_ZONES];
         let mut block = Pageblock::empty(info.node(), zone, info.migratetype());

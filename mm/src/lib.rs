@@ -62,6 +62,7 @@ pub mod swap;
 pub mod sync;
 mod table;
 pub mod types;
+mod walkers;
 pub mod watermark;
 pub mod zone;
 mod zonelist;

@@ -24,9 +24,10 @@ use crate::space::Spaces;
 use crate::stats::Stats;
 use crate::swap::Swap;
 use crate::sync::{
-    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell, Ordering::Relaxed,
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Cpu, CpuCell, Lock, Ordering::Relaxed,
 };
 use crate::types::{CpuId, MAX_NODES, NR_ZONES, NodeId, ZoneKind};
+use crate::walkers::Walkers;
 use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::NO_ZONE;
@@ -92,6 +93,8 @@ pub struct Mm<P: Platform> {
     /// By node, then by class: the index of the first zone with pages.
     pub(crate) first_zones: [AtomicU8; MAX_NODES * NR_ZONES],
     pub(crate) tunables: Tunables,
+    /// Whoever computes marks holds it.
+    pub(crate) computing: Lock<()>,
     pub(crate) stats: Stats,
     pub(crate) reports: Reports,
     pub(crate) owners: PageOwner,
@@ -106,6 +109,7 @@ pub struct Mm<P: Platform> {
     pub(crate) shrinkers: Shrinkers<P>,
     pub(crate) faults: Faults,
     pub(crate) bad: BadPages,
+    pub(crate) walkers: Walkers,
     pub(crate) report: Reporting,
     pub(crate) hotplug: Hotplug,
     pub(crate) swap: Swap,

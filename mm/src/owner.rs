@@ -100,6 +100,7 @@ impl<P: Platform> Mm<P> {
     /// Who holds a page, if that was recorded and the page is allocated to
     /// whoever asked for it (not to a slab or a driver, which know better).
     pub fn holder(&self, pfn: Pfn) -> Option<&'static Location<'static>> {
+        let _walk = self.look_around();
         let (head, word) = self.map.head_of(pfn)?;
         if !names_its_site(word.ty()) {
             return None;
@@ -128,6 +129,7 @@ impl<P: Platform> Mm<P> {
     }
 
     fn add_holdings(&self, zone: &crate::zone::Zone, site: Site, holding: &mut Holding) {
+        let _walk = self.look_around();
         let span = zone.span();
         let mut pfn = span.start;
         while pfn < span.end {

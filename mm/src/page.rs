@@ -84,7 +84,8 @@ bitflags! {
         const LOCKED = 1 << 9;
         /// Isolated for migration: off its owner's lists.
         const ISOLATED = 1 << 10;
-        /// The host knows that this free block is unused.
+        /// The host knows that this free block is unused; of a Held block, that
+        /// it may do as it likes with it for good.
         const REPORTED = 1 << 11;
         /// Came from below the watermarks by right of the reserves.
         const PFMEMALLOC = 1 << 12;
@@ -170,6 +171,12 @@ impl HeadWord {
     #[must_use]
     pub const fn with(self, flags: PageFlags) -> Self {
         Self(self.0 | flags.bits())
+    }
+
+    /// The same without `flags`.
+    #[must_use]
+    pub(crate) const fn without(self, flags: PageFlags) -> Self {
+        Self(self.0 & !flags.bits())
     }
 
     /// The type.
@@ -297,6 +304,21 @@ impl PageDesc {
     /// says; whether they were.
     pub(crate) fn replace_head(&self, seen: HeadWord, word: HeadWord) -> bool {
         self.head.compare_exchange(seen.0, word.0, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Makes an allocated block another sort of allocated block: writes `word`
+    /// and the flags that such a block keeps, those too that somebody sets just
+    /// now. Returns the word that was there. The caller owns the block.
+    #[inline]
+    pub(crate) fn remake(&self, word: HeadWord) -> HeadWord {
+        let mut seen = self.head();
+        loop {
+            let next = word.with(seen.flags() & PageFlags::KEPT);
+            match self.head.compare_exchange(seen.0, next.0, Relaxed, Relaxed) {
+                Ok(_) => return seen,
+                Err(now) => seen = HeadWord(now),
+            }
+        }
     }
 
     /// Sets `flags`, whatever else changes the word meanwhile.

@@ -31,10 +31,11 @@ use crate::slab::SlabState;
 use crate::space::Spaces;
 use crate::stats::Stats;
 use crate::swap::Swap;
-use crate::sync::{AtomicU8, AtomicU16, CpuCell, Ordering::Relaxed};
+use crate::sync::{AtomicU8, AtomicU16, CpuCell, Lock, LockRank, Ordering::Relaxed};
 use crate::types::{
     CpuId, MAX_NODES, NR_ZONES, NodeId, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind,
 };
+use crate::walkers::Walkers;
 use crate::watermark;
 use crate::zone::Zone;
 use crate::zonelist::{self, FallbackOrder, NodeSet, fallback_orders};
@@ -201,6 +202,7 @@ impl<P: Platform> Mm<P> {
             zonelists,
             first_zones: [const { AtomicU8::new(u8::MAX) }; MAX_NODES * NR_ZONES],
             tunables,
+            computing: Lock::new(LockRank::Watermarks, ()),
             stats,
             reports: Reports::default(),
             owners,
@@ -215,6 +217,7 @@ impl<P: Platform> Mm<P> {
             shrinkers: Shrinkers::new(),
             faults: Faults::default(),
             bad: BadPages::new(),
+            walkers: Walkers::default(),
             report: Reporting::default(),
             hotplug: Hotplug::new(config),
             swap: Swap::new(),
@@ -421,6 +424,9 @@ impl<P: Platform> Mm<P> {
     /// Computes marks, lowmem reserves and per-CPU list sizes again, after boot,
     /// a change of a knob, or memory coming or going. Any context.
     pub fn recompute_watermarks(&self) {
+        let cpu = self.enter();
+        // Whoever comes last has seen all that has changed.
+        let _computing = self.computing.lock(&cpu);
         self.note_first_zones();
         let t = &self.tunables;
         let lowmem_pages: u64 =
@@ -435,7 +441,6 @@ impl<P: Platform> Mm<P> {
         let scale = t.scale_factor.load(Relaxed);
         let fraction = u64::from(t.pcp_high_fraction.load(Relaxed));
         let ratio = [0, 1, 2, 3].map(|i: usize| t.lowmem_ratio[i].load(Relaxed));
-        let cpu = self.enter();
         for node in 0..self.nodes() {
             let zones = &(*self.zones)[node * NR_ZONES..(node + 1) * NR_ZONES];
             let managed = [0, 1, 2, 3].map(|i: usize| zones[i].managed());

@@ -140,6 +140,8 @@ pub struct Zone {
     pub(crate) report_from: AtomicU8,
     /// Pages that reporting has off the lists just now, on nobody's account.
     pub(crate) report_out: AtomicU64,
+    /// Pages that a reporting device has which could not be shut off.
+    pub(crate) report_lost: AtomicU64,
     /// What happened here.
     pub events: ZoneEvents,
 }
@@ -178,6 +180,7 @@ impl Zone {
             compact: CompactState::new(),
             report_from: AtomicU8::new(crate::report::NEVER),
             report_out: AtomicU64::new(0),
+            report_lost: AtomicU64::new(0),
             events: ZoneEvents::default(),
         }
     }
@@ -224,6 +227,12 @@ impl Zone {
     /// host and back, and no part of [`free_pages`](Self::free_pages).
     pub fn pages_out(&self) -> u64 {
         self.report_out.load(Relaxed)
+    }
+
+    /// Free pages that a reporting device keeps which could not be shut off:
+    /// nobody can have them.
+    pub fn pages_lost(&self) -> u64 {
+        self.report_lost.load(Relaxed)
     }
 
     /// Free pages in CMA blocks, part of [`free_pages`](Self::free_pages).

@@ -343,6 +343,47 @@ fn pages_move_between_zones() {
     assert_eq!((s.free(), now), (free, managed));
 }
 
+/// A quick attempt at a large block, which waits for nobody, moves them too;
+/// who must not even wait for the host leaves them where they are.
+#[test]
+fn a_quick_compaction_moves_them() {
+    if cfg!(miri) {
+        return;
+    }
+    let s = setup(LENIENT);
+    let free = s.free();
+    // All of memory in single pages; the balloon gets every second one.
+    let single = Request::new(Order(0), Gfp::HIGHUSER_MOVABLE | Gfp::NOWARN);
+    let mut pages: Vec<Page> = std::iter::from_fn(|| s.mm.alloc_pages(single).ok()).collect();
+    pages.sort_by_key(|page| page.pfn);
+    let (ours, balloons): (Vec<_>, Vec<_>) = pages.into_iter().partition(|p| p.pfn.0 % 2 == 0);
+    balloons.into_iter().for_each(|page| s.mm.free_pages(page).expect("its own"));
+    s.go(free / 3);
+    ours.into_iter().for_each(|page| s.mm.free_pages(page).expect("its own"));
+    let (size, moved) = (s.balloon.size(), s.event(Event::BalloonMigrate));
+    assert!(size > free / 4, "{size} of {free}");
+    s.check();
+    // What there is of large blocks without its doing is not to be had any more.
+    let order = Order(8);
+    let at_once = Request::new(order, Gfp::NOWAIT | Gfp::NOWARN);
+    let blocks: Vec<Page> = std::iter::from_fn(|| s.mm.alloc_pages(at_once).ok()).collect();
+    assert_eq!(s.event(Event::BalloonMigrate), moved);
+
+    let pfn = s.host.pages().first().copied().expect("it has some");
+    assert!(s.mm.isolate_movable(pfn, MigrateMode::Atomic).is_err());
+    let quick = Gfp::HIGHUSER_MOVABLE | Gfp::NORETRY | Gfp::NOWARN;
+    let block = s.mm.alloc_pages(Request::new(order, quick)).expect("it makes one");
+    assert!(s.event(Event::BalloonMigrate) > moved);
+    assert_eq!(s.balloon.size(), size);
+    s.check();
+    for page in blocks.into_iter().chain([block]) {
+        s.mm.free_pages(page).expect("its own");
+    }
+    s.go(0);
+    assert_eq!(s.free(), free);
+    s.check();
+}
+
 /// Contiguous memory and a CMA area come out from under a balloon.
 #[test]
 fn contiguous_memory_comes_from_under_it() {

@@ -78,6 +78,22 @@ fn what_another_zone_has_in_the_span_is_listed_there() {
     audit(&mm);
 }
 
+/// What is left of a memory block goes in several runs, of which nobody has
+/// wanted anything since boot.
+#[test]
+fn a_memory_block_goes_of_which_a_part_has_gone() {
+    let mm = pc(512, 1, &Config::default()).expect("a machine");
+    let gone = [PAGEBLOCK_PAGES * 20, PAGEBLOCK_PAGES * 41]
+        .map(|at| PfnRange::sized(block(2).start.add(at), PAGEBLOCK_PAGES));
+    for part in gone {
+        assert_eq!(mm.offline(part), Ok(PAGEBLOCK_PAGES));
+    }
+    assert_eq!(mm.offline(block(2)), Ok(BLOCK - 2 * PAGEBLOCK_PAGES));
+    audit(&mm);
+    assert_eq!(mm.online(block(2), OnlineType::Auto), Ok(BLOCK));
+    audit(&mm);
+}
+
 #[test]
 fn a_memory_block_leaves_its_zone_and_comes_back() {
     let mm = pc(512, 2, &Config::default()).expect("a machine");

@@ -265,3 +265,27 @@ fn tables_are_trimmed_from_their_end() {
     assert_eq!(mm.free_pages_total(), free);
     mm.audit().expect("whole");
 }
+
+#[test]
+fn a_bad_page_that_moves_is_told_of_once() {
+    let (mm, arena) = setup();
+    let of = |frame: Pfn| {
+        let lines = mm.platform().take_log().into_iter().map(|(_, line)| line);
+        let start = format!("Memory failure: {frame}: ");
+        lines.filter_map(|line| Some(line.strip_prefix(&start)?.to_owned())).collect::<Vec<_>>()
+    };
+    let handle = arena.alloc(&mm, Gfp::KERNEL | Gfp::MOVABLE).expect("a page");
+    stamp(&mm, arena, handle, 7);
+    let moved = arena.frame(&mm, handle).expect("live");
+    mm.poison_page(moved).expect("it can be moved");
+    let told = of(moved);
+    assert!(matches!(&told[..], [line] if line.ends_with("Recovered")), "{told:?}");
+    assert_eq!(stamp_of(&mm, arena, handle), 7);
+    // What is freed some time later is another event.
+    let page = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page");
+    mm.poison_page(page.pfn).expect("noted");
+    assert_eq!(of(page.pfn).len(), 1);
+    mm.free_pages(page).expect("allocated");
+    assert_eq!(of(page.pfn), ["recovery action for freed page: Recovered"]);
+    mm.audit().expect("whole");
+}

@@ -81,6 +81,7 @@ impl<W: World> Lab<W> {
             "report" => on.report_fact(asked),
             "balloon" => self.balloon_fact(asked).map(Value::Number),
             "zram" => self.zram_fact(asked).map(Value::Number),
+            "plug" => self.plug_fact(asked).map(Value::Number),
             "host" => self.world.host_fact(asked).map(Value::Number),
             "bad" => match asked {
                 "pages" => Some(Value::Number(on.mm.bad_pages())),

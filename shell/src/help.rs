@@ -35,9 +35,10 @@ cache.NAME.FACT     active_objs num_objs active_slabs num_slabs objperslab pages
                     reserve_objs objsize shared_avail alien_avail
 fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
-                    spent_budgets known_pages, of what the host was told
+                    spent_budgets lost_pages known_pages, of what the host was told
 balloon.FACT        pages target isolated: lent to the host, wanted by it, being moved
 zram.FACT           size, and the words of /sys/block/zram0/mm_stat: bytes and pages
+plug.FACT           plugged requested most: bytes that the host has plugged, wants, and can
 host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
 bad.FACT            pages out: bad frames, and those out of use
 NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
@@ -194,6 +195,12 @@ pub const COMMANDS: &[Command] = &[
         "online 0xSTART SIZE [kernel | movable]",
         "puts memory back into use, in that zone",
         "online 0x8000000 128M",
+    ),
+    command(
+        "plug",
+        "plug [SIZE]",
+        "shows what the host has plugged in, or (on the host) has it want SIZE",
+        "plug",
     ),
     command(
         "poison",

@@ -31,4 +31,4 @@ pub use lab::{Lab, Outcome, Verdict};
 pub use name::NAME_MAX;
 pub use notes::NOTES_MAX;
 pub use parse::{LINE_MAX, WORDS_MAX, without_comment};
-pub use world::World;
+pub use world::{Plugged, World};

@@ -14,8 +14,10 @@ pub(crate) struct Name {
 }
 
 /// First words of facts, which a group of that name would hide.
-const RESERVED: [&str; 10] =
-    ["zone", "buddy", "blocks", "vmstat", "cache", "fault", "report", "host", "balloon", "zram"];
+const RESERVED: [&str; 12] = [
+    "zone", "buddy", "blocks", "vmstat", "cache", "fault", "report", "host", "balloon", "plug",
+    "bad", "zram",
+];
 
 impl Name {
     pub(crate) const NONE: Self = Self { len: 0, bytes: [0; NAME_MAX] };

@@ -13,6 +13,20 @@ use mm::swap::SwapDevice;
 use mm::types::CpuId;
 use zram::Zram;
 
+/// What a device that plugs memory into the machine has done and is to do. Sizes
+/// in bytes; several devices are added up.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Plugged {
+    /// What is plugged.
+    pub plugged: u64,
+    /// What the host wants plugged.
+    pub requested: u64,
+    /// What could be plugged at most.
+    pub most: u64,
+    /// If something has to wait, the time between two tries, in ms.
+    pub retry_ms: Option<u64>,
+}
+
 /// The place a lab runs in.
 pub trait World {
     /// The machine's platform.
@@ -51,6 +65,19 @@ pub trait World {
     /// The device of that path, `/dev/zram0`, that can be swapped to.
     fn swap_device(&self, _path: &str) -> Option<&'static dyn SwapDevice> {
         None
+    }
+
+    /// What is plugged into the machine by a device, if there is one.
+    fn plugged(&self) -> Option<Plugged> {
+        None
+    }
+
+    /// Has the host want so many bytes plugged.
+    ///
+    /// # Errors
+    /// EPERM where the host is real; EINVAL for what it cannot want.
+    fn request_plugged(&mut self, _bytes: u64) -> Result<(), Error> {
+        Err(Error::new(Errno::EPERM, "that is for the host to say"))
     }
 
     /// Prints text as it is, without a time stamp; lines come with their `\n`,

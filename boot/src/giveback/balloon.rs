@@ -102,18 +102,20 @@ fn asked_too_much(rig: &mut Rig, report: &mut Report, way: &str, deflates: bool)
     let need = rig.touch("need", "KERNEL", 512)?;
     rig.moment("64 MiB");
     ask_for(rig, 64)?;
-    // As far as it goes: until it has not got smaller for a while.
+    // As far as it goes: until it has not got smaller for a while. On a busy host it
+    // may take its time to begin.
+    let goes_so_far = Kib::of_mib(FULL * 3 / 4);
     let mut level = (Instant::now(), actual(rig)?);
     let stands = rig.wait(GIVEN_UP, |rig| {
         let now = actual(rig)?;
         if now != level.1 {
             level = (Instant::now(), now);
         }
-        Ok(level.0.elapsed() >= Duration::from_secs(3))
+        Ok(now < goes_so_far && level.0.elapsed() >= Duration::from_secs(3))
     })?;
     let low = actual(rig)?;
     let said = format!("{way}: asked for 64 MiB with 512 in use, it went to {low}");
-    report.check(stands && low > Kib::of_mib(512) && low < Kib::of_mib(FULL * 3 / 4), &said);
+    report.check(stands && low > Kib::of_mib(512) && low < goes_so_far, &said);
     // It answers, works, and can be given memory by those who ask for it.
     let verified = rig.verify(&need)?;
     report.check_data(&verified, way);
@@ -171,7 +173,7 @@ fn statistics(rig: &mut Rig, report: &mut Report) -> Result<()> {
     rig.monitor.ask("qom-set", &poll)?;
     let get = json!({ "path": PATH, "property": "guest-stats" });
     let mut stats = json!({});
-    let told = rig.wait(Duration::from_secs(15), |rig| {
+    let told = rig.wait(GIVEN_UP, |rig| {
         stats = rig.monitor.ask("qom-get", &get)?;
         Ok(stats["last-update"].as_u64().is_some_and(|time| time > 0))
     })?;

@@ -14,6 +14,9 @@ const QUIET: Duration = Duration::from_secs(6);
 /// What devices may cost of one of the host's processors (percent). Measuring the
 /// same twice differs by some.
 const COST: f64 = 2.0;
+/// How often it is measured before it counts as costing more: a device that costs
+/// something costs it each time, what else goes on here does not.
+const ATTEMPTS: u32 = 3;
 
 /// QEMU's processor time while its guest has nothing to do, with and without the
 /// balloon device and page reporting. Both at the same time: what else the host
@@ -23,22 +26,31 @@ pub(super) fn idle(lab: &Lab, report: &mut Report) -> Result<()> {
     let mut guests = [lab.boot(&[])?, lab.boot(&[device])?];
     thread::sleep(QUIET);
     let processes = guests.each_ref().map(Rig::process);
-    let ticks = || processes.iter().map(|&process| ticks(process)).collect::<Result<Vec<u64>>>();
-    let before = ticks()?;
-    thread::sleep(LONG);
-    let second = rustix::param::clock_ticks_per_second() as f64;
-    let share = |(before, after): (&u64, u64)| {
-        (after - before) as f64 * 100.0 / second / LONG.as_secs_f64()
-    };
-    let shares: Vec<f64> = before.iter().zip(ticks()?).map(share).collect();
-    let (without, with) = (shares[0], shares[1]);
-    let said = format!(
-        "idle: QEMU takes {without:.1} % of a processor without the device, {with:.1} % with it"
-    );
-    report.check(with <= without + COST, &said);
+    for attempt in 1..=ATTEMPTS {
+        let [without, with] = shares(processes)?;
+        let said = format!(
+            "idle: QEMU takes {without:.1} % of a processor without the device, {with:.1} % with it"
+        );
+        if with <= without + COST || attempt == ATTEMPTS {
+            report.check(with <= without + COST, &said);
+            break;
+        }
+        println!("{said}: once more");
+    }
     let gone = guests.iter_mut().try_fold(true, |all, rig| Ok::<_, Error>(rig.power_off()? && all));
     report.check(gone?, "idle: the guests switch themselves off");
     Ok(())
+}
+
+/// What of a processor each of two processes takes for a while (percent).
+fn shares(processes: [u32; 2]) -> Result<[f64; 2]> {
+    let both = || Ok::<_, Error>([ticks(processes[0])?, ticks(processes[1])?]);
+    let before = both()?;
+    thread::sleep(LONG);
+    let after = both()?;
+    let second = rustix::param::clock_ticks_per_second() as f64;
+    let share = |at: usize| (after[at] - before[at]) as f64 * 100.0 / second / LONG.as_secs_f64();
+    Ok([share(0), share(1)])
 }
 
 /// Clock ticks that a process has run, in user and kernel mode.

@@ -3,6 +3,7 @@
 //! what came of them.
 
 mod balloon;
+mod busy;
 mod idle;
 mod meter;
 mod record;

@@ -1,5 +1,6 @@
 //! Free page reporting: what a guest frees, its host has back without being asked.
 
+use super::busy::busy;
 use super::rig::Rig;
 use super::table::{self, Row};
 use super::{Kib, Lab, Report};
@@ -16,8 +17,9 @@ const FIRST: Duration = Duration::from_secs(3);
 /// When so much of it has to be back.
 const ALL: Duration = Duration::from_secs(10);
 /// When it is not waited for any more.
-const GIVEN_UP: Duration = Duration::from_secs(40);
-/// A pass is due 2 s after the last: nothing more comes when this is over.
+const GIVEN_UP: Duration = Duration::from_secs(120);
+/// A pass is due 2 s after the last: on a quiet host nothing more comes when this
+/// is over.
 const QUIET: Duration = Duration::from_millis(4500);
 
 /// Memory that is QEMU's own.
@@ -40,8 +42,32 @@ pub(super) fn shared(lab: &Lab, report: &mut Report) -> Result<()> {
     })
 }
 
+/// How a touch of memory was given back.
+struct Seen {
+    row: Row,
+    in_time: bool,
+}
+
 fn measure(rig: &mut Rig, report: &mut Report, way: &str) -> Result<()> {
-    let before = rig.settle(QUIET, GIVEN_UP)?;
+    let mut seen = touch_and_free(rig, report, way)?;
+    if !seen.in_time
+        && let Some(busy) = busy()
+    {
+        println!("{way}: {}, but the host is busy ({busy}): once more", times(&seen.row));
+        seen = touch_and_free(rig, report, way)?;
+    }
+    report.check(seen.in_time, &format!("{way}: {}", times(&seen.row)));
+    report.rows.push(seen.row);
+    audit(rig, report, way)
+}
+
+fn times(row: &Row) -> String {
+    let (first, all) = (table::after(row.first), table::after(row.all));
+    format!("the first is back {first}, {BACK} % of it {all}")
+}
+
+fn touch_and_free(rig: &mut Rig, report: &mut Report, way: &str) -> Result<Seen> {
+    let before = quiet(rig)?;
     rig.moment(&format!("touch {TOUCHED} MiB"));
     let touched = rig.touch("a", "MOVABLE", TOUCHED)?;
     let verified = rig.verify(&touched)?;
@@ -54,8 +80,9 @@ fn measure(rig: &mut Rig, report: &mut Report, way: &str) -> Result<()> {
     let freed = rig.moment("free");
     rig.release(touched)?;
     let goal = Kib(during.0 - added.0 * BACK / 100);
-    rig.wait(GIVEN_UP, |rig| Ok(rig.resident()? <= goal))?;
-    rig.settle(QUIET, GIVEN_UP)?;
+    let back = rig.wait(GIVEN_UP, |rig| Ok(rig.resident()? <= goal))?;
+    report.check(back, &format!("{way}: {BACK} % of it are back"));
+    quiet(rig)?;
     let record = rig.record();
     let after = record.lowest_since(freed).unwrap_or(during);
     // Rounded pages of a host that uses huge ones are no drop.
@@ -66,12 +93,16 @@ fn measure(rig: &mut Rig, report: &mut Report, way: &str) -> Result<()> {
         println!("{way}: {then} resident {:.1} s after the free", after as f64 / 1000.0);
     }
     let within = |time: Option<Duration>, limit| time.is_some_and(|time| time <= limit);
-    let said = format!("{way}: the first is back {}", table::after(first));
-    report.check(within(first, FIRST), &said);
-    let said = format!("{way}: {BACK} % of it are back {}", table::after(all));
-    report.check(within(all, ALL), &said);
-    report.rows.push(Row { way: way.into(), before, during, after, first, all });
-    audit(rig, report, way)
+    let in_time = within(first, FIRST) && within(all, ALL);
+    let row = Row { way: way.into(), before, during, after, first, all };
+    Ok(Seen { row, in_time })
+}
+
+/// Waits until the guest has told all it has to tell; what is resident then.
+fn quiet(rig: &mut Rig) -> Result<Kib> {
+    rig.settle(QUIET, GIVEN_UP)?;
+    rig.wait(GIVEN_UP, |rig| Ok(rig.command("report")?.contains("report: idle")))?;
+    rig.resident()
 }
 
 /// What has been given back can be had again, and goes once more.

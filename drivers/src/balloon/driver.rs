@@ -141,6 +141,21 @@ impl<T: Link, E: Env, H: Memory, P: Platform> VirtioBalloon<T, E, H, P> {
         Ok((balloon, service))
     }
 
+    /// Frees the rings and all else that the device, which was stopped or shut
+    /// off, certainly does not know any more.
+    pub fn free(self) {
+        let Self { device, pages, reporting, .. } = self;
+        let Pages { inflate, deflate, mut list } = pages.into_inner();
+        if !device.is_quiet() {
+            list.abandon();
+        }
+        inflate.free(&device);
+        deflate.free(&device);
+        if let Some(queue) = reporting.into_inner() {
+            queue.free(&device);
+        }
+    }
+
     /// The device.
     pub fn device(&self) -> &Device<T, E> {
         &self.device

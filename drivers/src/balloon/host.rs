@@ -66,16 +66,12 @@ impl<T: Link, E: Env, H: Memory, P: Platform> ReportDevice for VirtioBalloon<T, 
             };
             *buffer = Buffer::writable(first, bytes);
         }
-        // SAFETY: the blocks are nobody's until this returns, which it does not
-        // while the device may still reach them.
+        // SAFETY: the blocks are nobody's until this returns, and for good if it
+        // says that the device may still reach them.
         match unsafe { queue.transfer(&self.device, chain, ANSWER_MS) } {
             Ok(_) => Ok(()),
             Err(Error::Broken { quiet: true, .. } | Error::Stopped) => Err(ReportFailed::Gone),
-            Err(Error::Broken { quiet: false, .. }) => loop {
-                // The blocks must never be had again. They are out of the way
-                // here, and so is this worker, which has no device any more.
-                self.device.env().wait(ANSWER_MS, &mut || false);
-            },
+            Err(Error::Broken { quiet: false, .. }) => Err(ReportFailed::Lost),
             Err(_) => Err(ReportFailed::Refused),
         }
     }

@@ -339,11 +339,16 @@ impl Board {
             let refused = if self.takes_features { 0 } else { 8 };
             self.status = status & !refused;
         } else if self.obeys_reset {
-            self.resets += 1;
-            self.status = 0;
-            for queue in 0..MAX_QUEUES as u16 {
-                self.unset_queue(queue);
-            }
+            self.reset();
+        }
+    }
+
+    /// Forgets all that it was told.
+    pub fn reset(&mut self) {
+        self.resets += 1;
+        self.status = 0;
+        for queue in 0..MAX_QUEUES as u16 {
+            self.unset_queue(queue);
         }
     }
 

@@ -8,12 +8,15 @@
 //! on reserved types and leaves the device decoding while its registers are
 //! overwritten.
 
+mod assign;
 mod bar;
 mod capability;
 mod function;
 mod msix;
 mod scan;
+mod slot;
 
+pub use assign::{Window, windows};
 pub use bar::{Bar, BarError, Bars, MAX_BARS};
 pub(crate) use capability::VENDOR;
 pub use capability::{Capabilities, Capability, capabilities};
@@ -21,6 +24,7 @@ pub use function::Function;
 pub use msix::{Entry, Msix, message};
 pub use pci_types::{CommandRegister, ConfigRegionAccess, HeaderType, PciAddress};
 pub use scan::{Oddity, scan};
+pub use slot::{BLINK_MS, News, Slot, Wish};
 
 /// Bytes of the configuration space that both kinds of access reach.
 pub const CONFIG_BYTES: u16 = 256;

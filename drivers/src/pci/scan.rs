@@ -42,9 +42,13 @@ impl BusSet {
     }
 }
 
+/// Class and subclass of a host's bridge.
+const HOST_BRIDGE: u32 = 0x0600;
+
 /// Calls `found` for each function of segment `segment`, from bus `first` on and
 /// through bridges, on no bus beyond `last`; bus by bus, and each bus once.
-/// Bridges whose buses make no sense go to `odd`.
+/// Where a second host bridge shows that there are other root buses, all that no
+/// bridge leads to are looked at. Bridges whose buses make no sense go to `odd`.
 pub fn scan(
     access: &dyn ConfigRegionAccess,
     segment: u16,
@@ -55,7 +59,23 @@ pub fn scan(
     let (mut known, mut open) = (BusSet::default(), BusSet::default());
     known.insert(first);
     open.insert(first);
-    while let Some(bus) = open.pop() {
+    let (mut roots, mut peers) = (first.saturating_add(1)..=last, false);
+    let mut next_root = |known: &BusSet| {
+        let is_used = |bus| {
+            (0..32).any(|at| Function::at(access, PciAddress::new(segment, bus, at, 0)).is_some())
+        };
+        roots.find(|&bus| !known.contains(bus) && is_used(bus))
+    };
+    loop {
+        let bus = match open.pop() {
+            Some(bus) => bus,
+            None if peers => match next_root(&known) {
+                Some(bus) => bus,
+                None => return,
+            },
+            None => return,
+        };
+        known.insert(bus);
         for device in 0..32 {
             for number in 0..8 {
                 let address = PciAddress::new(segment, bus, device, number);
@@ -67,6 +87,7 @@ pub fn scan(
                     continue;
                 };
                 found(&function);
+                peers |= function.class >> 8 == HOST_BRIDGE && device > 0;
                 if function.header == HeaderType::PciPciBridge {
                     let behind = secondary(access, address);
                     match behind {

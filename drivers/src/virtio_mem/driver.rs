@@ -125,7 +125,10 @@ pub struct VirtioMem<'a, M> {
     pub(super) tally: Tally,
     /// Something may be plugged that nobody here knows of.
     unplug_all: bool,
+    /// The wait after the one that is on, if any.
     retry_ms: u64,
+    /// The wait that is on.
+    within_ms: Option<u64>,
     waiting: Option<Wait>,
     mismatch_told: bool,
 }
@@ -151,6 +154,7 @@ impl<'a, M: MemorySink> VirtioMem<'a, M> {
             tally: Tally::default(),
             unplug_all: config.plugged_size != 0,
             retry_ms: RETRY_MIN_MS,
+            within_ms: None,
             waiting: None,
             mismatch_told: false,
         }
@@ -200,6 +204,7 @@ impl<'a, M: MemorySink> VirtioMem<'a, M> {
                 Step::Done => {
                     self.remove_empty();
                     self.waiting = None;
+                    self.within_ms = None;
                     self.retry_ms = RETRY_MIN_MS;
                     return Ok(Next::OnChange);
                 }
@@ -226,7 +231,7 @@ impl<'a, M: MemorySink> VirtioMem<'a, M> {
             group: self.geometry.group_bytes(),
             plugged: self.groups.plugged() * unit,
             withheld: held.map(|g| u64::from(g.withheld.count_ones())).sum::<u64>() * unit,
-            retry_ms: self.waiting.map(|_| self.retry_ms),
+            retry_ms: self.within_ms,
             tally: self.tally,
         }
     }
@@ -235,6 +240,7 @@ impl<'a, M: MemorySink> VirtioMem<'a, M> {
     fn back_off(&mut self) -> u64 {
         let ms = self.retry_ms;
         self.retry_ms = (ms * 2).min(RETRY_MAX_MS);
+        self.within_ms = Some(ms);
         ms
     }
 
@@ -245,6 +251,7 @@ impl<'a, M: MemorySink> VirtioMem<'a, M> {
         if config.requested_size != self.config.requested_size {
             self.retry_ms = RETRY_MIN_MS;
             self.waiting = None;
+            self.within_ms = None;
             let (plugged, requested) = (config.plugged_size, config.requested_size);
             port.log(LogLevel::Info, format_args!("plugged size: {plugged:#x}"));
             port.log(LogLevel::Info, format_args!("requested size: {requested:#x}"));

@@ -72,7 +72,7 @@ impl<T: Link, E: Env, H: Memory> MemPort<T, E, H> {
     /// Waits until the next round is due.
     pub fn wait(&self, next: Next) {
         let (seen, env) = (self.seen, self.device.env());
-        let changed = &mut || env.config_changes() != seen;
+        let changed = &mut || env.config_changes() != seen || !self.device.is_working();
         match next {
             Next::Within(ms) => drop(env.wait(ms, changed)),
             // A device without interrupts is looked at now and then.

@@ -39,7 +39,7 @@ pub struct Status {
     pub plugged: u64,
     /// The part of it that the memory manager does not have.
     pub withheld: u64,
-    /// If something waits, the time between two tries, in ms.
+    /// If something waits: for how long, from one try to the next, in ms.
     pub retry_ms: Option<u64>,
     /// What was done so far.
     pub tally: Tally,

@@ -232,6 +232,46 @@ fn a_device_that_is_told_what_is_free() {
     }
 }
 
+/// One that cannot be shut off says so soon enough, and is seen to be quiet once
+/// it is.
+#[test]
+fn a_device_that_keeps_what_it_is_told_is_free() {
+    for gone in [false, true] {
+        let mut guest = Guest::new(USUAL);
+        guest.want(600);
+        guest.settle().expect("honest");
+        let free = guest.free();
+        let honest = guest.device.clone();
+        guest.handle.with(|board| (board.obeys_reset, board.obeys_cut_off) = (false, false));
+        guest.handle.set_script(Turns { honest, trick: |_, _| (), left: 0, queues: [3, 3] });
+        let device = guest.driver.device();
+        let before = device.env().now_ms();
+        guest.mm.report_register(guest.driver, None).expect("the first");
+        assert_eq!(guest.mm.report_now(), Ok(0));
+        let ms = device.env().now_ms() - before;
+        assert!(ms <= 60_000, "{ms} ms");
+        let audit = guest.mm.audit().expect("whole");
+        assert!(audit.lost > 0 && guest.free() == free - audit.lost);
+        assert_eq!(guest.mm.report_stats().lost_pages, audit.lost);
+        guest.settle().expect_err("it is broken");
+        guest.end();
+        assert_eq!(guest.balloon.size(), 600);
+        assert!(!device.look_again() && !device.is_quiet());
+        // Somebody resets it, or pulls it out.
+        guest.handle.with(|board| {
+            (board.obeys_reset, board.gone) = (true, gone);
+            board.reset();
+        });
+        assert!(device.look_again() && device.is_quiet());
+        assert_eq!(guest.mm.report_recover(), audit.lost);
+        guest.balloon.recover(guest.mm);
+        assert_eq!((guest.balloon.size(), guest.free()), (0, free + 600));
+        assert_eq!(guest.mm.audit().expect("whole").lost, 0);
+        let again = guest.balloon.attach(guest.mm, guest.driver, guest.driver.terms());
+        assert_eq!(again, Ok(()), "a free balloon");
+    }
+}
+
 /// The balloon learns from whoever notices first.
 #[test]
 fn a_device_that_breaks_while_pages_move() {

@@ -109,11 +109,12 @@ fn what_cannot_be_moved_stays_and_the_reason_is_told() {
     assert_eq!(bench.memory.provided_bytes(), 2 * MIB);
     assert_eq!(bench.device.logged("2048 kB stay plugged: at 0x101400000"), 1);
     assert_eq!(bench.device.logged("pfn 0x101400 cannot be moved"), 1);
-    assert_eq!(bench.driver.status().retry_ms, Some(2 * RETRY_MIN_MS));
+    assert_eq!(bench.driver.status().retry_ms, Some(RETRY_MIN_MS));
     // Tried again less and less often, and told once.
     for n in 1..10 {
         let ms = (RETRY_MIN_MS << n).min(RETRY_MAX_MS);
         assert_eq!(bench.round(), Ok(Next::Within(ms)));
+        assert_eq!(bench.driver.status().retry_ms, Some(ms));
     }
     assert_eq!(bench.device.logged("stay plugged"), 1);
     bench.memory.set(fixed, Use::Free);

@@ -6,10 +6,11 @@
 use crate::arch::devices::{self, Delivery};
 use crate::arch::irq::IrqMutex;
 use crate::arch::time;
+use crate::console::broken_lines;
 use crate::console::keyboard::{self, Keyboard};
 use crate::console::serial::Receiver;
 use crate::task::WaitQueue;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use mm::sync::LockRank;
 use quarry_kernel::tty::{SERIAL_LINES, Typed};
 
@@ -41,6 +42,9 @@ static INPUT: IrqMutex<Input> = IrqMutex::new(
 
 /// Whether a ^C is waiting to be read.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Lines that had been broken off when the reader showed its own last.
+static SHOWN: AtomicU32 = AtomicU32::new(0);
 
 /// Where readers wait.
 static READERS: WaitQueue = WaitQueue::new();
@@ -104,7 +108,8 @@ pub(crate) fn poll() {
     let came = typed.len() != before || typed.is_interrupted();
     INTERRUPTED.store(typed.is_interrupted(), Ordering::Relaxed);
     drop(input);
-    if came {
+    // Whoever logs may hold locks, and cannot wake anybody.
+    if came || is_broken() {
         READERS.wake_one();
     }
 }
@@ -126,21 +131,19 @@ fn is_there() -> bool {
     !INPUT.lock().typed.is_empty()
 }
 
-/// Reads what was typed, at least one byte unless `into` is empty; waits for it.
-/// ^C comes as the byte 3 ([`quarry_kernel::tty::INTERRUPT`]), and what was typed
+/// Whether the reader's line was broken off.
+fn is_broken() -> bool {
+    broken_lines() != SHOWN.load(Ordering::Relaxed)
+}
+
+/// Reads what was typed; waits for it, or until more lines have been broken off
+/// than `shown`, when the reader's own has to be shown again: then nothing may
+/// have come. ^C comes as the byte 3 ([`quarry_kernel::tty::INTERRUPT`]), and what was typed
 /// before it and not read is lost. In a thread, interrupts on, no lock held.
-pub(crate) fn read(into: &mut [u8]) -> usize {
-    if into.is_empty() {
-        return 0;
-    }
-    loop {
-        READERS.wait_until(is_there);
-        // Another reader may have been faster.
-        match take(into) {
-            0 => {}
-            len => return len,
-        }
-    }
+pub(crate) fn read(into: &mut [u8], shown: u32) -> usize {
+    SHOWN.store(shown, Ordering::Relaxed);
+    READERS.wait_until(|| is_there() || is_broken());
+    take(into)
 }
 
 /// Whether ^C was typed, and neither read nor taken yet. From any context.

@@ -21,6 +21,7 @@ pub(crate) use screen::Framebuffer;
 use crate::arch::irq::IrqMutex;
 use crate::take::Take;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use mm::sync::LockRank;
 use quarry_kernel::banner::Line;
 use quarry_kernel::tty::Ring;
@@ -41,24 +42,44 @@ struct Rings {
 static RINGS: Take<Rings> = Take::new(Rings { log: Ring::new(), out: Ring::new() });
 
 static OUTPUT: IrqMutex<Output> =
-    IrqMutex::new(LockRank::Log, Output { rings: None, column: 0, broken: 0 });
+    IrqMutex::new(LockRank::Log, Output { rings: None, column: 0, width: 0, is_edited: false });
+
+/// Lines that ended because somebody else had something to say.
+static BROKEN: AtomicU32 = AtomicU32::new(0);
 
 /// What was written, and where the next character goes.
 struct Output {
     rings: Option<&'static mut Rings>,
     /// Not 0: a line is not at its end.
     column: usize,
-    /// Lines that ended because somebody else had something to say.
-    broken: u32,
+    /// Columns of this row that have something in them.
+    width: usize,
+    /// The row is somebody's who edits a line, and will show it again.
+    is_edited: bool,
 }
 
 impl Output {
     /// Begins a new line unless one has just begun. The log has whole lines only.
     fn fresh_line(&mut self) {
-        if self.column != 0 {
-            self.broken = self.broken.wrapping_add(1);
+        if self.width == 0 {
+            return;
+        }
+        if self.is_edited {
+            self.erase_row();
+        } else {
             self.push(b"\n", false);
         }
+        BROKEN.fetch_add(1, Relaxed);
+    }
+
+    /// Makes the row blank that is being written, as terminals of all kinds can.
+    fn erase_row(&mut self) {
+        self.push(b"\r", false);
+        for _ in 0..self.width {
+            self.push(b" ", false);
+        }
+        self.push(b"\r", false);
+        self.width = 0;
     }
 
     fn push(&mut self, bytes: &[u8], keep: bool) {
@@ -75,6 +96,7 @@ impl Output {
                 0x07 => self.column,
                 _ => self.column + 1,
             };
+            self.width = if *byte == b'\n' { 0 } else { self.width.max(self.column) };
         }
     }
 
@@ -140,9 +162,25 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
 }
 
 /// How many lines were broken off by others' lines so far: whoever edits one
-/// has to show it again when this has changed.
+/// has to show it again when this has changed. From any context.
 pub(crate) fn broken_lines() -> u32 {
-    OUTPUT.lock().broken
+    BROKEN.load(Relaxed)
+}
+
+/// Says whether the row that is written is a line that somebody edits. If
+/// somebody else has something to say, such a one makes room, and is shown again
+/// below ([`broken_lines`]).
+pub(crate) fn set_edited(is_edited: bool) {
+    OUTPUT.lock().is_edited = is_edited;
+}
+
+/// Makes the row blank that is being written, if anything is in it.
+pub(crate) fn erase_row() {
+    output(|output| {
+        if output.width != 0 {
+            output.erase_row();
+        }
+    });
 }
 
 /// Makes screen and terminal blank. In a thread, no lock held.
@@ -152,7 +190,7 @@ pub(crate) fn clear() {
         // To the upper left corner, and all of the display erased (ECMA-48: CUP,
         // ED).
         output.push(b"\x1b[H\x1b[2J", false);
-        output.column = 0;
+        (output.column, output.width) = (0, 0);
     });
 }
 

@@ -5,11 +5,13 @@ use super::config::{self, Config};
 use super::env::{self, Events};
 use super::list::{self, Use};
 use super::registers::{self, Registers};
-use super::{balloon, entropy, messages, pins, virtio_mem};
+use super::{balloon, entropy, hotplug, messages, pins, virtio_mem};
 use crate::arch::devices::Delivery;
 use crate::memory::iomem;
 use crate::platform::Machine;
-use ::drivers::pci::{self, Bar, Bars, CommandRegister, Function, MAX_BARS, Msix, Oddity};
+use ::drivers::pci::{
+    self, Bar, Bars, CommandRegister, Function, MAX_BARS, Msix, Oddity, PciAddress, Slot, Window,
+};
 use ::drivers::virtio_pci::{Layout, PciLink, Vectors};
 use ::drivers::{DeviceType, Mmio};
 use core::fmt;
@@ -75,12 +77,63 @@ pub(super) fn all(mm: &'static Mm<Machine>) {
         let how = config.how(segment);
         log::info!("PCI: domain {segment:04x} [bus {first:02x}-{last:02x}] through {how}");
         let odd = &mut |oddity: Oddity| log::warn!("{oddity}");
-        pci::scan(config, segment, buses, &mut |function| found(mm, config, function), odd);
+        let each = &mut |function: &Function| {
+            found(mm, config, function, None);
+            if let Some(slot) = Slot::find(config, function) {
+                hotplug::add(slot);
+            }
+        };
+        pci::scan(config, segment, buses, each, odd);
     }
+    hotplug::start(mm, config);
+}
+
+/// Finds what has come to bus `bus` behind `port`, and gives registers addresses
+/// that the port lets through.
+pub(super) fn behind(mm: &'static Mm<Machine>, config: &'static Config, port: PciAddress, bus: u8) {
+    let mut windows = pci::windows(config, port);
+    let odd = &mut |oddity: Oddity| log::warn!("{oddity}");
+    let each = &mut |function: &Function| found(mm, config, function, Some(&mut windows));
+    pci::scan(config, port.segment(), (bus, bus), each, odd);
+}
+
+/// Takes what is on bus `bus` of `segment` from its drivers, whether or not it is
+/// there still. False if a driver does not let go.
+pub(super) fn release(config: &'static Config, segment: u16, bus: u8) -> bool {
+    let mut all = true;
+    while let Some((function, driven)) = list::take(segment, bus) {
+        let address = function.address;
+        if let Some((kind, number)) = driven {
+            let gone = match kind {
+                DeviceType::EntropySource => {
+                    entropy::remove(number);
+                    true
+                }
+                DeviceType::MemoryBalloon => balloon::remove(number),
+                _ => false,
+            };
+            function.cut_off(config);
+            if gone {
+                messages::close(number);
+                env::give_back(number);
+            } else {
+                log::warn!("pci {address}: virtio{number}: its driver does not let go of it");
+                all = false;
+            }
+        }
+        iomem::remove(format_args!("{address}"));
+        log::info!("pci {address}: removed");
+    }
+    all
 }
 
 /// A function was found.
-fn found(mm: &'static Mm<Machine>, config: &'static Config, function: &Function) {
+fn found(
+    mm: &'static Mm<Machine>,
+    config: &'static Config,
+    function: &Function,
+    windows: Option<&mut [Window; 2]>,
+) {
     log::info!("{function}");
     let address = function.address;
     let kind = match Layout::kind(function) {
@@ -95,7 +148,7 @@ fn found(mm: &'static Mm<Machine>, config: &'static Config, function: &Function)
         log::info!("pci {address}: virtio {kind:?}: no driver");
         return list::add(function, Use::None);
     };
-    match attach(config, function) {
+    match attach(config, function, windows) {
         Ok(found) => {
             list::add(function, Use::Driven(kind, found.number as usize));
             start(mm, found);
@@ -108,9 +161,19 @@ fn found(mm: &'static Mm<Machine>, config: &'static Config, function: &Function)
 }
 
 /// Makes the device behind `function` ready for its driver.
-fn attach(config: &'static Config, function: &Function) -> Result<Found, LeftOut> {
+fn attach(
+    config: &'static Config,
+    function: &Function,
+    windows: Option<&mut [Window; 2]>,
+) -> Result<Found, LeftOut> {
     // SAFETY: no driver has the function yet.
-    let bars = unsafe { function.bars(config) }.ok_or(LeftOut::Bridge)?;
+    let mut bars = unsafe { function.bars(config) }.ok_or(LeftOut::Bridge)?;
+    // SAFETY: nobody has it, nor what lies in the windows of its port, behind which
+    // there was nothing.
+    if windows.is_some_and(|windows| unsafe { function.assign(config, &bars, windows) }) {
+        // SAFETY: as above.
+        bars = unsafe { function.bars(config) }.ok_or(LeftOut::Bridge)?;
+    }
     let layout = Layout::find(config, function, &bars).map_err(LeftOut::NotVirtio)?;
     let msix = Msix::find(config, function, &bars);
     let mut mapped: [Option<Registers>; MAX_BARS] = [None; MAX_BARS];

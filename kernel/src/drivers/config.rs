@@ -1,14 +1,14 @@
 //! Access to PCI configuration spaces: through memory where the firmware says
 //! where, through ports otherwise. Calls `acpi`, `registers`.
 
-use super::registers::{self, Registers};
+use super::registers::{self, NotMapped, Registers};
 use crate::acpi;
 use crate::arch::irq::IrqMutex;
 use crate::memory::iomem;
 use ::drivers::Mmio;
 use ::drivers::pci::{ConfigRegionAccess, PciAddress};
 use mm::sync::LockRank;
-use quarry_kernel::sdt::{Ecam, Signature, ecams};
+use quarry_kernel::sdt::{Ecam, EcamError, Signature, add_ecam, ecams};
 use spin::Once;
 use x86_64::instructions::port::Port;
 
@@ -36,36 +36,31 @@ static CONFIG: Once<Config> = Once::new();
 pub(super) fn open() -> Option<&'static Config> {
     let config = CONFIG.call_once(|| {
         let mut mapped = [const { None }; SEGMENTS];
-        let tables = acpi::find_all(Signature::MCFG).flat_map(ecams);
-        for (slot, ecam) in mapped.iter_mut().zip(tables) {
-            *slot = map(ecam).map(|registers| (ecam, registers));
+        for ecam in acpi::find_all(Signature::MCFG).flat_map(ecams) {
+            if let Err(why) = add_ecam(&mut mapped, ecam, map) {
+                say_unused(&ecam, &why);
+            }
         }
         Config { mapped, ports: has_ports() }
     });
     (config.ports || config.segments().next().is_some()).then_some(config)
 }
 
-fn map(ecam: Ecam) -> Option<Registers> {
-    let Ecam { segment, first, last, addr } = ecam;
-    let end = addr + ecam.bytes();
-    if iomem::is_memory(addr, end) {
-        log::warn!("PCI: ECAM at {addr:#x} lies in RAM: not used");
-        return None;
-    }
-    match registers::map(addr, ecam.bytes()) {
-        Ok(registers) => {
-            let name = format_args!("PCI ECAM {segment:04x} [bus {first:02x}-{last:02x}]");
-            iomem::add(addr, end, name);
-            let last_byte = end - 1;
-            log::info!(
-                "PCI: ECAM [mem {addr:#010x}-{last_byte:#010x}] for domain {segment:04x} [bus {first:02x}-{last:02x}]"
-            );
-            Some(registers)
-        }
-        Err(why) => {
-            log::warn!("PCI: ECAM at {addr:#x}: {why}");
-            None
-        }
+fn map(ecam: &Ecam) -> Result<Registers, NotMapped> {
+    let Ecam { segment, first, last, addr } = *ecam;
+    let registers = registers::map(addr, ecam.bytes())?;
+    let name = format_args!("PCI ECAM {segment:04x} [bus {first:02x}-{last:02x}]");
+    iomem::add(addr, addr + ecam.bytes(), name);
+    log::info!("PCI: ECAM {ecam}");
+    Ok(registers)
+}
+
+/// Says why `ecam` is left out.
+fn say_unused(ecam: &Ecam, why: &EcamError<NotMapped>) {
+    match why {
+        EcamError::Overlaps(other) => log::warn!("PCI: ECAM {ecam} overlaps {other}: not used"),
+        EcamError::NoRoom => log::warn!("PCI: ECAM {ecam}: one too many: not used"),
+        EcamError::NotMapped(why) => log::warn!("PCI: ECAM {ecam}: {why}: not used"),
     }
 }
 

@@ -21,6 +21,15 @@ pub(super) fn start(_: &'static Mm<Machine>, found: Found) {
     }
 }
 
+/// Takes the device with that number from its driver, whether or not it is there
+/// still.
+pub(super) fn remove(number: usize) {
+    let mut device = DEVICE.lock();
+    if let Some(dice) = device.take_if(|it| it.device().number() as usize == number) {
+        dice.stop();
+    }
+}
+
 /// Interrupts of the device so far; None if there is no device, or it has none.
 pub(crate) fn interrupts() -> Option<u32> {
     DEVICE.lock().as_ref()?.device().env().interrupts()

@@ -5,7 +5,7 @@ use crate::arch::{irq, time};
 use crate::task::{self, WaitQueue};
 use ::drivers::Env;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use mm::platform::LogLevel;
 
 /// Devices that can have a driver.
@@ -30,13 +30,25 @@ static EVENTS: [Events; DEVICES] = [const {
         silent: AtomicBool::new(false),
     }
 }; DEVICES];
-/// How many of them are somebody's.
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
+/// Those that are somebody's, a bit each.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+const _: () = assert!(DEVICES == u64::BITS as usize);
 
-/// Events for one more device, and their number; None if there is no room.
+/// Events for one more device, and their number, the lowest that is free; None if
+/// there is no room.
 pub(super) fn take() -> Option<(usize, &'static Events)> {
-    let number = TAKEN.fetch_add(1, Ordering::Relaxed);
-    Some((number, EVENTS.get(number)?))
+    let lowest = |taken: u64| (taken != u64::MAX).then_some(taken | (taken + 1));
+    let before = TAKEN.try_update(Ordering::AcqRel, Ordering::Acquire, lowest).ok()?;
+    let number = before.trailing_ones() as usize;
+    let events = EVENTS.get(number)?;
+    events.interrupts.store(0, Ordering::Relaxed);
+    events.silent.store(false, Ordering::Relaxed);
+    Some((number, events))
+}
+
+/// Gives events back, whose device has gone and has no driver any more.
+pub(super) fn give_back(number: usize) {
+    TAKEN.fetch_and(!(1 << number), Ordering::AcqRel);
 }
 
 /// The events with number `number`.

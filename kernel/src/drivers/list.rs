@@ -64,6 +64,39 @@ pub(super) fn add(function: &Function, use_: Use) {
     }
 }
 
+/// The functions on bus `bus` of `segment`, one after the other, taken off the
+/// list: each with the kind of its driver's device and the number of its events,
+/// if it has a driver.
+pub(super) fn take(segment: u16, bus: u8) -> Option<(Function, Option<(DeviceType, usize)>)> {
+    let mut list = LIST.lock();
+    let len = list.len;
+    let there = |it: &Option<Entry>| {
+        it.is_some_and(|it| {
+            let address = it.function.address;
+            (address.segment(), address.bus()) == (segment, bus)
+        })
+    };
+    let at = list.entries[..len].iter().position(there)?;
+    let entry = list.entries[at].take();
+    list.entries.copy_within(at + 1..len, at);
+    list.len -= 1;
+    let Entry { function, use_ } = entry?;
+    let driven = match use_ {
+        Use::Driven(kind, number) => Some((kind, number)),
+        Use::None | Use::LeftOut => None,
+    };
+    Some((function, driven))
+}
+
+/// Whether a driver that cannot let go has a function on bus `bus` of `segment`.
+pub(super) fn is_fixed(segment: u16, bus: u8) -> bool {
+    LIST.lock().entries.iter().flatten().any(|it| {
+        let address = it.function.address;
+        (address.segment(), address.bus()) == (segment, bus)
+            && matches!(it.use_, Use::Driven(DeviceType::Memory, _))
+    })
+}
+
 /// Calls `line` for each function, with what there is to say about it. In a
 /// thread.
 pub(crate) fn each(line: &mut dyn FnMut(fmt::Arguments<'_>)) {

@@ -4,11 +4,12 @@
 use super::env;
 use super::registers::Registers;
 use crate::arch::apic;
+use crate::arch::irq::IrqMutex;
 use crate::smp;
 use ::drivers::pci::{Entry, Msix, message};
 use core::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use mm::sync::LockRank;
 use mm::types::CpuId;
-use spin::Once;
 
 /// The first vector: above those of the I/O APICs.
 pub(crate) const FIRST: u8 = 0x60;
@@ -20,12 +21,11 @@ const COUNT: usize = (LAST - FIRST) as usize + 1;
 /// Whose vector it is: 0 for nobody's, else twice the events' number plus 2, and
 /// 1 more where it tells of the configuration.
 static OWNERS: [AtomicU16; COUNT] = [const { AtomicU16::new(0) }; COUNT];
-/// Vectors that were taken.
-static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// Where the next device's go.
 static NEXT_CPU: AtomicUsize = AtomicUsize::new(0);
 
 /// Where a vector's message is kept: in entry `at` of a device's table.
+#[derive(Clone, Copy)]
 struct Place {
     msix: Msix,
     table: Registers,
@@ -33,7 +33,7 @@ struct Place {
 }
 
 /// By vector, from [`FIRST`] on.
-static PLACES: [Once<Place>; COUNT] = [const { Once::new() }; COUNT];
+static PLACES: IrqMutex<[Option<Place>; COUNT]> = IrqMutex::new(LockRank::Leaf, [None; COUNT]);
 /// The CPU that the vector comes to.
 static CPUS: [AtomicU16; COUNT] = [const { AtomicU16::new(0) }; COUNT];
 
@@ -56,28 +56,44 @@ pub(super) fn open(number: usize, config: bool, msix: &Msix, table: Registers, a
     if !apic::is_on() {
         return false;
     }
-    let index = TAKEN.fetch_add(1, Ordering::Relaxed);
-    let (Some(owner), Some((cpu, entry))) = (OWNERS.get(index), address(index)) else {
+    let owner = 2 * number as u16 + 2 + u16::from(config);
+    let take =
+        |it: &AtomicU16| it.compare_exchange(0, owner, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    let Some(index) = OWNERS.iter().position(take) else { return false };
+    let Some((cpu, entry)) = address(index) else {
+        OWNERS[index].store(0, Ordering::Release);
         return false;
     };
-    owner.store(2 * number as u16 + 2 + u16::from(config), Ordering::Release);
     CPUS[index].store(cpu.0, Ordering::Relaxed);
-    PLACES[index].call_once(|| Place { msix: *msix, table, at });
+    PLACES.lock()[index] = Some(Place { msix: *msix, table, at });
     // SAFETY: a message to a CPU's local APIC, whose vector has a handler.
     unsafe { msix.set(&table, at, Some(entry)) }
 }
 
+/// Gives the vectors back of the events with number `number`, whose device sends
+/// nothing any more.
+pub(super) fn close(number: usize) {
+    for (index, owner) in OWNERS.iter().enumerate() {
+        let whose = owner.load(Ordering::Acquire).checked_sub(2);
+        if whose.is_some_and(|it| usize::from(it / 2) == number) {
+            PLACES.lock()[index] = None;
+            owner.store(0, Ordering::Release);
+        }
+    }
+}
+
 /// Has what came to `cpu`, which is offline, come to others. In a thread.
 pub(crate) fn leave(cpu: CpuId) {
-    for (index, place) in PLACES.iter().enumerate() {
-        let Some(Place { msix, table, at }) = place.get() else { continue };
-        if CPUS[index].load(Ordering::Relaxed) != cpu.0 {
+    for (index, on) in CPUS.iter().enumerate() {
+        let place = PLACES.lock()[index];
+        let Some(Place { msix, table, at }) = place else { continue };
+        if on.load(Ordering::Relaxed) != cpu.0 {
             continue;
         }
         if let Some((to, entry)) = address(index) {
-            CPUS[index].store(to.0, Ordering::Relaxed);
+            on.store(to.0, Ordering::Relaxed);
             // SAFETY: as in `open`.
-            unsafe { msix.set(table, *at, Some(entry)) };
+            unsafe { msix.set(&table, at, Some(entry)) };
         }
         // What came meanwhile was lost.
         note(index);

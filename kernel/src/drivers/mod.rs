@@ -8,6 +8,7 @@ mod config;
 pub(crate) mod dma;
 pub(crate) mod entropy;
 mod env;
+mod hotplug;
 mod list;
 pub(crate) mod messages;
 mod pins;

@@ -14,8 +14,15 @@ use x86_64::structures::paging::{PageSize, Size2MiB, Size4KiB};
 /// Bytes of the address space that are in use; what is mapped stays.
 static USED: IrqMutex<u64> = IrqMutex::new(LockRank::Leaf, 0);
 
+/// Ranges that can be found again.
+const KNOWN: usize = 64;
+/// Ranges that are mapped, by their physical address: a device that comes back
+/// has its old ones.
+static MAPPED: IrqMutex<[(u64, Registers); KNOWN]> =
+    IrqMutex::new(LockRank::Leaf, [(0, Registers { start: 0, bytes: 0 }); KNOWN]);
+
 /// A range of registers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Registers {
     /// Address of the first, mapped.
     start: u64,
@@ -73,6 +80,10 @@ pub(crate) fn map(addr: u64, bytes: u64) -> Result<Registers, NotMapped> {
     if memory::iomem::is_memory(addr, end) {
         return Err(NotMapped::BadAddress);
     }
+    let known = |it: &(u64, Registers)| it.0 == addr && it.1.bytes == bytes;
+    if let Some((_, registers)) = MAPPED.lock().iter().copied().find(known) {
+        return Ok(registers);
+    }
     let (first, last) = (addr & !(Size4KiB::SIZE - 1), end.next_multiple_of(Size4KiB::SIZE));
     // Large pages where the physical address allows.
     let start = take(last - first, Size2MiB::SIZE, first % Size2MiB::SIZE)?;
@@ -104,6 +115,11 @@ pub(crate) fn map(addr: u64, bytes: u64) -> Result<Registers, NotMapped> {
         && let Err(error) = mm.free_pages(Page { pfn, order: Order(0) })
     {
         log::error!("registers: frame {pfn:?} cannot be freed: {error}");
+    }
+    if let Ok(registers) = result
+        && let Some(slot) = MAPPED.lock().iter_mut().find(|it| it.0 == 0)
+    {
+        *slot = (addr, registers);
     }
     result
 }

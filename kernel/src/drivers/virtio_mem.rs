@@ -10,6 +10,7 @@ use crate::platform::Machine;
 use crate::task::{self, Config};
 use crate::{numa, workers};
 use ::drivers::virtio_mem::{Group, MemConfig, MemFault, MemPort, Status, VirtioMem};
+use ::shell::Plugged;
 use alloc::vec::Vec;
 use core::fmt;
 use mm::Mm;
@@ -111,6 +112,21 @@ fn publish(number: u32, status: Option<Status>) {
     if let Some(slot) = states.iter_mut().find(taken) {
         *slot = Some((number, status));
     }
+}
+
+/// What the devices have plugged; None without one that works.
+pub(crate) fn plugged() -> Option<Plugged> {
+    let states = *STATES.lock();
+    let statuses = states.into_iter().flatten().filter_map(|(_, status)| status);
+    statuses.fold(None, |sum: Option<Plugged>, status| {
+        let sum = sum.unwrap_or_default();
+        Some(Plugged {
+            plugged: sum.plugged + status.plugged,
+            requested: sum.requested + status.config.requested_size,
+            most: sum.most + status.config.region_size,
+            retry_ms: sum.retry_ms.max(status.retry_ms),
+        })
+    })
 }
 
 /// Writes [`FILE`]: of each device its name and what there is to know of it,

@@ -62,6 +62,28 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// All of them, the worst last.
+    pub const ALL: [Self; 6] = [
+        Self::Corrected,
+        Self::Unrelated,
+        Self::NoAction,
+        Self::ActionOptional,
+        Self::ActionRequired,
+        Self::Fatal,
+    ];
+
+    /// Its name in the file of counters.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Corrected => "corrected",
+            Self::Unrelated => "not_enabled",
+            Self::NoAction => "no_action",
+            Self::ActionOptional => "action_optional",
+            Self::ActionRequired => "action_required",
+            Self::Fatal => "fatal",
+        }
+    }
+
     /// Its name in the log.
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,6 +97,10 @@ impl Severity {
     }
 }
 
+/// The first register of bank 0, `IA32_MC0_CTL`; each bank has four: control,
+/// status, address, miscellaneous.
+pub const FIRST_BANK: u32 = 0x400;
+
 /// What a bank says of an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bank {
@@ -87,6 +113,25 @@ pub struct Bank {
 }
 
 impl Bank {
+    /// What bank `n` says, if there is an error in it; then it is forgotten there,
+    /// so that nobody takes it twice. `read` and `write` are for registers, of
+    /// which only those are read that mean something.
+    pub fn take(n: u32, read: impl Fn(u32) -> u64, write: impl FnOnce(u32, u64)) -> Option<Self> {
+        let base = FIRST_BANK + 4 * n;
+        let mut bank = Self { status: read(base + 1), addr: 0, misc: 0 };
+        if !bank.is_valid() {
+            return None;
+        }
+        if bank.has_addr() {
+            bank.addr = read(base + 2);
+        }
+        if bank.has_misc() {
+            bank.misc = read(base + 3);
+        }
+        write(base + 1, 0);
+        Some(bank)
+    }
+
     const fn bit(self, bit: u32) -> bool {
         self.status >> bit & 1 != 0
     }
@@ -236,6 +281,44 @@ mod tests {
             (0xbd00_0000_0000_00c0, Capabilities(10), RESUME, Severity::Fatal),
         ] {
             assert_eq!(bank(status).severity(caps, global), severity, "{status:#x}");
+        }
+    }
+
+    #[test]
+    fn a_bank_is_taken_once() {
+        use core::cell::RefCell;
+        use std::collections::BTreeMap;
+        use std::vec::Vec;
+        // What QEMU's monitor makes of `mce 0 9 0x9c0000000000009f 0 0x12345000 0x8c`.
+        for (status, addr, misc, looks) in [
+            (0x9c00_0000_0000_009f_u64, 0x1234_5000, 0x8c, 3),
+            (0x9400_0000_0000_009f, 0x1234_5000, 0, 2),
+            (0x8800_0000_0000_009f, 0, 0x8c, 2),
+            (0x8000_0000_0000_0001, 0, 0, 1),
+        ] {
+            let place = [(0x425, status), (0x426, 0x1234_5000), (0x427, 0x8c)];
+            let registers = RefCell::new(BTreeMap::from(place));
+            let seen = RefCell::new(Vec::new());
+            let read = |msr| {
+                seen.borrow_mut().push(msr);
+                registers.borrow()[&msr]
+            };
+            let write = |msr, value| {
+                registers.borrow_mut().insert(msr, value);
+            };
+            let bank = Bank::take(9, read, write).expect("an error");
+            assert_eq!(bank, Bank { status, addr, misc });
+            assert_eq!(seen.take().len(), looks, "what means nothing is not read");
+            assert_eq!(bank.severity(SER, GlobalStatus(1)), Severity::Corrected);
+            assert_eq!(bank.severity(Capabilities(5), GlobalStatus(0)), Severity::Corrected);
+            assert_eq!(Bank::take(9, read, write), None, "it is forgotten there");
+        }
+    }
+
+    #[test]
+    fn severities_by_number() {
+        for (number, severity) in Severity::ALL.into_iter().enumerate() {
+            assert_eq!(severity as usize, number);
         }
     }
 

@@ -104,17 +104,39 @@ pub(crate) fn note(
     KNOWN.call_once(|| (map, IrqMutex::new(LockRank::Leaf, named)));
 }
 
+/// Takes out all ranges of the device with that name, as [`add`] has it.
+pub(crate) fn remove(name: fmt::Arguments<'_>) {
+    let Some((_, named)) = KNOWN.get() else { return };
+    let text = Text::of(name);
+    let mut named = named.lock();
+    let mut at = 0;
+    while at < named.len {
+        if named.ranges[at].name.as_bytes() == &text.bytes[..text.len] {
+            let len = named.len;
+            named.ranges.copy_within(at + 1..len, at);
+            named.len -= 1;
+        } else {
+            at += 1;
+        }
+    }
+}
+
 /// Adds the bytes from `start` to `end`, a device's, of which nothing has a name
 /// yet. Where there is no room for it, it is not shown.
 pub(crate) fn add(start: u64, end: u64, name: fmt::Arguments<'_>) {
     let Some((_, named)) = KNOWN.get() else { return };
-    let Some(slot) = LATE_NAMES.get(LATE_TAKEN.fetch_add(1, Ordering::Relaxed)) else { return };
-    let (bytes, len) = slot.call_once(|| {
-        let mut text = Text { bytes: [0; LATE_BYTES], len: 0 };
-        // What is too long is cut off.
-        let _ = fmt::write(&mut text, name);
-        (text.bytes, text.len)
-    });
+    let text = Text::of(name);
+    let same = |slot: &&Once<([u8; LATE_BYTES], usize)>| {
+        slot.get().is_some_and(|it| *it == (text.bytes, text.len))
+    };
+    let slot = match LATE_NAMES.iter().find(same) {
+        Some(slot) => slot,
+        None => match LATE_NAMES.get(LATE_TAKEN.fetch_add(1, Ordering::Relaxed)) {
+            Some(slot) => slot,
+            None => return,
+        },
+    };
+    let (bytes, len) = slot.call_once(|| (text.bytes, text.len));
     let Ok(name) = core::str::from_utf8(&bytes[..*len]) else { return };
     let mut named = named.lock();
     if named.at(start, end).is_none() {
@@ -133,6 +155,15 @@ pub(crate) fn named(start: u64, end: u64) -> Option<&'static str> {
 struct Text {
     bytes: [u8; LATE_BYTES],
     len: usize,
+}
+
+impl Text {
+    /// What is too long is cut off.
+    fn of(name: fmt::Arguments<'_>) -> Self {
+        let mut text = Self { bytes: [0; LATE_BYTES], len: 0 };
+        let _ = fmt::write(&mut text, name);
+        text
+    }
 }
 
 impl fmt::Write for Text {

@@ -16,7 +16,7 @@ mod warning;
 pub use cpus::{ApicId, Cpu, CpuList, Limits, MAX_CPUS, Presence};
 pub use irqs::{IoApic, Irqs, MAX_IO_APICS, Route, Signal};
 pub use madt::{Entry, Lint, LintPin, Madt};
-pub use mcfg::{Ecam, ecams};
+pub use mcfg::{Ecam, EcamError, add_ecam, ecams};
 pub use root::{Located, MAX_TABLES, Memory, TableList, walk};
 pub use spcr::{Registers, Spcr};
 pub use warning::{Flaw, Warning};

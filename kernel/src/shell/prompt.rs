@@ -33,7 +33,8 @@ impl Shell {
         session.begin();
         loop {
             let mut bytes = [0; AT_A_TIME];
-            let len = input::read(&mut bytes);
+            let len = input::read(&mut bytes, session.broken);
+            session.show_again();
             for &byte in &bytes[..len] {
                 if session.take(byte) {
                     // What was typed before the ^C is not meant any more.
@@ -53,19 +54,31 @@ struct Session {
 
 impl Session {
     fn begin(&mut self) {
-        self.editor.begin(&mut Terminal);
+        // What is broken off from here on shows in the next look.
         self.broken = console::broken_lines();
+        console::set_edited(true);
+        self.editor.begin(&mut Terminal);
+    }
+
+    /// Shows prompt and line again if others' lines have taken their place.
+    fn show_again(&mut self) {
+        let broken = console::broken_lines();
+        if broken != self.broken {
+            self.broken = broken;
+            // A key's echo may have been on its way.
+            console::erase_row();
+            self.editor.redraw(&mut Terminal);
+        }
     }
 
     /// Takes a byte, and runs the line if that was its end. True if a command
     /// was interrupted.
     fn take(&mut self, byte: u8) -> bool {
-        let broken = console::broken_lines();
-        if broken != self.broken {
-            self.broken = broken;
-            self.editor.redraw(&mut Terminal);
-        }
-        match self.editor.feed(byte, &*self.shell.lab, &mut Terminal) {
+        self.show_again();
+        let action = self.editor.feed(byte, &*self.shell.lab, &mut Terminal);
+        // A command's line that is broken off is not shown again.
+        console::set_edited(matches!(action, Action::More | Action::Clear));
+        match action {
             Action::More => return false,
             Action::Clear => {
                 console::clear();

@@ -5,11 +5,12 @@ use super::commands;
 use crate::cmdline;
 use crate::console::{self, input};
 use crate::drivers::{self, virtio_mem};
+use crate::mce;
 use crate::memory;
 use crate::platform::Machine;
 use crate::task::{self, Rights};
 use crate::workers::{self, Held};
-use ::shell::{Errno, Error, World};
+use ::shell::{Errno, Error, Plugged, World};
 use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
@@ -111,6 +112,10 @@ impl World for Kernel {
         drivers::balloon::target()
     }
 
+    fn plugged(&self) -> Option<Plugged> {
+        virtio_mem::plugged()
+    }
+
     fn print(&mut self, text: fmt::Arguments<'_>) {
         console::print(text);
     }
@@ -145,6 +150,7 @@ impl World for Kernel {
             "/proc/cmdline" => writeln!(out, "{}", cmdline::get()).map_err(stopped),
             "/proc/iomem" => memory::iomem::write(out).map_err(stopped),
             virtio_mem::FILE => virtio_mem::write(out).map_err(stopped),
+            mce::FILE => mce::write_file(out).map_err(stopped),
             _ => Err(Error::new(Errno::ENOENT, "no such file")),
         }
     }
@@ -157,7 +163,7 @@ impl World for Kernel {
     }
 
     fn files(&self) -> &'static [&'static str] {
-        &["/proc/cmdline", "/proc/iomem", virtio_mem::FILE]
+        &["/proc/cmdline", "/proc/iomem", virtio_mem::FILE, mce::FILE]
     }
 
     fn command(&mut self, words: &[&str]) -> Option<Result<(), Error>> {

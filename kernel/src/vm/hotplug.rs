@@ -4,14 +4,13 @@
 
 use super::layout;
 use super::tables::{
-    PARENT, flush_everywhere, frame_ptr, map_one, pfn_of_frame, with_tables, zero_frame,
+    flush_everywhere, frame_ptr, last_entry, map_one, pfn_of_frame, put, with_tables, zero_frame,
 };
 use mm::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use x86_64::VirtAddr;
-use x86_64::structures::paging::mapper::MapperFlush;
 use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{
-    Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, Size2MiB, Size4KiB, Translate,
+    Mapper, OffsetPageTable, Page, PageTable, PageTableFlags, Size2MiB, Translate,
 };
 
 /// The direct map of what is added, in pages of 2 MiB: so a part of it can go
@@ -110,21 +109,9 @@ pub(crate) fn take_frames(start: u64, bytes: usize, frame: &mut dyn FnMut(Pfn)) 
     with_tables(|tables| {
         let Some(zero) = zero_frame(tables) else { return };
         for addr in (start..start + bytes as u64).step_by(PAGE_SIZE) {
-            let page = Page::<Size4KiB>::containing_address(VirtAddr::new(addr));
-            let Ok((old, flush)) = tables.unmap(page) else { continue };
-            flush.ignore();
-            // SAFETY: the table is there, and the zeroes may be read by anybody.
-            let mapped = unsafe {
-                tables.map_to_with_table_flags(
-                    page,
-                    zero,
-                    read,
-                    PARENT,
-                    &mut super::tables::NoFrames,
-                )
-            };
-            let mapped = mapped.map(MapperFlush::ignore);
-            debug_assert!(mapped.is_ok(), "unmapped just now");
+            let Some(entry) = last_entry(tables, VirtAddr::new(addr)) else { continue };
+            let Ok(old) = entry.frame() else { continue };
+            put(entry, zero, read);
             if old != zero {
                 frame(pfn_of_frame(old));
             }

@@ -22,6 +22,9 @@ use x86_64::{PhysAddr, VirtAddr};
 /// Rights of all entries that point to tables; the last level restricts them.
 pub(crate) const PARENT: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 
+/// Rights of RAM: nothing in it is run.
+const RAM: PageTableFlags = PARENT.union(PageTableFlags::NO_EXECUTE);
+
 /// Device registers: writable, uncached.
 pub(crate) const DEVICE: PageTableFlags = PARENT
     .union(PageTableFlags::NO_EXECUTE)
@@ -105,14 +108,34 @@ pub(super) fn zero_frame(tables: &OffsetPageTable<'_>) -> Option<PhysFrame> {
     tables.translate_addr(addr).map(PhysFrame::containing_address)
 }
 
-/// No frames, for where no table can be missing.
-pub(super) struct NoFrames;
-
-// SAFETY: it hands out none.
-unsafe impl FrameAllocator<Size4KiB> for NoFrames {
-    fn allocate_frame(&mut self) -> Option<PhysFrame> {
-        None
+/// The entry for the page of 4 KiB at `addr`, if there is a table for it.
+pub(super) fn last_entry<'a>(
+    tables: &'a mut OffsetPageTable<'_>,
+    addr: VirtAddr,
+) -> Option<&'a mut PageTableEntry> {
+    let mut table = tables.level_4_table_mut();
+    for index in [addr.p4_index(), addr.p3_index(), addr.p2_index()] {
+        let entry = &table[index];
+        if entry.flags().contains(PageTableFlags::HUGE_PAGE) {
+            return None;
+        }
+        let next: *mut PageTable = frame_ptr(pfn_of_frame(entry.frame().ok()?)).cast();
+        // SAFETY: tables lie in the direct map, and `tables` says that nobody
+        // else changes them meanwhile.
+        table = unsafe { &mut *next };
     }
+    Some(&mut table[addr.p1_index()])
+}
+
+/// Has an entry map `frame` from now on, whatever it mapped before: in one store,
+/// so that processors that walk the tables at the same time find the one or the
+/// other. Translation caches are the caller's to care for.
+pub(super) fn put(entry: &mut PageTableEntry, frame: PhysFrame, flags: PageTableFlags) {
+    let mut new = PageTableEntry::new();
+    new.set_frame(frame, flags);
+    // SAFETY: a reference is good to write through; volatile, so that it is one
+    // store of the whole.
+    unsafe { core::ptr::from_mut(entry).write_volatile(new) };
 }
 
 /// Frames that somebody hands in, for tables.
@@ -150,8 +173,9 @@ pub(crate) fn map_frames(
             let (mapped, pages) = if fits {
                 (map_one::<Size2MiB>(tables, virt, pfn, source), large)
             } else {
-                replaced |= unmap_zeroes(tables, virt, zero);
-                (map_one::<Size4KiB>(tables, virt, pfn, source), 1)
+                let over_zeroes = map_over_zeroes(tables, virt, zero, pfn);
+                replaced |= over_zeroes;
+                (over_zeroes || map_one::<Size4KiB>(tables, virt, pfn, source), 1)
             };
             if !mapped {
                 return false;
@@ -166,15 +190,21 @@ pub(crate) fn map_frames(
     mapped.unwrap_or(false)
 }
 
-/// Makes room where only zeroes are shown; whether they were.
-fn unmap_zeroes(tables: &mut OffsetPageTable<'_>, virt: VirtAddr, zero: Option<PhysFrame>) -> bool {
-    let page = Page::<Size4KiB>::containing_address(virt);
-    let there = tables.translate_page(page).ok();
+/// Maps `pfn` at `virt` if zeroes are shown there; whether they were. The caller
+/// tells everybody. Whoever reads there meanwhile reads those, or what is new.
+fn map_over_zeroes(
+    tables: &mut OffsetPageTable<'_>,
+    virt: VirtAddr,
+    zero: Option<PhysFrame>,
+    pfn: Pfn,
+) -> bool {
+    let Some(entry) = last_entry(tables, virt) else { return false };
+    let there = entry.frame().ok();
     if there.is_none() || there != zero {
         return false;
     }
-    // The caller tells everybody.
-    tables.unmap(page).map(|(_, flush)| flush.ignore()).is_ok()
+    put(entry, PhysFrame::containing_address(PhysAddr::new(pfn.addr())), RAM);
+    true
 }
 
 pub(super) fn map_one<S: paging::PageSize>(
@@ -186,12 +216,11 @@ pub(super) fn map_one<S: paging::PageSize>(
 where
     for<'a> OffsetPageTable<'a>: Mapper<S>,
 {
-    let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
     let page = Page::<S>::containing_address(virt);
     let frame = PhysFrame::<S>::containing_address(PhysAddr::new(pfn.addr()));
     // SAFETY: nothing is mapped there, and the frame is its owner's alone.
     let mapped =
-        unsafe { tables.map_to_with_table_flags(page, frame, flags, PARENT, &mut Handed(source)) };
+        unsafe { tables.map_to_with_table_flags(page, frame, RAM, PARENT, &mut Handed(source)) };
     // What was not mapped is in no translation cache.
     mapped.map(MapperFlush::ignore).is_ok()
 }
@@ -222,13 +251,12 @@ pub(crate) unsafe fn map_page(
     pfn: Pfn,
     spare: &mut Option<Pfn>,
 ) -> Result<(), NotMapped> {
-    let flags = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
     let page: Page<Size4KiB> = Page::containing_address(VirtAddr::new(addr));
     let frame = PhysFrame::containing_address(PhysAddr::new(pfn.addr()));
     let mapped = with_tables(|tables| {
         let source = &mut || spare.take();
         // SAFETY: passed on to the caller.
-        unsafe { tables.map_to_with_table_flags(page, frame, flags, PARENT, &mut Handed(source)) }
+        unsafe { tables.map_to_with_table_flags(page, frame, RAM, PARENT, &mut Handed(source)) }
             // What was not mapped is in no translation cache.
             .map(MapperFlush::ignore)
     });

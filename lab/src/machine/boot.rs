@@ -7,6 +7,7 @@ use super::affinity;
 use super::describe::Description;
 use super::host::Host;
 use super::lent::Lent;
+use super::plug::Plug;
 use super::ram::{self, Ram};
 use crate::output::Output;
 use mm::arena::MovableArena;
@@ -19,12 +20,12 @@ use mm::firmware::{
 };
 use mm::host::Machine;
 use mm::options::{Accept, Options};
-use mm::platform::LogLevel;
+use mm::platform::{LogLevel, Platform};
 use mm::proc::{IoRange, write_iomem};
 use mm::slab::SlabDefaults;
 use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
 use mm::{Mm, SetupError};
-use shell::{Errno, Error};
+use shell::{Errno, Error, Plugged};
 use std::fmt;
 use zram::{Zram, ZramSwap};
 
@@ -50,6 +51,7 @@ const KERNEL: PfnRange = PfnRange::new(Pfn(0x1000), Pfn(0x1200));
 #[derive(Debug)]
 pub struct Simulated {
     // In the order in which they go: each is used by those before it.
+    plug: Plug,
     mm: Lent<Mm<Host>>,
     arena: Lent<MovableArena<Host>>,
     balloon: Lent<Balloon<Host>>,
@@ -128,6 +130,31 @@ impl Simulated {
     /// The same as swap sees it.
     pub(crate) fn zram_swap(&self) -> &'static ZramSwap<Host> {
         self.zram_swap.get()
+    }
+
+    /// What is plugged in.
+    pub(crate) fn plugged(&self) -> Plugged {
+        self.plug.status()
+    }
+
+    /// The host wants so many bytes plugged.
+    ///
+    /// # Errors
+    /// EINVAL where that cannot be.
+    pub(crate) fn request_plugged(&mut self, bytes: u64) -> Result<(), Error> {
+        self.plug.request(bytes)
+    }
+
+    /// When the driver of what is plugged does its next round, in ms.
+    pub(crate) fn plug_due(&self) -> Option<u64> {
+        self.plug.due()
+    }
+
+    /// Has it do a round.
+    pub(crate) fn plug_round(&mut self) {
+        if let Err(fault) = self.plug.round() {
+            self.mm().platform().log(LogLevel::Error, format_args!("virtio_mem virtio0: {fault}"));
+        }
     }
 
     /// The command line.
@@ -222,6 +249,7 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
 
     let zones = ZoneLayout::new(early.ram(), options.movable);
     let mut config = options.config(&zones, early.present_pages());
+    let plug_window = ram::plug_window(early.ram());
     config.hotplug_end = ram::window(early.ram()).end;
     config.nodes = topology.nodes();
     config.distances = *topology.distances();
@@ -249,7 +277,10 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
     let zram = unsafe { Lent::new(Box::new(Zram::new("/dev/zram0"))) };
     // SAFETY: as the arena.
     let zram_swap = unsafe { Lent::new(Box::new(ZramSwap::new(mm.get(), zram.get()))) };
+    // SAFETY: it goes before the manager.
+    let plug = unsafe { Plug::new(mm.get(), plug_window) };
     let simulated = Simulated {
+        plug,
         mm,
         arena,
         balloon,
@@ -288,7 +319,7 @@ impl fmt::Display for Simulated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mm = self.mm();
         let plural = |n: usize| if n == 1 { "" } else { "s" };
-        let (cpus, nodes) = (usize::from(mm::platform::Platform::cpus(mm.platform())), mm.nodes());
+        let (cpus, nodes) = (usize::from(Platform::cpus(mm.platform())), mm.nodes());
         let present: u64 = mm.zones().iter().map(mm::zone::Zone::present).sum();
         write!(
             f,

@@ -32,6 +32,15 @@ impl Host {
         self.ram.resident()
     }
 
+    /// Gives what backs `frames` back to this host; false if they are no RAM.
+    ///
+    /// # Safety
+    /// Nobody wants what is in them, or reads or writes them meanwhile.
+    pub(super) unsafe fn discard(&self, frames: PfnRange) -> bool {
+        // SAFETY: passed on to the caller.
+        unsafe { self.ram.discard(frames) }
+    }
+
     /// CPUs, clock, rights and who was woken.
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine

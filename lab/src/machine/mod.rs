@@ -7,6 +7,7 @@ mod boot;
 mod describe;
 mod host;
 mod lent;
+mod plug;
 mod ram;
 
 pub use boot::Simulated;

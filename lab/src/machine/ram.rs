@@ -34,6 +34,13 @@ pub(super) fn window(ram: &[RamRange]) -> PfnRange {
     PfnRange::sized(end.max(Pfn(4 << 18)).align_up(WINDOW_ALIGN), WINDOW_PAGES)
 }
 
+/// The half of that which a device may plug memory into; the lower one is for
+/// boards that have it all at once.
+pub(super) fn plug_window(ram: &[RamRange]) -> PfnRange {
+    let window = window(ram);
+    PfnRange::new(window.start.add(window.pages() / 2), window.end)
+}
+
 impl Ram {
     /// Frames for `ram`, sorted and disjoint, and for what may come later. None
     /// if the host has no addresses for so many.

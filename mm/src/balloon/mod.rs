@@ -266,6 +266,15 @@ impl<P: Platform> Balloon<P> {
         self.fail(mm, HostFailed::Lost);
     }
 
+    /// The host that was [given up](Self::abandon) has been reset at last, or is
+    /// not there any more: frees what it had, but for a page that it kept while
+    /// that was moved. Interrupts on, no lock held.
+    pub fn recover(&self, mm: &Mm<P>) {
+        let _alone = self.alone(mm);
+        self.lock(mm).lost = false;
+        self.burst(mm);
+    }
+
     /// Pages in the balloon.
     pub fn size(&self) -> u64 {
         self.size.load(Relaxed)

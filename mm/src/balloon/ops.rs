@@ -12,7 +12,7 @@ use crate::types::Pfn;
 impl<P: Platform> MovableOps<P> for Balloon<P> {
     /// Who must not wait at all gets none: an exchange waits for the host.
     fn isolate(&self, mm: &Mm<P>, page: Pfn, mode: MigrateMode) -> bool {
-        if mode == MigrateMode::Async {
+        if mode == MigrateMode::Atomic {
             return false;
         }
         let mut inner = self.lock(mm);

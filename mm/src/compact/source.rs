@@ -14,6 +14,7 @@ impl<P: Platform> Mm<P> {
     /// Moves the run's position on. False if that block had none.
     pub(super) fn isolate_sources(&self, run: &mut Run<'_>) -> bool {
         let block = run.migrate_pfn.pageblock();
+        let _walk = self.look_around();
         let end = block.add(PAGEBLOCK_PAGES);
         if !self.is_source_block(run, block) {
             // What has no descriptors has no pages to move either.

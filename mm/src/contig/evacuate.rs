@@ -37,7 +37,7 @@ impl<P: Platform> Mm<P> {
     ) -> Evacuation {
         debug_assert!(isolated.covers(range));
         let node = isolated.zone().node;
-        let mode = if gfp.can_block() { MigrateMode::Sync } else { MigrateMode::Async };
+        let mode = if gfp.can_block() { MigrateMode::Sync } else { MigrateMode::Atomic };
         let (mut list, mut cached) = (PageList::new(), PageList::new());
         // What CPUs have put by is on no list, and cannot be isolated.
         self.lru_drain_all();

@@ -15,7 +15,7 @@ mod walk;
 use crate::gfp::Gfp;
 use crate::memmap::BlockInfo;
 use crate::mm::Mm;
-use crate::page::PageType;
+use crate::page::{HeadWord, PageType};
 use crate::platform::Platform;
 use crate::sync::may_wait;
 use crate::types::{Order, Pfn, PfnRange};
@@ -24,7 +24,7 @@ use core::fmt;
 use core::panic::Location;
 use evacuate::Evacuation;
 
-pub(crate) use walk::{first_fixed, heads};
+pub(crate) use walk::{first_fixed, good_runs, heads};
 
 /// Times that what moves is asked to move before the range counts as busy.
 const ATTEMPTS: u32 = 5;
@@ -53,6 +53,13 @@ impl Purpose {
             Self::Area(index) => index as u32 + 1,
             Self::Offline => u32::MAX,
         }
+    }
+
+    /// Whether pages of type `ty`, which cannot be had, may stay where they are
+    /// in the middle of such a range: what is out of use for good is no obstacle
+    /// to putting all around it out of use (as in Linux).
+    pub(crate) const fn passes_over(self, ty: PageType) -> bool {
+        matches!(self, Self::Offline) && matches!(ty, PageType::Poisoned)
     }
 }
 
@@ -194,7 +201,8 @@ impl<P: Platform> Mm<P> {
     }
 
     fn is_held(&self, pfn: Pfn) -> bool {
-        self.map.head_of(pfn).is_some_and(|(_, word)| word.ty() == PageType::Held)
+        let held = |word: HeadWord| word.ty() == PageType::Held && !word.is_lost();
+        self.map.head_of(pfn).is_some_and(|(_, word)| held(word))
     }
 
     /// The zone that all of `range` lies in.

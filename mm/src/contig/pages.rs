@@ -124,6 +124,7 @@ impl<P: Platform> Mm<P> {
     /// The first window at `from` or above. Reads heads without the zone lock:
     /// what it finds is a candidate. What is deferred is free.
     fn next_window(&self, zone: &Zone, from: Pfn, wanted: &Wanted, window: Window) -> Option<Pfn> {
+        let _walk = self.look_around();
         let span = zone.span();
         let mut start = from.max(span.start).align_up(wanted.align);
         // All from `start` to here fits.

@@ -58,21 +58,24 @@ impl<P: Platform> Mm<P> {
             if checked.is_ok() {
                 cut_out(&self.map, piece);
             }
+            // With the lock held: who puts a note after this finds the head Held.
+            let noted = self.has_notes();
             drop(buddy);
             drop(cpu);
             if let Err(why) = checked {
                 return refuse(why);
             }
-            self.free_piece(piece);
+            if noted {
+                self.free_without_bad(piece);
+            } else {
+                self.free_piece(piece);
+            }
         }
         Ok(())
     }
 
     /// Frees a piece whose heads say Held.
     fn free_piece(&self, piece: PfnRange) {
-        if self.has_notes() {
-            return self.free_without_bad(piece);
-        }
         let t = &self.tunables;
         for (pfn, order) in natural_blocks(piece) {
             if t.init_on_free.load(Relaxed) {

@@ -3,7 +3,7 @@
 //! blocks, and the range is described as contiguous memory. May call: `buddy`.
 
 use super::isolate::{Isolated, refused};
-use super::walk::{Kind, heads, last_used};
+use super::walk::{Kind, good_runs, heads, last_used};
 use super::{Obstacle, Purpose, Reason, pageblocks, pieces};
 use crate::buddy::{Buddy, Placement};
 use crate::gfp::Gfp;
@@ -12,7 +12,7 @@ use crate::mm::Mm;
 use crate::page::{HeadWord, PageType, link};
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{MAX_ORDER, MigrateType, PfnRange};
+use crate::types::{MAX_ORDER, MigrateType, Order, PfnRange};
 use crate::zone::Zone;
 use core::panic::Location;
 
@@ -22,14 +22,13 @@ pub(crate) enum Lists {
     /// Those of blocks that the caller has isolated.
     Isolated,
     /// Those that everybody takes from.
-    Open(Purpose),
+    Open,
 }
 
 impl Buddy<'_> {
-    /// Takes `range`, which lies in one naturally aligned block of the largest
-    /// order, off the lists if all of it is free there; counts it gone. What to
-    /// write into its descriptors, all clear now, is the caller's to say.
-    pub(crate) fn take_range(&mut self, range: PfnRange, from: Lists) -> Result<(), Obstacle> {
+    /// Whether all of `range`, which lies in one naturally aligned block of the
+    /// largest order, is free on the lists, or may stay where it is.
+    fn check_range(&self, range: PfnRange, from: Lists, purpose: Purpose) -> Result<(), Obstacle> {
         debug_assert!(pieces(range, MAX_ORDER).count() == 1);
         for block in pageblocks(range) {
             let word = self.map.block(block);
@@ -40,19 +39,17 @@ impl Buddy<'_> {
                 _ if word.zone_index() != self.zone.index() => Some(Reason::Unmovable),
                 Lists::Isolated if ty == MigrateType::Isolate => None,
                 Lists::Isolated => Some(Reason::InUse),
-                Lists::Open(purpose) => refused(ty, purpose),
+                Lists::Open => refused(ty, purpose),
             };
             if let Some(why) = why {
                 return Err(Obstacle { pfn: block.max(range.start), why });
             }
         }
-        if let Some((pfn, _)) =
-            heads(self.map, range).find(|(_, word)| Kind::of(word.ty()) != Kind::Free)
-        {
-            return Err(Obstacle { pfn: pfn.max(range.start), why: Reason::InUse });
+        let in_the_way = |ty| Kind::of(ty) != Kind::Free && !purpose.passes_over(ty);
+        match heads(self.map, range).find(|(_, word)| in_the_way(word.ty())) {
+            Some((pfn, _)) => Err(Obstacle { pfn: pfn.max(range.start), why: Reason::InUse }),
+            None => Ok(()),
         }
-        self.cut_out(range);
-        Ok(())
     }
 
     /// Takes `range`, all of it free and in one block of the largest order, off
@@ -93,7 +90,7 @@ impl<P: Platform> Mm<P> {
         if range.start.align_down(MAX_ORDER).add(MAX_ORDER.pages()) < range.end {
             return Err(Obstacle { pfn: range.start, why: Reason::InUse });
         }
-        self.take_piece(zone, range, range, Lists::Open(purpose), purpose)
+        self.take_piece(zone, range, range, Lists::Open, purpose)
     }
 
     /// Takes a range that `isolated` has, if all of it is free by now.
@@ -109,7 +106,7 @@ impl<P: Platform> Mm<P> {
             if let Err(obstacle) = self.take_piece(zone, piece, range, Lists::Isolated, purpose) {
                 self.give_back(zone, PfnRange::new(range.start, piece.start));
                 let rest = PfnRange::new(piece.start, range.end);
-                return Err(last_used(&self.map, rest).unwrap_or(obstacle));
+                return Err(last_used(&self.map, rest, purpose).unwrap_or(obstacle));
             }
         }
         Ok(())
@@ -126,11 +123,19 @@ impl<P: Platform> Mm<P> {
     ) -> Result<(), Obstacle> {
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-        buddy.take_range(piece, from)?;
-        for (pfn, order) in natural_blocks(piece) {
-            let page = self.map.page(pfn);
-            page.set_index_and_private(link(range.start), purpose.tag());
-            page.set_head(HeadWord::new(PageType::Contig, order));
+        buddy.check_range(piece, from, purpose)?;
+        let mut take = |run| {
+            buddy.cut_out(run);
+            for (pfn, order) in natural_blocks(run) {
+                let page = self.map.page(pfn);
+                page.set_index_and_private(link(range.start), purpose.tag());
+                page.set_head(HeadWord::new(PageType::Contig, order));
+            }
+        };
+        if purpose == Purpose::Offline {
+            good_runs(&self.map, piece).for_each(take);
+        } else {
+            take(piece);
         }
         Ok(())
     }
@@ -140,10 +145,28 @@ impl<P: Platform> Mm<P> {
         for piece in pieces(taken, MAX_ORDER) {
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
-            for (pfn, order) in natural_blocks(piece) {
-                self.map.page(pfn).clear();
-                buddy.free(pfn, order, Placement::Auto);
+            // A frame of it may have been found bad since it was taken.
+            if self.has_notes() {
+                for run in good_runs(&self.map, piece) {
+                    for (pfn, order) in natural_blocks(run) {
+                        self.map.page(pfn).reset(HeadWord::new(PageType::Held, order));
+                    }
+                }
+                drop(buddy);
+                drop(cpu);
+                good_runs(&self.map, piece).for_each(|run| self.return_without_bad(run));
+                continue;
             }
+            let mut listed = Order(0);
+            for run in good_runs(&self.map, piece) {
+                for (pfn, order) in natural_blocks(run) {
+                    self.map.page(pfn).clear();
+                    listed = listed.max(buddy.free(pfn, order, Placement::Auto));
+                }
+            }
+            drop(buddy);
+            drop(cpu);
+            self.note_freed(zone, listed);
         }
     }
 

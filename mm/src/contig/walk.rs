@@ -61,11 +61,31 @@ fn order_of(word: HeadWord) -> Order {
     if word.ty() == PageType::Tail { Order(0) } else { word.order() }
 }
 
+/// The parts of `range` between frames that are out of use for good, lowest
+/// first. A part that has been handed over may be described anew before the next
+/// is asked for.
+pub(crate) fn good_runs(map: &MemMap, range: PfnRange) -> impl Iterator<Item = PfnRange> + '_ {
+    let mut at = range.start;
+    core::iter::from_fn(move || {
+        while at < range.end {
+            let rest = PfnRange::new(at, range.end);
+            let bad = heads(map, rest).find(|(_, word)| word.ty() == PageType::Poisoned);
+            let run = PfnRange::new(at, bad.map_or(range.end, |(pfn, _)| pfn));
+            at = run.end.add(1);
+            if !run.is_empty() {
+                return Some(run);
+            }
+        }
+        None
+    })
+}
+
 /// The first block in `range` that will stay in the way whatever is tried.
 pub(crate) fn first_fixed(map: &MemMap, range: PfnRange, purpose: Purpose) -> Option<Obstacle> {
     let fixed = |ty| match Kind::of(ty) {
         // Only movable pages get into an area: this one is about to be given to
         // a driver, or to be freed.
+        Kind::Fixed if purpose.passes_over(ty) => false,
         Kind::Fixed => ty != PageType::Kernel || !matches!(purpose, Purpose::Area(_)),
         _ => false,
     };
@@ -76,8 +96,9 @@ pub(crate) fn first_fixed(map: &MemMap, range: PfnRange, purpose: Purpose) -> Op
 
 /// The last block in `range` that is not free: no window that reaches from
 /// before it beyond it is worth a try.
-pub(super) fn last_used(map: &MemMap, range: PfnRange) -> Option<Obstacle> {
-    let last = heads(map, range).filter(|(_, word)| Kind::of(word.ty()) != Kind::Free).last()?;
+pub(super) fn last_used(map: &MemMap, range: PfnRange, purpose: Purpose) -> Option<Obstacle> {
+    let used = |ty| Kind::of(ty) != Kind::Free && !purpose.passes_over(ty);
+    let last = heads(map, range).filter(|(_, word)| used(word.ty())).last()?;
     let end = last.0.add(order_of(last.1).pages()).min(range.end);
     Some(Obstacle { pfn: Pfn(end.0 - 1), why: Reason::InUse })
 }

@@ -209,10 +209,14 @@ impl<P: Platform> Mm<P> {
     /// Undoes what [`add_block`](Self::add_block) has done. The block is of no
     /// zone.
     fn remove_block(&self, block: PfnRange) {
+        // What was bad of it is nobody's memory now.
+        self.strike_off(block);
         self.map.described_blocks(block).for_each(|(_, word)| word.init_removed());
         // Whoever saw the block while it was known and holds a token for as long
         // as he relies on that is through after this.
         Cpu::on_each(&self.platform, &|_| ());
+        // Those who hold nothing say so.
+        self.await_walkers();
         self.unback_block(block);
         self.withdraw(block);
     }
@@ -235,8 +239,12 @@ impl<P: Platform> Mm<P> {
 
     fn reserve_spare(&self, spare: &mut Spare, node: NodeId) -> Result<(), HotplugError> {
         for slot in &mut spare.frames {
-            let request = Request::new(Order(0), Gfp::KERNEL | Gfp::ZERO | Gfp::NOWARN).on(node);
-            let page = self.alloc_pages(request).map_err(|_| HotplugError::NoMemory)?;
+            let gfp = Gfp::KERNEL | Gfp::ZERO | Gfp::NOWARN;
+            let take = |gfp| self.alloc_pages(Request::new(Order(0), gfp).on(node));
+            // Some of them stay for good: in memory that was added before, most of
+            // which is above 4 GiB, they would keep it from leaving.
+            let page = take(gfp | Gfp::DMA32 | Gfp::NORETRY).or_else(|_| take(gfp));
+            let page = page.map_err(|_| HotplugError::NoMemory)?;
             *slot = Some(page.pfn);
         }
         Ok(())
@@ -284,6 +292,11 @@ impl<P: Platform> Mm<P> {
             let ptr = pages.wrapping_add(at as usize * PAGE_SIZE);
             let backed = self.platform.memmap_back(ptr, frames, &mut || spare.take());
             if !backed {
+                // As far as they are there they go, and are freed as a whole.
+                self.platform.memmap_unback(ptr, order.bytes(), &mut |_| ());
+                self.hotplug.map_pages.fetch_sub(order.pages(), Relaxed);
+                let freed = self.free_pages(page);
+                debug_assert!(freed.is_ok(), "not in use yet");
                 self.unback_block(block);
                 return Err(HotplugError::NoMemory);
             }

@@ -87,6 +87,7 @@ impl<P: Platform> Mm<P> {
     /// zone, without holes, and nothing in it stays whatever is tried. Context as
     /// [`memory_block`](Self::memory_block).
     pub fn is_removable(&self, block: &MemoryBlock) -> bool {
+        let _walk = self.look_around();
         let movable = |pfn| {
             let whole = PfnRange::sized(pfn, PAGEBLOCK_PAGES);
             match self.map.info(pfn) {

@@ -17,6 +17,7 @@
 //! stays in them). What came after the boot can become absent again.
 
 mod add;
+mod bad;
 mod blocks;
 mod offline;
 mod online;
@@ -161,7 +162,7 @@ impl Hotplug {
 }
 
 /// The right to change what memory there is.
-struct Gate<'a>(&'a AtomicBool);
+pub(crate) struct Gate<'a>(&'a AtomicBool);
 
 impl Drop for Gate<'_> {
     fn drop(&mut self) {
@@ -171,7 +172,7 @@ impl Drop for Gate<'_> {
 
 impl<P: Platform> Mm<P> {
     /// Waits for its turn to change what memory there is.
-    fn hotplug_gate(&self) -> Gate<'_> {
+    pub(crate) fn hotplug_gate(&self) -> Gate<'_> {
         may_wait(&self.platform, "memory to come or go");
         let busy = &self.hotplug.busy;
         while busy.compare_exchange(false, true, Acquire, Relaxed).is_err() {

@@ -3,12 +3,13 @@
 
 use super::{HotplugError, memory_blocks, runs};
 use crate::buddy::Buddy;
-use crate::contig::{Purpose, pageblocks, pieces};
+use crate::contig::{Purpose, good_runs, pageblocks, pieces};
 use crate::gfp::Gfp;
 use crate::memmap::{BlockInfo, natural_blocks};
 use crate::mm::Mm;
-use crate::page::{HeadWord, PageType};
+use crate::page::PageType;
 use crate::platform::{LogLevel, Platform};
+use crate::poison::MAX_NOTED;
 use crate::sync::Ordering::Relaxed;
 use crate::types::{MAX_ORDER, MigrateType, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use crate::zone::Zone;
@@ -90,10 +91,13 @@ impl<P: Platform> Mm<P> {
 
     /// Makes room for what has to move out of `range`, zone by zone.
     fn make_room_for_all_but(&self, range: PfnRange) -> Result<(), HotplugError> {
+        // All of it before anything of it is looked at.
+        for (run, index) in runs(&self.map, range, in_use) {
+            self.populate(&self.zones[index], run);
+        }
         let mut last = None;
         for (run, index) in runs(&self.map, range, in_use) {
             let zone = &self.zones[index];
-            self.populate(zone, run);
             if last == Some(index) {
                 continue;
             }
@@ -119,19 +123,27 @@ impl<P: Platform> Mm<P> {
         })
     }
 
-    /// Describes what has been claimed as out of use.
+    /// Describes what has been claimed as out of use. Frames that are out of use
+    /// for good stay what they are, and those that were found bad meanwhile become
+    /// that.
     fn describe_run_offline(&self, zone: &Zone, run: PfnRange) {
         for piece in pieces(run, MAX_ORDER) {
+            let mut bad = [Pfn(0); MAX_NOTED];
             let cpu = self.enter();
-            let _lists = Buddy::lock(&self.map, zone, &cpu);
-            for (pfn, order) in natural_blocks(piece) {
-                let word = self.map.page(pfn).head();
-                debug_assert!(word.is(PageType::Contig, order), "{pfn:?} is {word:?}");
-                self.map.page(pfn).clear();
+            let lists = Buddy::lock(&self.map, zone, &cpu);
+            let mut gone = 0;
+            for good in good_runs(&self.map, piece) {
+                for (pfn, order) in natural_blocks(good) {
+                    let word = self.map.page(pfn).head();
+                    debug_assert!(word.is(PageType::Contig, order), "{pfn:?} is {word:?}");
+                    self.map.page(pfn).clear();
+                }
+                for part in pieces(good, PAGEBLOCK_ORDER) {
+                    self.map.describe(part, PageType::Offline);
+                }
+                gone += good.pages();
             }
             for block in pageblocks(piece) {
-                let offline = HeadWord::new(PageType::Offline, PAGEBLOCK_ORDER);
-                self.map.page(block).set_head(offline);
                 let word = self.map.block(block);
                 if word.migratetype() == MigrateType::HighAtomic {
                     zone.reserved_highatomic.fetch_sub(PAGEBLOCK_PAGES, Relaxed);
@@ -140,7 +152,12 @@ impl<P: Platform> Mm<P> {
                 word.set_restore_type(MigrateType::Movable);
                 word.set_offline(true);
             }
-            zone.managed.fetch_sub(piece.pages(), Relaxed);
+            zone.managed.fetch_sub(gone, Relaxed);
+            let bad = self.claim_notes(piece, &mut bad);
+            bad.iter().for_each(|&pfn| self.map.leave_out(pfn, PageType::Offline));
+            drop(lists);
+            drop(cpu);
+            self.enlist_freed(bad);
         }
     }
 

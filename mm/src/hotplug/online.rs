@@ -3,14 +3,12 @@
 
 use super::{HotplugError, OnlineType, memory_block, memory_blocks, runs};
 use crate::buddy::{Buddy, Placement};
-use crate::contig::pageblocks;
-use crate::memmap::{BlockInfo, zone_index};
+use crate::contig::{good_runs, pageblocks};
+use crate::memmap::{BlockInfo, natural_blocks, zone_index};
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{
-    MAX_ORDER, NR_ZONES, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind,
-};
+use crate::types::{MAX_ORDER, NR_ZONES, Order, PAGEBLOCK_PAGES, Pfn, PfnRange, ZoneKind};
 use crate::zone::Zone;
 
 /// Pageblocks that are out of use and may be put into use.
@@ -92,20 +90,39 @@ impl<P: Platform> Mm<P> {
     /// Puts pageblocks into use whose memory block is in a zone already.
     fn online_in_zone(&self, run: PfnRange) {
         for block in pageblocks(run) {
-            self.scrub(block, PAGEBLOCK_ORDER);
+            self.scrub_good(block);
             let zone = self.zone_at(block);
             let cpu = self.enter();
             let mut buddy = Buddy::lock(&self.map, zone, &cpu);
             self.map.block(block).set_offline(false);
-            self.list_new(&mut buddy, block);
+            let listed = self.list_new(&mut buddy, block);
+            drop(buddy);
+            drop(cpu);
+            self.note_freed(zone, listed);
         }
     }
 
-    /// Lists a pageblock that is described as out of use and counts it managed.
-    fn list_new(&self, buddy: &mut Buddy<'_>, block: Pfn) {
-        self.map.page(block).clear();
-        buddy.zone.managed.fetch_add(PAGEBLOCK_PAGES, Relaxed);
-        buddy.free(block, PAGEBLOCK_ORDER, Placement::Tail);
+    /// Lists a pageblock that is described as out of use, but for frames that stay
+    /// so for good, and counts it managed. Returns the order that it came to be
+    /// listed at.
+    fn list_new(&self, buddy: &mut Buddy<'_>, block: Pfn) -> Order {
+        let mut listed = Order(0);
+        for run in good_runs(&self.map, PfnRange::sized(block, PAGEBLOCK_PAGES)) {
+            buddy.zone.managed.fetch_add(run.pages(), Relaxed);
+            for (pfn, order) in natural_blocks(run) {
+                self.map.page(pfn).clear();
+                listed = listed.max(buddy.free(pfn, order, Placement::Tail));
+            }
+        }
+        listed
+    }
+
+    /// As [`scrub`](Self::scrub), for a pageblock that is described as out of use:
+    /// what is bad in it is not touched.
+    fn scrub_good(&self, block: Pfn) {
+        for run in good_runs(&self.map, PfnRange::sized(block, PAGEBLOCK_PAGES)) {
+            natural_blocks(run).for_each(|(pfn, order)| self.scrub(pfn, order));
+        }
     }
 
     /// Gives a memory block of no zone to the one that `how` says, and puts
@@ -123,11 +140,13 @@ impl<P: Platform> Mm<P> {
         let comes = |block: Pfn| {
             part.contains(block) && self.map.described(block).is_some_and(BlockInfo::is_plugged)
         };
-        // Whole blocks of the largest order that come may stay without
-        // descriptors.
+        // Whole blocks of the largest order that come, and are good, may stay
+        // without descriptors.
+        let has_bad = self.has_taken(block);
         let defers = |block: Pfn| {
             let first = block.align_down(MAX_ORDER);
             self.hotplug.defer
+                && !(has_bad && self.has_taken(PfnRange::sized(first, MAX_ORDER.pages())))
                 && [first, first.add(PAGEBLOCK_PAGES)]
                     .into_iter()
                     .all(|half| comes(half) && self.map.described(half).is_some())
@@ -140,13 +159,13 @@ impl<P: Platform> Mm<P> {
         }
         let words = &words[..known];
         for &(pfn, comes, defers) in words {
-            if comes && !defers {
-                self.scrub(pfn, PAGEBLOCK_ORDER);
-            }
             if !defers {
                 // SAFETY: the block is of no zone, its descriptors are there, and
                 // who changes that waits at the gate.
                 unsafe { self.map.describe_offline(pfn) };
+            }
+            if comes && !defers {
+                self.scrub_good(pfn);
             }
         }
         let cpu = self.enter();
@@ -156,15 +175,19 @@ impl<P: Platform> Mm<P> {
             self.map.join_zone(pfn, zone.index(), !defers, !comes);
             zone.present.fetch_add(PAGEBLOCK_PAGES, Relaxed);
         }
+        let mut listed = Order(0);
         for &(pfn, comes, defers) in words {
             if defers && pfn.is_aligned(MAX_ORDER) {
                 zone.managed.fetch_add(MAX_ORDER.pages(), Relaxed);
                 buddy.defer(PfnRange::sized(pfn, MAX_ORDER.pages()));
             } else if comes && !defers {
-                self.list_new(&mut buddy, pfn);
+                listed = listed.max(self.list_new(&mut buddy, pfn));
             }
         }
         buddy.list_deferred();
+        drop(buddy);
+        drop(cpu);
+        self.note_freed(zone, listed);
     }
 
     /// Has the zone span these pageblocks too. Under the zone lock.

@@ -23,6 +23,7 @@ impl<P: Platform> Mm<P> {
     /// on a running machine.
     pub fn range_use(&self, range: PfnRange) -> RangeUse {
         let mut result = RangeUse::Offline;
+        let _walk = self.look_around();
         for (block, word) in self.map.described_blocks(range) {
             if word.is_offline() || !word.is_known() {
                 continue;
@@ -30,7 +31,8 @@ impl<P: Platform> Mm<P> {
             result = RangeUse::Free;
             // What has no descriptors yet is free.
             let mut heads = heads(&self.map, PfnRange::sized(block, PAGEBLOCK_PAGES));
-            let free = |ty| matches!(ty, PageType::Buddy | PageType::Pcp);
+            // Bad memory that is out of use goes as it is.
+            let free = |ty| matches!(ty, PageType::Buddy | PageType::Pcp | PageType::Poisoned);
             if word.is_populated() && heads.any(|(_, head)| !free(head.ty())) {
                 return RangeUse::Allocated;
             }

@@ -216,6 +216,13 @@ impl BlockInfo {
         self.0.load(Acquire) & (POPULATED | READABLE) != 0
     }
 
+    /// Whether somebody may still be reading the descriptors from before the
+    /// block was populated: as those of what it was before it left a zone, or as
+    /// nobody's memory.
+    pub(super) fn was_readable(&self) -> bool {
+        self.0.load(Relaxed) & READABLE != 0
+    }
+
     // Others change other bits at the same time (the skip hint has no lock).
     fn update(&self, mask: u32, bits: u32) {
         let mut seen = self.0.load(Relaxed);

@@ -222,21 +222,41 @@ impl MemMap {
         }
     }
 
-    /// Writes the descriptors of the pageblock at `block` anew: one block, out of
-    /// use.
+    /// Writes the descriptors of the pageblock at `block` anew: out of use, as few
+    /// blocks as can be. Frames that are out of use for good stay what they are.
     ///
     /// # Safety
     /// The block is out of use and of no zone, and the caller's alone; its
     /// descriptors are backed.
     pub(crate) unsafe fn describe_offline(&self, block: Pfn) {
-        for pfn in 0..PAGEBLOCK_PAGES {
+        let mut start = block;
+        let end = block.add(PAGEBLOCK_PAGES);
+        for pfn in (block.0..end.0).map(Pfn) {
             // SAFETY: the caller says so. By atomic stores, since others may
             // still be looking at what the block was before.
-            unsafe { &*self.pages.wrapping_add((block.0 + pfn) as usize) }.clear();
+            let page = unsafe { &*self.pages.wrapping_add(pfn.0 as usize) };
+            if page.head().ty() == PageType::Poisoned {
+                self.describe(PfnRange::new(start, pfn), PageType::Offline);
+                start = pfn.add(1);
+            } else {
+                page.clear();
+            }
         }
-        // SAFETY: as above.
-        let first = unsafe { &*self.pages.wrapping_add(block.0 as usize) };
-        first.set_head(HeadWord::new(PageType::Offline, PAGEBLOCK_ORDER));
+        self.describe(PfnRange::new(start, end), PageType::Offline);
+    }
+
+    /// Makes `pfn`, part of a block of type `ty` without an owner, a block of its
+    /// own that is out of use for good; what is left of the block stays what it
+    /// was, as natural blocks. Under the zone lock.
+    pub(crate) fn leave_out(&self, pfn: Pfn, ty: PageType) {
+        if let Some((head, word)) = self.head_of(pfn) {
+            debug_assert!(word.ty() == ty, "{pfn:?} is {word:?}");
+            let block = PfnRange::sized(head, word.order().pages());
+            self.page(head).clear();
+            self.describe(PfnRange::new(block.start, pfn), ty);
+            self.describe(PfnRange::new(pfn.add(1), block.end), ty);
+        }
+        self.page(pfn).set_head(HeadWord::new(PageType::Poisoned, Order(0)));
     }
 
     /// Whether the word of `pfn` is backed, so that a part of the array need not
@@ -264,10 +284,25 @@ impl MemMap {
     /// The blocks are the caller's alone: either no zone has them yet, or it
     /// holds the lock of theirs.
     pub(crate) unsafe fn populate(&self, range: PfnRange) {
-        let first = self.pages.wrapping_add(range.start.0 as usize).cast_mut();
-        // SAFETY: known blocks are backed, and until they are populated nobody
-        // else looks at their descriptors. All zero is a tail.
-        unsafe { first.write_bytes(0, range.pages() as usize) };
+        let mut at = range.start;
+        while at < range.end {
+            let first = self.pages.wrapping_add(at.0 as usize);
+            if self.word(at).was_readable() {
+                for pfn in 0..PAGEBLOCK_PAGES as usize {
+                    // SAFETY: known blocks are backed. Whoever saw the block when
+                    // it was another zone's, or before it left this one, may be
+                    // reading: so these are atomic stores, through a shared
+                    // reference. Nobody but the caller writes.
+                    unsafe { &*first.wrapping_add(pfn) }.clear();
+                }
+            } else {
+                // SAFETY: known blocks are backed, and nobody has looked at the
+                // descriptors of this one, nor does so before it is populated:
+                // it has been deferred ever since the boot. All zero is a tail.
+                unsafe { first.cast_mut().write_bytes(0, PAGEBLOCK_PAGES as usize) };
+            }
+            at = at.add(PAGEBLOCK_PAGES);
+        }
         // The first one last: whoever finds that populated, without a lock, goes
         // by it for all of a deferred block.
         let mut block = range.end;

@@ -78,7 +78,7 @@ impl<P: Platform> Mm<P> {
                     list.push_front(&self.map, src);
                     break;
                 };
-                let patient = pass >= PATIENT_PASS && mode != MigrateMode::Async;
+                let patient = pass >= PATIENT_PASS && mode > MigrateMode::Async;
                 let moved = if self.map.page(src).head().ty() == PageType::Lru {
                     self.migrate_lru(dst, src, order, patient, &mut emptied)
                 } else {
@@ -148,8 +148,7 @@ impl<P: Platform> Mm<P> {
             return Err(MigrateError::Busy);
         };
         let to = self.map.page(dst);
-        let before = to.head();
-        self.dress(to, from, order);
+        let before = self.dress(to, from, order);
         match self.move_to(ops, dst, src, mode) {
             Ok(()) => {
                 // Two references to `dst`: the driver's and ours.
@@ -185,16 +184,17 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Makes a target look like the page that moves there: locked, with a
-    /// reference for the driver and one for us.
-    fn dress(&self, to: &PageDesc, from: &PageDesc, order: Order) {
+    /// reference for the driver and one for us. Returns its word before.
+    fn dress(&self, to: &PageDesc, from: &PageDesc, order: Order) -> HeadWord {
         to.set_owner(from.owner());
         to.set_both(from.both());
         to.set_inuse(0);
         to.set_next(0);
         to.set_prev(0);
-        let kept = to.head().flags() & PageFlags::KEPT;
-        to.set_head(HeadWord::new(PageType::Movable, order).with(kept | PageFlags::LOCKED));
+        let movable = HeadWord::new(PageType::Movable, order).with(PageFlags::LOCKED);
+        let before = to.remake(movable);
         to.publish(2);
+        before
     }
 
     /// Ends the isolation of a locked page that its driver has let go of.
@@ -207,7 +207,7 @@ impl<P: Platform> Mm<P> {
 }
 
 /// Takes back what `dress` did. A scanner may have got a reference in between;
-/// it finds the page locked and drops it again.
+/// it finds the page locked and drops it again. Nobody marks a locked page.
 fn undress(to: &PageDesc, before: HeadWord) {
     while !to.freeze(2) {
         core::hint::spin_loop();

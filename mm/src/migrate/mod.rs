@@ -42,7 +42,10 @@ use crate::types::{Order, PAGE_SIZE, Pfn};
 /// How long migration may wait.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum MigrateMode {
-    /// Not at all.
+    /// Not at all: the caller may be where nobody can.
+    Atomic,
+    /// For no lock that another has. A driver may wait for the answer of its
+    /// device, if that comes at once.
     Async,
     /// For locks, but not for input or output.
     SyncLight,
@@ -180,8 +183,7 @@ impl<P: Platform> Mm<P> {
         }
         desc.set_owner(owner.0);
         desc.set_index_and_private(index, private);
-        let kept = word.flags() & PageFlags::KEPT;
-        desc.set_head(HeadWord::new(PageType::Movable, page.order).with(kept));
+        desc.remake(HeadWord::new(PageType::Movable, page.order));
         // Until this store nobody can get a reference.
         desc.publish(1);
         Ok(())

@@ -1,15 +1,21 @@
 //! Bad memory: a frame that a machine check, or somebody at the prompt, says is
 //! broken is taken out for good (Linux mm/memory-failure.c). What is free goes at
 //! once; what can be moved goes after it was moved; anything else is left where
-//! it is and goes when its owner frees it.
+//! it is and goes when its owner frees it. Once out it stays so, whatever becomes
+//! of the memory around it, until that is no more.
 //!
 //! A frame that is left is *noted*, and the head of its block is marked: a free
 //! on the fast way compares the whole head word and so goes the slow way, which
 //! looks for the mark. So the fast way pays nothing. Contiguous ranges have no
-//! fast way and need no mark. May call: `contig`, `buddy`, `cma`.
+//! fast way and need no mark: who frees them looks for notes under the zone's
+//! lock, under which their heads cease to say Contig, and who has put a note
+//! looks at the head under it. So one of the two sees what the other did.
+//!
+//! One at a time puts notes and marks. May call: `contig`, `buddy`, `cma`.
 
 mod taken;
 
+use crate::buddy::Buddy;
 use crate::contig::Purpose;
 use crate::gfp::Gfp;
 use crate::list::PageList;
@@ -17,15 +23,22 @@ use crate::memmap::BlockInfo;
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
 use crate::platform::{LogLevel, Platform};
-use crate::sync::{AtomicU32, AtomicU64, Lock, LockRank, Ordering::Relaxed, may_wait};
-use crate::types::{MigrateType, Pfn, PfnRange};
+use crate::sync::{
+    AtomicBool, AtomicU32, AtomicU64, Lock, LockRank,
+    Ordering::{Acquire, Relaxed, Release},
+    may_wait,
+};
+use crate::types::{MigrateType, Pfn, PfnRange, ZoneKind};
 use crate::zone::Zone;
 use core::fmt;
 
 /// Frames that can be noted at a time.
 pub const MAX_NOTED: usize = 64;
-/// Looks at a frame that is on its way from one hand to another.
+/// Times that a frame's owner is asked to move it.
 const ATTEMPTS: u32 = 20;
+/// Times that a frame is waited for, in all, that is on its way from one hand to
+/// another: a host may take a while with a block that it is told of.
+const STALLS: u32 = 200;
 
 /// What a bad frame was when it was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,8 +160,16 @@ struct Note {
     recovery: Recovery,
 }
 
+/// In place of a frame's number: of none.
+const NOBODY: u64 = u64::MAX;
+
 /// All bad frames.
 pub(crate) struct BadPages {
+    /// Somebody is at it: one at a time.
+    busy: AtomicBool,
+    /// The frame that somebody is at, who tells of it; [`NOBODY`] if there is
+    /// none, or if its owner has freed it meanwhile.
+    subject: AtomicU64,
     lists: Lock<Lists>,
     taken: AtomicU64,
     noted: AtomicU32,
@@ -164,10 +185,21 @@ impl BadPages {
     pub(crate) const fn new() -> Self {
         let lists = Lists { taken: PageList::new(), notes: [None; MAX_NOTED] };
         Self {
+            busy: AtomicBool::new(false),
+            subject: AtomicU64::new(NOBODY),
             lists: Lock::new(LockRank::Leaf, lists),
             taken: AtomicU64::new(0),
             noted: AtomicU32::new(0),
         }
+    }
+}
+
+/// The right to say of frames that they are bad, or are no more.
+struct Gate<'a>(&'a AtomicBool);
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Release);
     }
 }
 
@@ -185,13 +217,29 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// See [`PoisonError`]; nothing has changed then.
     pub fn poison_page(&self, pfn: Pfn) -> Result<Poisoned, PoisonError> {
-        may_wait(&self.platform, "a bad page");
+        let _gate = self.bad_gate();
+        self.bad.subject.store(pfn.0, Relaxed);
         let result = self.take_out(pfn);
+        let freed = self.bad.subject.swap(NOBODY, Relaxed) != pfn.0;
         match result {
             Ok(done) => self.log_bad(pfn, format_args!("recovery action for {done}")),
             Err(why) => self.log_bad(pfn, format_args!("{why}")),
         }
+        let told = result.is_ok_and(|done| done.recovery == Recovery::Recovered);
+        if freed && !told {
+            self.log_freed(pfn);
+        }
         result
+    }
+
+    /// Waits for its turn.
+    fn bad_gate(&self) -> Gate<'_> {
+        may_wait(&self.platform, "a bad page");
+        let busy = &self.bad.busy;
+        while busy.compare_exchange(false, true, Acquire, Relaxed).is_err() {
+            self.platform.stall();
+        }
+        Gate(busy)
     }
 
     /// Frames known to be bad, in use or not (`HardwareCorrupted`).
@@ -215,42 +263,66 @@ impl<P: Platform> Mm<P> {
     }
 
     fn take_out(&self, pfn: Pfn) -> Result<Poisoned, PoisonError> {
-        let index = self.map.info(pfn).map(BlockInfo::zone_index).ok_or(PoisonError::NotRam)?;
-        let zone = &self.zones[index];
-        self.populate(zone, PfnRange::sized(pfn, 1));
-        let head = |pfn| self.map.head_of(pfn).map(|(_, word)| word.ty());
+        let head = |pfn| {
+            let _walk = self.look_around();
+            self.map.head_of(pfn).map(|(_, word)| word.ty())
+        };
+        if pfn >= self.map.end() {
+            return Err(PoisonError::NotRam);
+        }
         match head(pfn) {
             Some(PageType::Hole) => return Err(PoisonError::NotRam),
             Some(PageType::Poisoned) => return Err(PoisonError::Already),
             _ if self.is_noted(pfn) => return Err(PoisonError::Already),
+            _ if self.has_taken(PfnRange::sized(pfn, 1)) => return Err(PoisonError::Already),
             _ => {}
         }
         let mut was = BadPage::Free;
-        for _ in 0..ATTEMPTS {
-            if self.take_free(zone, pfn) {
+        let (mut attempts, mut stalls) = (0, 0);
+        while attempts < ATTEMPTS && stalls < STALLS {
+            // Memory may leave its zone, and join another, at any time.
+            let word = self.map.described(pfn).ok_or(PoisonError::NotRam)?;
+            if !word.is_known() {
+                if self.take_of_no_zone(pfn) {
+                    self.forget_note(pfn);
+                    return Ok(Poisoned { page: BadPage::Offline, recovery: Recovery::Recovered });
+                }
+                attempts += 1;
+                continue;
+            }
+            let zone = &self.zones[word.zone_index()];
+            self.populate(zone, PfnRange::sized(pfn, 1));
+            if let Some(is) = self.take_idle(zone, pfn) {
                 self.forget_note(pfn);
-                return Ok(Poisoned { page: was, recovery: Recovery::Recovered });
+                let page = if was == BadPage::Free { is } else { was };
+                return Ok(Poisoned { page, recovery: Recovery::Recovered });
             }
             let ty = head(pfn);
             if ty == Some(PageType::Poisoned) {
-                // Its owner has freed it since it was noted, or it was moved.
+                // Its owner has freed it since it was noted, or it was moved; and
+                // maybe before it was noted once more.
+                self.forget_note(pfn);
                 return Ok(Poisoned { page: was, recovery: Recovery::Recovered });
             }
             match ty.and_then(BadPage::of) {
-                Some(BadPage::Free) => {}
+                Some(BadPage::Free | BadPage::Offline) => {}
                 Some(page) => {
                     was = page;
                     if let Some(recovery) = self.leave(zone, pfn, page) {
                         return Ok(Poisoned { page, recovery });
                     }
+                    attempts += 1;
                 }
                 None => {
                     self.drain_all(Some(zone));
                     self.platform.stall();
+                    stalls += 1;
                 }
             }
         }
-        if self.map.head_of(pfn).is_some_and(|(_, word)| word.is_bad()) {
+        let zone = self.map.info(pfn).and_then(|word| self.zones.get(word.zone_index()));
+        let settled = zone.and_then(|zone| self.settled_head(zone, pfn));
+        if settled.is_some_and(|(_, word)| word.is_bad()) {
             // Nobody could be moved to move it.
             return Ok(Poisoned { page: was, recovery: Recovery::Delayed });
         }
@@ -262,7 +334,7 @@ impl<P: Platform> Mm<P> {
     /// be done. None: it is to be looked at again.
     fn leave(&self, zone: &Zone, pfn: Pfn, page: BadPage) -> Option<Recovery> {
         let recovery = match page {
-            BadPage::Reserved | BadPage::Offline => Recovery::Ignored,
+            BadPage::Reserved => Recovery::Ignored,
             _ => Recovery::Delayed,
         };
         if !self.note(Note { pfn, page, recovery }) {
@@ -277,22 +349,37 @@ impl<P: Platform> Mm<P> {
             // done when each CPU has answered.
             self.drain_all(Some(zone));
         }
-        let (_, word) = self.map.head_of(pfn)?;
+        let (_, word) = self.settled_head(zone, pfn)?;
         match BadPage::of(word.ty()) {
             // Whoever has isolated it just now may put it back: try once more.
             Some(BadPage::Movable) => None,
             Some(BadPage::Kernel | BadPage::Slab) => word.is_bad().then_some(recovery),
-            Some(BadPage::Free) | None => None,
+            Some(BadPage::Free | BadPage::Offline) | None => None,
             // Those who free it look at the notes.
             Some(now) => (now == page).then_some(recovery),
         }
     }
 
-    /// Marks the head of the allocated block that `pfn` is in.
+    /// The head of the block that `pfn` is in, and nobody in the middle of taking
+    /// a contiguous range, or of giving one back.
+    fn settled_head(&self, zone: &Zone, pfn: Pfn) -> Option<(Pfn, HeadWord)> {
+        let cpu = self.enter();
+        let _lists = Buddy::lock(&self.map, zone, &cpu);
+        self.map.head_of(pfn)
+    }
+
+    /// Marks the head of the allocated block that `pfn` is in. Waits for whoever
+    /// is moving it: what comes of that is told by the head alone, whose word may
+    /// be put back as it was.
     fn mark(&self, pfn: Pfn) {
+        let _walk = self.look_around();
         while let Some((head, word)) = self.map.head_of(pfn) {
-            let may = word.ty().is_allocated() && word.ty() != PageType::Contig;
-            if !may || self.map.page(head).replace_head(word, word.with(PageFlags::BAD)) {
+            if !word.ty().is_allocated() || word.ty() == PageType::Contig {
+                return;
+            }
+            if word.flags().contains(PageFlags::LOCKED) {
+                self.platform.stall();
+            } else if self.map.page(head).replace_head(word, word.with(PageFlags::BAD)) {
                 return;
             }
         }
@@ -343,7 +430,7 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// [`PoisonError::NotPoisoned`].
     pub fn unpoison_page(&self, pfn: Pfn) -> Result<(), PoisonError> {
-        may_wait(&self.platform, "a bad page");
+        let _gate = self.bad_gate();
         if self.forget_note(pfn).is_some() {
             self.unmark(pfn);
         } else if !self.return_taken(pfn) {
@@ -357,15 +444,24 @@ impl<P: Platform> Mm<P> {
     /// Takes the mark away from the block that `pfn` is in, unless another frame
     /// in it is noted.
     fn unmark(&self, pfn: Pfn) {
-        let Some((head, word)) = self.map.head_of(pfn) else { return };
-        let block = PfnRange::sized(head, word.order().pages());
-        let cpu = self.enter();
-        let lists = self.bad.lists.lock(&cpu);
-        if word.ty().is_allocated()
-            && !lists.notes.iter().flatten().any(|note| block.contains(note.pfn))
-        {
-            self.map.page(head).clear_flags(PageFlags::BAD);
+        let _walk = self.look_around();
+        while let Some((head, word)) = self.map.head_of(pfn) {
+            let block = PfnRange::sized(head, word.order().pages());
+            let other = |note: &Note| block.contains(note.pfn);
+            let cpu = self.enter();
+            let kept = self.bad.lists.lock(&cpu).notes.iter().flatten().any(other);
+            drop(cpu);
+            if !word.is_bad()
+                || kept
+                || self.map.page(head).replace_head(word, word.without(PageFlags::BAD))
+            {
+                return;
+            }
         }
+    }
+
+    fn log_freed(&self, pfn: Pfn) {
+        self.log_bad(pfn, format_args!("recovery action for freed page: Recovered"));
     }
 
     fn log_bad(&self, pfn: Pfn, what: fmt::Arguments<'_>) {
@@ -412,8 +508,10 @@ impl<P: Platform> Mm<P> {
         what: fmt::Arguments<'_>,
         out: &mut dyn fmt::Write,
     ) -> fmt::Result {
-        let zone = self.map.info(pfn).and_then(|word| self.zones.get(word.zone_index()));
-        let (node, kind) = zone.map_or((0, "?"), |zone| (zone.node.0, zone.kind.name()));
+        let word = self.map.described(pfn);
+        let node = word.map_or(0, |word| word.node().0);
+        let zone = word.filter(|word| word.is_known()).map(BlockInfo::zone_kind);
+        let kind = zone.map_or("none", ZoneKind::name);
         writeln!(out, "{pfn} node={node} zone={kind} {what}")
     }
 }

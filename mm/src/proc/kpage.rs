@@ -107,6 +107,7 @@ impl<P: Platform> Mm<P> {
     }
 
     fn flags_of_use(&self, pfn: Pfn) -> KPageFlags {
+        let _walk = self.look_around();
         if self.map.is_deferred(pfn) {
             return KPageFlags::BUDDY;
         }
@@ -153,6 +154,7 @@ impl<P: Platform> Mm<P> {
 
     /// How often a frame is mapped, as `/proc/kpagecount` has it.
     pub fn kpagecount(&self, pfn: Pfn) -> u64 {
+        let _walk = self.look_around();
         let mapped = self.map.head_of(pfn).filter(|(_, word)| word.ty() == PageType::Lru);
         mapped.map_or(0, |(head, _)| u64::from(self.map.page(head).inuse()))
     }

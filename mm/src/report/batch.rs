@@ -8,7 +8,7 @@ use crate::memmap::MemMap;
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageFlags, PageType};
 use crate::platform::Platform;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::types::{MAX_ORDER, MigrateType, Order, Pfn, PfnRange};
 use crate::zone::Zone;
 
@@ -63,28 +63,45 @@ impl Course {
     }
 }
 
-/// Up to [`CAPACITY`] blocks, Held by this value.
-pub(super) struct Batch<'a, P: Platform> {
-    mm: &'a Mm<P>,
-    zone: &'a Zone,
+/// Up to [`CAPACITY`] blocks.
+pub(super) struct Blocks {
     blocks: [PfnRange; CAPACITY],
     len: usize,
 }
 
-impl<'a, P: Platform> Batch<'a, P> {
-    pub(super) fn new(mm: &'a Mm<P>, zone: &'a Zone) -> Self {
-        let nothing = PfnRange::new(Pfn(0), Pfn(0));
-        Self { mm, zone, blocks: [nothing; CAPACITY], len: 0 }
-    }
+impl Blocks {
+    const NONE: Self = Self { blocks: [PfnRange::new(Pfn(0), Pfn(0)); CAPACITY], len: 0 };
 
-    /// The blocks.
-    pub(super) fn blocks(&self) -> &[PfnRange] {
+    pub(super) fn as_slice(&self) -> &[PfnRange] {
         &self.blocks[..self.len]
     }
 
     /// Pages in them.
     pub(super) fn pages(&self) -> u64 {
-        self.blocks().iter().map(|block| block.pages()).sum()
+        self.as_slice().iter().map(|block| block.pages()).sum()
+    }
+}
+
+/// Blocks of one zone, Held by this value.
+pub(super) struct Batch<'a, P: Platform> {
+    mm: &'a Mm<P>,
+    zone: &'a Zone,
+    out: Blocks,
+}
+
+impl<'a, P: Platform> Batch<'a, P> {
+    pub(super) fn new(mm: &'a Mm<P>, zone: &'a Zone) -> Self {
+        Self { mm, zone, out: Blocks::NONE }
+    }
+
+    /// The blocks.
+    pub(super) fn blocks(&self) -> &[PfnRange] {
+        self.out.as_slice()
+    }
+
+    /// Pages in them.
+    pub(super) fn pages(&self) -> u64 {
+        self.out.pages()
     }
 
     /// Takes unreported blocks off the list that `course` is about until there
@@ -109,7 +126,7 @@ impl<'a, P: Platform> Batch<'a, P> {
                 (passed == SCAN).then_some(Filled::Paused)
             } else if course.sent > share.batches {
                 Some(Filled::Spent)
-            } else if self.len == CAPACITY {
+            } else if self.out.len == CAPACITY {
                 Some(Filled::Full)
             } else if !mm.may_take_free(zone, order) {
                 Some(Filled::Short)
@@ -138,23 +155,42 @@ impl<'a, P: Platform> Batch<'a, P> {
         buddy.take_block(pfn, order);
         self.mm.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
         count_out(self.zone, order.pages() as i64);
-        self.blocks[self.len] = PfnRange::sized(pfn, order.pages());
-        self.len += 1;
+        self.out.blocks[self.out.len] = PfnRange::sized(pfn, order.pages());
+        self.out.len += 1;
     }
 
     /// Puts all blocks back, marked reported if `reported` and if they are still
     /// blocks of their own, or part of one that is reported as a whole.
     pub(super) fn put_back(&mut self, reported: bool) {
-        if self.len == 0 {
+        if self.out.len == 0 {
             return;
         }
         let cpu = self.mm.enter();
         let mut buddy = Buddy::lock(&self.mm.map, self.zone, &cpu);
-        for block in &self.blocks[..core::mem::take(&mut self.len)] {
+        for block in core::mem::replace(&mut self.out, Blocks::NONE).as_slice() {
             count_out(self.zone, -(block.pages() as i64));
             let order = Order::for_pages(block.pages());
             buddy.free_held(block.start, order, reported);
         }
+    }
+
+    /// Leaves all blocks to a device that could not be shut off. There are none
+    /// yet that are lost: no device is registered while there are.
+    pub(super) fn lose(&mut self) {
+        let lost = core::mem::replace(&mut self.out, Blocks::NONE);
+        {
+            let cpu = self.mm.enter();
+            let _buddy = Buddy::lock(&self.mm.map, self.zone, &cpu);
+            for block in lost.as_slice() {
+                let order = Order::for_pages(block.pages());
+                let word = HeadWord::new(PageType::Held, order);
+                self.mm.map.page(block.start).set_head(word.with(PageFlags::REPORTED));
+                count_out(self.zone, -(block.pages() as i64));
+            }
+            count(&self.zone.report_lost, lost.pages() as i64);
+            self.mm.report.counters.lost_pages.fetch_add(lost.pages(), Relaxed);
+        }
+        self.mm.report_slot(|slot| slot.lost = Some(lost));
     }
 }
 
@@ -165,11 +201,28 @@ impl<P: Platform> Drop for Batch<'_, P> {
     }
 }
 
+impl HeadWord {
+    /// Whether it is of a block that a device keeps which could not be shut off.
+    pub(crate) const fn is_lost(self) -> bool {
+        matches!(self.ty(), PageType::Held) && self.flags().contains(PageFlags::REPORTED)
+    }
+}
+
 fn is_reported(map: &MemMap, pfn: Pfn) -> bool {
     map.page(pfn).head().flags().contains(PageFlags::REPORTED)
 }
 
 impl<P: Platform> Mm<P> {
+    /// Frees a block that was lost, unreported.
+    pub(super) fn recover_block(&self, block: PfnRange) {
+        let zone = self.zone_at(block.start);
+        let cpu = self.enter();
+        let mut buddy = Buddy::lock(&self.map, zone, &cpu);
+        count(&zone.report_lost, -(block.pages() as i64));
+        self.report.counters.lost_pages.fetch_sub(block.pages(), Relaxed);
+        buddy.free_held(block.start, Order::for_pages(block.pages()), false);
+    }
+
     /// Pages in free blocks of `from` on that the host knows of. Any context; a
     /// hint on a running machine.
     pub(super) fn known_pages(&self, from: Order) -> u64 {
@@ -189,11 +242,15 @@ impl<P: Platform> Mm<P> {
     }
 }
 
-/// Counts `pages` more (or fewer) of the zone as out. Under the zone lock, whose
-/// holder is the only writer.
+/// Counts `pages` more (or fewer) of the zone as out. Under the zone lock.
 fn count_out(zone: &Zone, pages: i64) {
-    let out = zone.report_out.load(Relaxed);
-    zone.report_out.store(out.wrapping_add_signed(pages), Relaxed);
+    count(&zone.report_out, pages);
+}
+
+/// Counts `pages` more (or fewer). Under the zone lock, whose holder is the only
+/// writer.
+fn count(counter: &AtomicU64, pages: i64) {
+    counter.store(counter.load(Relaxed).wrapping_add_signed(pages), Relaxed);
 }
 
 impl Buddy<'_> {

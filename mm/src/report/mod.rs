@@ -8,7 +8,9 @@
 //! comes two seconds later (`state`). A pass takes unreported blocks off the
 //! lists, 32 at most, tells the device, puts them back and marks them reported
 //! (`batch`, `pass`). The mark goes as the block leaves its list. While a block
-//! is out it is Held and counted by its zone as out, and nowhere as free.
+//! is out it is Held and counted by its zone as out, and nowhere as free. What a
+//! device has that cannot be shut off stays Held, marked reported and counted as
+//! lost, until somebody knows better.
 //!
 //! Deferred blocks, which have no descriptors because nobody has touched them
 //! since boot, are not reported: a host that has just started the machine never
@@ -28,6 +30,7 @@ use crate::mm::Mm;
 use crate::platform::{LogLevel, Platform, Worker};
 use crate::sync::{AtomicBool, AtomicU8, Lock, LockGuard, LockRank, Ordering::Relaxed, may_wait};
 use crate::types::{MAX_ORDER, NR_ORDERS, Order, PfnRange};
+use batch::Blocks;
 use core::fmt;
 use state::{Due, State};
 use stats::Counters;
@@ -47,6 +50,9 @@ pub enum ReportFailed {
     /// Not now and never again: the device is broken, or on its way out. It is
     /// not called any more, and unregistered as the pass ends.
     Gone,
+    /// As [`Gone`](Self::Gone), but it may still do as it likes with the blocks:
+    /// nobody gets them, until [`Mm::report_recover`].
+    Lost,
 }
 
 impl fmt::Display for ReportFailed {
@@ -54,6 +60,7 @@ impl fmt::Display for ReportFailed {
         f.write_str(match self {
             Self::Refused => "the device refused a batch",
             Self::Gone => "the device is gone",
+            Self::Lost => "the device could not be shut off, and keeps a batch",
         })
     }
 }
@@ -70,9 +77,10 @@ pub trait ReportDevice: Sync {
     /// may be waiting for this very memory.
     ///
     /// # Errors
-    /// The host has not, or not surely, done it. The device promises that nobody
-    /// will touch the blocks any more: one that does not answer is reset, and
-    /// the reset confirmed, before this returns.
+    /// The host has not, or not surely, done it. Unless it is
+    /// [`Lost`](ReportFailed::Lost), the device promises that nobody will touch
+    /// the blocks any more: one that does not answer is reset, and the reset
+    /// confirmed, before this returns.
     fn report(&self, blocks: &[PfnRange]) -> Result<(), ReportFailed>;
 
     /// Whether a page of nothing but `pattern` still reads so after it was
@@ -90,6 +98,8 @@ pub enum RegisterError {
     /// There is one already, or the last pass of the one before is not over
     /// (Linux: `EBUSY`).
     Busy,
+    /// An earlier one could not be shut off, and keeps what it was told of.
+    Lost,
     /// Free pages hold this byte, which the device would not preserve.
     Pattern(u8),
 }
@@ -98,6 +108,7 @@ impl fmt::Display for RegisterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Busy => f.write_str("there is a reporting device already"),
+            Self::Lost => f.write_str("a reporting device that could not be shut off has blocks"),
             Self::Pattern(byte) => {
                 write!(f, "the device does not preserve the {byte:#04x} that free pages hold")
             }
@@ -140,6 +151,8 @@ struct Slot {
     busy: bool,
     /// Somebody wants no passes.
     off: bool,
+    /// What a device that could not be shut off has.
+    lost: Option<Blocks>,
 }
 
 impl Slot {
@@ -211,6 +224,9 @@ impl<P: Platform> Mm<P> {
         if slot.device.is_some() || slot.busy {
             return Err(RegisterError::Busy);
         }
+        if slot.lost.is_some() {
+            return Err(RegisterError::Lost);
+        }
         slot.device = Some(device);
         slot.prefers = prefers;
         // What was left over from an earlier device.
@@ -243,6 +259,18 @@ impl<P: Platform> Mm<P> {
         had
     }
 
+    /// The device that was [lost](ReportFailed::Lost) has been reset at last, or
+    /// is not there any more: frees what it had. Returns the pages. Any context
+    /// but an NMI.
+    pub fn report_recover(&self) -> u64 {
+        let Some(lost) = self.report_slot(|slot| slot.lost.take()) else { return 0 };
+        lost.as_slice().iter().for_each(|&block| self.recover_block(block));
+        let pages = lost.pages();
+        let line = format_args!("free page reporting: {pages} pages are back");
+        self.platform.log(LogLevel::Info, line);
+        pages
+    }
+
     /// The device is not to be called any more; whether there was one.
     fn forget_report_device(&self) -> bool {
         self.report_slot(|slot| {
@@ -265,7 +293,8 @@ impl<P: Platform> Mm<P> {
             Due::In(ms) => Some(ms),
             Due::Now => match self.begin_pass() {
                 Ok(pass) => pass.run().then_some(policy::DELAY_MS),
-                // Asked for, but not to be had: whoever changes that asks again.
+                // Asked for, but not to be had: whoever changes that asks again,
+                // and a pass that is on its way sees to what it was asked for.
                 Err(_) => None,
             },
         }

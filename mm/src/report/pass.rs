@@ -5,10 +5,11 @@ use super::policy::gate;
 use super::{NoPass, ReportDevice, ReportFailed, stats};
 use crate::gfp::AllocFlags;
 use crate::mm::Mm;
-use crate::platform::{LogLevel, Platform};
+use crate::platform::{LogLevel, Platform, Worker};
 use crate::sync::Ordering::Relaxed;
 use crate::types::{MAX_ORDER, MigrateType, Order, ZoneKind};
 use crate::zone::{Mark, Zone};
+use core::mem::ManuallyDrop;
 
 /// A pass that is on its way: there is one at most, and until this value goes
 /// nobody takes leave of its device.
@@ -64,14 +65,30 @@ impl<P: Platform> Pass<'_, P> {
                     let line = format_args!("free page reporting: {why}");
                     mm.platform.log(LogLevel::Warn, line);
                 }
-                if why == ReportFailed::Gone && mm.forget_report_device() {
+                if why != ReportFailed::Refused && mm.forget_report_device() {
                     let line = format_args!("free page reporting disabled");
                     mm.platform.log(LogLevel::Info, line);
                 }
             }
             Some(Ended::Unwanted) | None => {}
         }
-        mm.report.state.end(mm.platform.now_ms())
+        ManuallyDrop::new(self).close()
+    }
+
+    /// What ends a pass, whichever way. True if another has been asked for
+    /// meanwhile. Under one hold of the slot's lock: whoever asks once the state
+    /// is idle again finds nobody busy.
+    fn close(&mut self) -> bool {
+        let mm = self.mm;
+        let now_ms = mm.platform.now_ms();
+        mm.report_slot(|slot| {
+            slot.busy = false;
+            let asked = mm.report.state.end(now_ms);
+            if !slot.is_wanted() {
+                mm.report.state.reset();
+            }
+            asked && slot.is_wanted()
+        })
     }
 
     fn report_zone(&self, zone: &Zone) -> Result<(), Ended> {
@@ -129,7 +146,12 @@ impl<P: Platform> Pass<'_, P> {
             return Err(Ended::Unwanted);
         }
         let (blocks, pages) = (batch.blocks().len() as u64, batch.pages());
-        self.device.report(batch.blocks()).map_err(Ended::Failed)?;
+        if let Err(why) = self.device.report(batch.blocks()) {
+            if why == ReportFailed::Lost {
+                batch.lose();
+            }
+            return Err(Ended::Failed(why));
+        }
         batch.put_back(true);
         self.mm.report.failing.store(false, Relaxed);
         let counters = &self.mm.report.counters;
@@ -142,12 +164,8 @@ impl<P: Platform> Pass<'_, P> {
 
 impl<P: Platform> Drop for Pass<'_, P> {
     fn drop(&mut self) {
-        let state = &self.mm.report.state;
-        self.mm.report_slot(|slot| {
-            slot.busy = false;
-            if !slot.is_wanted() {
-                state.reset();
-            }
-        });
+        if self.close() {
+            self.mm.platform.wake(Worker::Reporting);
+        }
     }
 }

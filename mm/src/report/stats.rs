@@ -45,6 +45,8 @@ counters! {
     short_lists,
     /// Lists that a pass left because it had sent its share.
     spent_budgets,
+    /// Pages that a device has which could not be shut off.
+    lost_pages,
 }
 
 impl ReportStats {

@@ -126,14 +126,13 @@ impl<P: Platform> Mm<P> {
     /// Makes a block that is the caller's a slab that is on no list.
     fn form_slab<'p>(&'p self, plan: &'p Plan, pfn: Pfn) -> Slab<'p> {
         let desc = self.map.page(pfn);
-        // The mark of the reserves stays, and that of bad memory.
-        let mark = desc.head().flags() & PageFlags::KEPT;
         let key = Key::new(plan.cache, self.map.block(pfn).node());
         let slab = Slab::new(pfn, desc, &plan.geometry, self.platform.frame(pfn));
         // The type last: who sees it may go by the rest.
         slab.set_colour(plan.colour);
         slab.format();
-        desc.set_head(key.head(plan.geometry.order).with(mark));
+        // The mark of the reserves stays, and that of bad memory.
+        desc.remake(key.head(plan.geometry.order));
         if !plan.geometry.debug.is_empty() {
             self.debug_format(&slab, &plan.geometry, plan.object_size);
         }

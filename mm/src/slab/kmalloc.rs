@@ -6,7 +6,7 @@ use super::alloc::Target;
 use super::slabs::Key;
 use crate::gfp::{AllocError, Gfp, Page, Request};
 use crate::mm::Mm;
-use crate::page::{HeadWord, PageFlags, PageType};
+use crate::page::{HeadWord, PageType};
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
 use crate::types::{MAX_ORDER, NodeId, Order};
@@ -170,9 +170,8 @@ impl<P: Platform> Mm<P> {
         let gfp = gfp - (Gfp::HIGHMEM | Gfp::MOVABLE);
         let page = self.alloc_pages(Request { order, gfp, node })?;
         let desc = self.map.page(page.pfn);
-        let mark = desc.head().flags() & PageFlags::KEPT;
         desc.set_both(order.pages());
-        desc.set_head(HeadWord::new(PageType::LargeKmalloc, order).with(mark));
+        desc.remake(HeadWord::new(PageType::LargeKmalloc, order));
         self.slab.large_pages.fetch_add(order.pages() as i64, Relaxed);
         NonNull::new(self.platform.frame(page.pfn)).ok_or(AllocError::NoMemory)
     }

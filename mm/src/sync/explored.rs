@@ -40,8 +40,8 @@ std::thread_local! {
     static GRAIN: Cell<Option<Grain>> = const { Cell::new(None) };
     /// Changes so far.
     static CHANGES: Cell<u64> = const { Cell::new(0) };
-    /// How many there were when a thread last came out of `relax`.
-    static SEEN: RefCell<BTreeMap<TaskId, u64>> = const { RefCell::new(BTreeMap::new()) };
+    /// How many there were when a thread last came out of `relax`, and of `stall`.
+    static SEEN: RefCell<BTreeMap<(TaskId, Loop), u64>> = const { RefCell::new(BTreeMap::new()) };
     static SLEEPERS: RefCell<Vec<Sleeper>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -103,20 +103,37 @@ fn sleep(address: Option<usize>) {
     let _ = woken.recv();
 }
 
+/// In what a thread goes round. One kind may go on inside of another, and lets
+/// others change what the outer one has looked at already.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Loop {
+    Relax,
+    Stall,
+}
+
 /// Lets others go on, in a loop that waits for what one of them will do. Sleeps
 /// if nothing has changed since the caller was here last.
 pub fn relax() {
+    go_round(Loop::Relax);
+}
+
+/// As [`relax`], in a loop that may call what relaxes.
+pub fn stall() {
+    go_round(Loop::Stall);
+}
+
+fn go_round(which: Loop) {
     if GRAIN.get().is_none() || std::thread::panicking() {
         core::hint::spin_loop();
         return;
     }
-    let last = SEEN.with_borrow(|seen| seen.get(&me()).copied());
+    let last = SEEN.with_borrow(|seen| seen.get(&(me(), which)).copied());
     if last == Some(CHANGES.get()) {
         sleep(None);
     } else {
         shuttle::thread::yield_now();
     }
-    SEEN.with_borrow_mut(|seen| seen.insert(me(), CHANGES.get()));
+    SEEN.with_borrow_mut(|seen| seen.insert((me(), which), CHANGES.get()));
 }
 
 /// A lock that blocks in the explorer.

@@ -43,6 +43,8 @@ pub enum LockRank {
     SlabNode,
     /// The kernel's page tables.
     PageTables,
+    /// What follows from how much memory the zones have.
+    Watermarks,
     /// The free lists of a zone.
     Zone,
     /// Messages to a CPU.
@@ -60,7 +62,7 @@ pub enum LockRank {
 
 impl LockRank {
     #[cfg(debug_assertions)]
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Audit,
         Self::Hotplug,
         Self::CmaArea,
@@ -76,6 +78,7 @@ impl LockRank {
         Self::Lru,
         Self::SlabNode,
         Self::PageTables,
+        Self::Watermarks,
         Self::Zone,
         Self::Mailbox,
         Self::WaitQueue,

@@ -24,11 +24,14 @@
 //! of each kind. A failure prints its schedule; `QUARRY_REPLAY='SCHEDULE'` with
 //! the `QUARRY_WAY` printed beside it and the test's name runs that one again.
 
+mod balloon;
 mod contig;
 mod deferred;
+mod hotplug;
 mod mailbox;
 mod movable;
 mod pages;
+mod poison;
 mod report;
 mod reserve;
 mod run;

@@ -4,6 +4,7 @@ use crate::run::{exhaust, explore};
 use crate::stage::{Fault, Part, Play};
 use mm::platform::Platform;
 use mm::types::{CpuId, Pfn, PfnRange};
+use mm::zone::{Mark, Zone};
 use mm::{Config, Gfp};
 
 const MIB: u64 = 4;
@@ -114,6 +115,25 @@ fn a_cpu_that_goes_away() {
             play.mm.drain_all(None);
         };
         play.act([Box::new(user) as Part<'_>, Box::new(sweeper), Box::new(other)]);
+        play.end();
+    });
+}
+
+/// Marks are what follows from all knobs, whichever was turned last.
+#[test]
+fn two_knobs_of_the_marks() {
+    explore(|| {
+        let play = Play::new(MIB, 2);
+        let marks = || {
+            let of = |zone: &Zone| [Mark::Min, Mark::Low, Mark::High].map(|mark| zone.mark(mark));
+            play.mm.zones().iter().map(of).collect::<Vec<_>>()
+        };
+        let (least, scale) =
+            (|| play.mm.force_min_free_kbytes(1024), || play.mm.set_watermark_scale_factor(1000));
+        play.act([Box::new(least) as Part<'_>, Box::new(scale)]);
+        let found = marks();
+        play.mm.recompute_watermarks();
+        assert_eq!(found, marks());
         play.end();
     });
 }

@@ -4,6 +4,7 @@
 use crate::run::explore;
 use crate::stage::{Part, Play, Stage};
 use mm::page::{PageFlags, PageType};
+use mm::platform::Worker;
 use mm::report::{NoPass, ReportDevice, ReportFailed, ReportState};
 use mm::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use mm::{Gfp, Mm, Page};
@@ -150,6 +151,39 @@ fn a_free_against_the_mark_of_its_buddy() {
             // Nothing was missed.
             assert_eq!(play.mm.report_now(), Ok(0));
         }
+        end(&play, host);
+    });
+}
+
+/// What is asked for as somebody else's pass ends is the next pass's: either the
+/// worker comes again, or it is woken once more.
+#[test]
+fn a_request_against_the_end_of_a_pass() {
+    explore(|| {
+        let host = Host::new();
+        let play = play_with(host);
+        // Little to do: the pass is all but its end.
+        assert!(play.mm.set_report_order(Order(10)));
+        let page = take(&play, host, 10).expect("a block");
+        report(&play);
+        assert_eq!(play.mm.report_status().state, ReportState::Idle);
+        play.mm.platform().take_woken();
+        let woken = || play.mm.platform().take_woken().contains(&Worker::Reporting);
+        let comes_again = AtomicBool::new(false);
+        let worker = || {
+            give(&play, host, page);
+            let mut next = None;
+            for _ in 0..3 {
+                next = if woken() { Some(0) } else { next };
+                let Some(ms) = next else { break };
+                play.mm.platform().advance_ms(ms);
+                next = play.mm.report_round();
+            }
+            comes_again.store(next.is_some(), Relaxed);
+        };
+        play.act([Box::new(|| report(&play)) as Part<'_>, Box::new(worker)]);
+        let state = play.mm.report_status().state;
+        assert!(state == ReportState::Idle || comes_again.load(Relaxed) || woken(), "{state:?}");
         end(&play, host);
     });
 }

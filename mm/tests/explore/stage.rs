@@ -11,7 +11,7 @@ use mm::mailbox::{Token, run_on_each};
 use mm::page::PageType;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::sync::HeldLocks;
-use mm::sync::explored::{Exploring, relax};
+use mm::sync::explored::{Exploring, relax, stall};
 use mm::types::{CpuId, MigrateType, NodeId, Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use mm::{Config, Gfp, Mm, Page, Request};
 use std::collections::BTreeSet;
@@ -75,6 +75,16 @@ impl Stage {
     /// Forgets what was logged.
     pub(crate) fn quiet(&self) {
         self.machine.take_log();
+    }
+
+    /// Lets time pass.
+    pub(crate) fn advance_ms(&self, ms: u64) {
+        self.machine.advance_ms(ms);
+    }
+
+    /// The workers that were woken since this was asked last.
+    pub(crate) fn take_woken(&self) -> Vec<Worker> {
+        self.machine.take_woken()
     }
 
     fn token(&self, cpu: CpuId) -> &Token {
@@ -183,7 +193,7 @@ unsafe impl Platform for Stage {
             // SAFETY: the token is this thread's, which is outside.
             unsafe { self.token(cpu).serve() };
         }
-        relax();
+        stall();
     }
 
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {

@@ -3,7 +3,7 @@
 use crate::world::World;
 use mm::page::PageType;
 use mm::poison::{BadPage, PoisonError, Recovery};
-use mm::types::Pfn;
+use mm::types::{Pfn, PfnRange};
 use std::collections::BTreeSet;
 
 /// What became of frames.
@@ -18,9 +18,19 @@ pub(crate) struct Bad {
 /// Frames that are bad at a time: fewer than can be noted.
 const MOST: usize = 40;
 
+impl Bad {
+    /// That memory is no more.
+    pub(crate) fn forget(&mut self, range: PfnRange) {
+        self.frames.retain(|&pfn| !range.contains(pfn));
+    }
+}
+
 impl World<'_> {
     pub(crate) fn poison(&mut self) {
-        let pfn = Pfn(self.rng.below(self.mm.map().end().0 + 8));
+        let pfn = match self.memory.some_offline(self.rng.bits()) {
+            Some(pfn) if self.rng.percent(40) => pfn,
+            _ => Pfn(self.rng.below(self.mm.map().end().0 + 8)),
+        };
         if self.bad.frames.len() >= MOST {
             return self.unpoison();
         }
@@ -51,6 +61,11 @@ impl World<'_> {
 
     /// Whether a frame is out of use.
     fn is_out(&self, pfn: Pfn) -> bool {
+        let map = self.mm.map();
+        if map.info(pfn).is_none() && map.described(pfn).is_some() {
+            // Like all around it.
+            return true;
+        }
         self.mm.map().head_of(pfn).is_some_and(|(_, word)| word.ty() == PageType::Poisoned)
     }
 

@@ -4,6 +4,7 @@
 #![cfg(feature = "host")]
 
 mod bad;
+mod hotplug;
 mod movable;
 mod objects;
 mod pages;
@@ -12,8 +13,8 @@ mod reporting;
 mod rng;
 mod world;
 
-use mm::Config;
-use mm::host::pc;
+use mm::host::{Machine, pc};
+use mm::{Config, Mm};
 use world::World;
 
 /// The number in an environment variable, or `default`.
@@ -29,8 +30,14 @@ fn run(mib: u64, cpus: u16, seed: u64, ops: u64, audit_every: u64, config: &Conf
     let ops = setting("QUARRY_OPS", ops);
     println!("QUARRY_SEED={seed} QUARRY_OPS={ops}: {mib} MiB, {cpus} CPUs");
     let mm = pc(mib, cpus, config).expect("a machine");
+    run_on(&mm, &[], seed, ops, audit_every);
+}
+
+/// As [`run`], on a machine to which the memory blocks with the numbers `room`
+/// may come.
+fn run_on(mm: &Mm<Machine>, room: &[u64], seed: u64, ops: u64, audit_every: u64) {
     mm.slab_init().expect("the slab layer");
-    let mut world = World::new(&mm, seed);
+    let mut world = World::new(mm, seed, room);
     for op in 1..=ops {
         world.step();
         if op % audit_every == 0 {
@@ -52,7 +59,10 @@ fn with_cma(mib: u64) -> Config {
 
 #[cfg(not(miri))]
 mod full {
-    use super::{Config, run, with_cma};
+    use super::{Config, Machine, run, run_on, with_cma};
+    use mm::host::build;
+    use mm::hotplug::MEMORY_BLOCK_PAGES;
+    use mm::types::{NodeId, Pfn, PfnRange};
 
     #[test]
     fn a_million_on_16_mib() {
@@ -68,6 +78,27 @@ mod full {
     #[test]
     fn on_256_mib() {
         run(256, 2, 3, 300_000, 3000, &with_cma(16));
+    }
+
+    /// Whole memory blocks go and come, below 4 GiB and above.
+    #[test]
+    fn where_memory_comes_and_goes() {
+        const BLOCK: u64 = MEMORY_BLOCK_PAGES;
+        for (config, seed) in [
+            (with_cma(16), 6),
+            (Config { page_poison: true, ..Config::default() }, 7),
+            (Config::default(), 8),
+        ] {
+            let seed = super::setting("QUARRY_SEED", seed);
+            let ops = super::setting("QUARRY_OPS", 60_000);
+            println!("QUARRY_SEED={seed} QUARRY_OPS={ops}: growing");
+            let end = Pfn(35 * BLOCK);
+            let machine = Machine::new(Pfn(0), end, 2).expect("address space");
+            let ram = [(PfnRange::new(Pfn(1), Pfn(2 * BLOCK)), NodeId(0))];
+            let config = Config { hotplug_end: end, ..config };
+            let mm = build(machine, &ram, &config).expect("a machine");
+            run_on(&mm, &[3, 32, 33, 34], seed, ops, 600);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ impl ReportDevice for Host {
         assert!(!blocks.is_empty() && blocks.len() <= 32);
         match self.0.fetch_add(1, Relaxed) {
             n if n % 23 == 22 => Err(ReportFailed::Gone),
+            n if n % 29 == 28 => Err(ReportFailed::Lost),
             n if n % 5 == 4 => Err(ReportFailed::Refused),
             _ => Ok(()),
         }
@@ -39,6 +40,7 @@ impl World<'_> {
         }
         let registered = self.mm.report_status().registered;
         assert_eq!(self.mm.report_now().is_ok(), registered);
+        self.mm.report_recover();
         assert!(self.mm.zones().iter().all(|zone| zone.pages_out() == 0));
     }
 }

@@ -1,6 +1,7 @@
 //! A manager, the model of it, and the dice.
 
 use crate::bad::Bad;
+use crate::hotplug::Memory;
 use crate::movable::Herd;
 use crate::objects::Objects;
 use crate::pages::{Blocks, Owners};
@@ -21,6 +22,7 @@ pub(crate) struct World<'a> {
     pub(crate) ranges: Ranges,
     pub(crate) objects: Objects,
     pub(crate) bad: Bad,
+    pub(crate) memory: Memory,
     /// Percent of the steps that allocate: it wanders, so that the machine is
     /// full at times and empty at others.
     pub(crate) appetite: u64,
@@ -28,17 +30,19 @@ pub(crate) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub(crate) fn new(mm: &'a Mm<Machine>, seed: u64) -> Self {
+    /// `room`: numbers of memory blocks that may come.
+    pub(crate) fn new(mm: &'a Mm<Machine>, seed: u64, room: &[u64]) -> Self {
         mm.audit().expect("a whole machine at the start");
         Self {
             mm,
             rng: Rng::new(seed),
-            owners: Owners::new(mm.map().end()),
+            owners: Owners::new(mm.map().limit()),
             blocks: Blocks::default(),
             herd: Herd::new(mm),
             ranges: Ranges::default(),
             objects: Objects::default(),
             bad: Bad::default(),
+            memory: Memory::with_room(room),
             appetite: 60,
             ops: 0,
         }
@@ -70,6 +74,7 @@ impl<'a> World<'a> {
             100..240 => self.free_movable(),
             240..255 if grow => self.allocate_range(),
             240..255 => self.free_range(),
+            255..258 => self.change_memory(),
             300..450 if grow => self.allocate_objects(),
             300..450 => self.free_objects(),
             _ if grow => self.allocate(),
@@ -109,12 +114,14 @@ impl<'a> World<'a> {
             Err(wrong) => panic!("after {} operations: {wrong}", self.ops),
         };
         let managed = self.mm.managed_pages();
-        let known = self.owners.owned() + self.herd.pages() + self.slab_pages();
+        let own = self.slab_pages() + self.mm.added_map_pages();
+        let known = self.owners.owned() + self.herd.pages() + own;
         assert_eq!(audit.allocated, known, "pages with an owner after {}", self.ops);
         assert_eq!(audit.free + audit.pcp + audit.allocated, managed, "pages in all");
         self.check_herd();
         self.check_types();
         self.check_bad();
+        self.check_memory();
         self.mm.platform().take_log();
         self.mm.platform().take_woken();
     }
@@ -132,7 +139,8 @@ impl<'a> World<'a> {
         self.mm.drain_all(None);
         self.check();
         let audit = self.mm.audit().expect("a whole machine at the end");
-        assert_eq!((audit.allocated, audit.pcp), (self.slab_pages(), 0));
+        let own = self.slab_pages() + self.mm.added_map_pages();
+        assert_eq!((audit.allocated, audit.pcp), (own, 0));
         // The next machine of this thread may not have as many.
         self.mm.platform().run_on(CpuId(0));
         println!("{} operations: {:?}", self.ops, self.blocks.counts);
@@ -144,6 +152,6 @@ impl<'a> World<'a> {
             self.objects.served,
             self.objects.reserve
         );
-        println!("{:?}", self.bad);
+        println!("{:?}; pages out, back, refusals: {:?}", self.bad, self.memory.counts);
     }
 }

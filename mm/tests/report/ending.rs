@@ -1,7 +1,7 @@
 //! Passes that end before their time, and what others do meanwhile: no block is
 //! ever lost.
 
-use crate::device::{Scripted, alloc, free, machine, settle, woken};
+use crate::device::{Scripted, alloc, free, machine, order, settle, woken};
 use mm::page::PageFlags;
 use mm::platform::Worker;
 use mm::report::{NoPass, RegisterError, ReportFailed, ReportState};
@@ -79,6 +79,59 @@ fn a_device_that_is_gone_is_not_called_again() {
     settle(mm);
     assert!(!other.take().is_empty());
     mm.audit().expect("whole");
+}
+
+#[test]
+fn what_a_device_keeps_is_nobodys_until_it_is_reset() {
+    for fails_at in [1, 2, 7] {
+        let mm = machine(1024, 1);
+        let all = mm.free_pages_total();
+        let mut calls = 0;
+        let device = Scripted::new(move |_| {
+            calls += 1;
+            if calls == fails_at { Err(ReportFailed::Lost) } else { Ok(()) }
+        });
+        mm.report_register(device, None).expect("the first");
+        settle(mm);
+        let batches = device.take();
+        assert_eq!(batches.len(), fails_at, "it is not called again");
+        let kept = &batches[fails_at - 1];
+        let lost: u64 = kept.iter().map(|block| block.pages()).sum();
+        let zones = || mm.zones().iter();
+        assert_eq!(mm.free_pages_total(), all - lost);
+        assert_eq!(zones().map(mm::zone::Zone::pages_lost).sum::<u64>(), lost);
+        assert_eq!(zones().map(mm::zone::Zone::pages_out).sum::<u64>(), 0);
+        let audit = mm.audit().expect("whole");
+        assert_eq!((audit.lost, audit.out), (lost, 0));
+        assert_eq!((mm.report_stats().lost_pages, mm.report_stats().failures), (lost, 1));
+        let lines = mm.platform().take_log();
+        assert_eq!(lines.iter().filter(|(_, line)| line.contains("keeps a batch")).count(), 1);
+        // Nobody gets them, whatever is tried.
+        assert!(!mm.report_status().registered && !mm.report_unregister());
+        assert_eq!(mm.report_register(Scripted::willing(), None), Err(RegisterError::Lost));
+        let mut pages = Vec::new();
+        let request = mm::Request::new(Order(0), mm::Gfp::KERNEL | mm::Gfp::NOWARN);
+        while let Ok(page) = mm.alloc_pages(request) {
+            assert!(kept.iter().all(|block| !block.contains(page.pfn)), "{page:?} is lost");
+            pages.push(page);
+        }
+        pages.into_iter().for_each(|page| free(mm, page));
+        assert!(mm.alloc_contig_range(kept[0], mm::Gfp::KERNEL | mm::Gfp::NOWARN).is_err());
+        assert!(mm.poison_page(kept[0].start).is_err());
+        assert!(mm.free_pages(mm::Page { pfn: kept[0].start, order: order(kept[0]) }).is_err());
+        mm.audit().expect("whole");
+        // The device was seen to be reset.
+        assert_eq!(mm.report_recover(), lost);
+        assert_eq!(mm.report_recover(), 0, "once");
+        mm.drain_all(None);
+        assert_eq!((mm.free_pages_total(), mm.report_stats().lost_pages), (all, 0));
+        mm.audit().expect("whole");
+        let other = Scripted::willing();
+        mm.report_register(other, None).expect("there is none any more");
+        settle(mm);
+        let told = other.take_blocks();
+        assert!(kept.iter().all(|block| told.iter().any(|it| it.contains(block.start))));
+    }
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl ReportDevice for Wild {
         match rng.below(8) {
             0 | 1 => Err(ReportFailed::Refused),
             2 => Err(ReportFailed::Gone),
+            3 => Err(ReportFailed::Lost),
             _ => Ok(()),
         }
     }
@@ -121,6 +122,7 @@ fn a_thousand_passes_with_a_device_that_comes_and_goes() {
             while told() < enough {
                 match mm.report_register(device, None) {
                     Ok(()) | Err(RegisterError::Busy) => {}
+                    Err(RegisterError::Lost) => drop(mm.report_recover()),
                     Err(why) => panic!("{why}"),
                 }
                 match mm.report_now() {
@@ -131,6 +133,7 @@ fn a_thousand_passes_with_a_device_that_comes_and_goes() {
             stop.store(true, Relaxed);
         });
         mm.report_unregister();
+        mm.report_recover();
         mm.drain_all(None);
         assert_eq!(mm.free_pages_total(), all, "round {round}");
         let audit = mm.audit().expect("whole");

@@ -114,12 +114,12 @@ impl BalloonHost for Host {
 }
 
 /// The balloon with its host, for one case.
-struct Lent<'a, P: Platform> {
+pub(super) struct Lent<'a, P: Platform> {
     on: &'a Ground<P>,
 }
 
 impl<'a, P: Platform> Lent<'a, P> {
-    fn new(on: &'a Ground<P>, terms: Terms) -> CaseResult<Self> {
+    pub(super) fn new(on: &'a Ground<P>, terms: Terms) -> CaseResult<Self> {
         let Lender { balloon, host } = on.lender;
         [&host.pages, &host.sum, &host.wrong].into_iter().for_each(|n| n.store(0, Relaxed));
         host.fails.store(false, Relaxed);
@@ -158,7 +158,7 @@ impl<'a, P: Platform> Lent<'a, P> {
     }
 
     /// All back; the sum was of these very pages.
-    fn end(self) -> CaseResult {
+    pub(super) fn end(self) -> CaseResult {
         self.go(0)?;
         check_eq!(self.on.lender.host.sum.load(Relaxed), 0, "sum over the pages the host has");
         Ok(())

@@ -7,6 +7,7 @@ mod buddy;
 mod cma;
 mod compaction;
 mod contig;
+mod giveback;
 mod hotplug;
 mod memmap;
 mod migrate;
@@ -59,6 +60,7 @@ impl<P: Platform + 'static> Suites<P> {
         reserve::Reserve::<P>::SUITE,
         balloon::Balloon::<P>::SUITE,
         reporting::Reporting::<P>::SUITE,
+        giveback::Giveback::<P>::SUITE,
         stress::Stress::<P>::SUITE,
         audit::Audit::<P>::SUITE,
     ];

@@ -4,6 +4,7 @@ use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab};
 use crate::parse::{Args, number};
 use crate::world::World;
+use mm::balloon::Balloon;
 use mm::types::PAGE_SIZE;
 use mm::zone::Zone;
 
@@ -27,7 +28,8 @@ impl<W: World> Lab<W> {
             }
             self.world.set_balloon_target(present - pages)?;
         }
-        let Some(balloon) = self.world.balloon() else {
+        let there = |balloon: &&Balloon<_>| balloon.terms(on.mm).is_some() || balloon.size() > 0;
+        let Some(balloon) = self.world.balloon().filter(there) else {
             let why = "there is no balloon";
             return Err(Error::new(Errno::EOPNOTSUPP, why).into());
         };

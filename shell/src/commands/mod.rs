@@ -15,6 +15,7 @@ mod hotplug;
 mod machine;
 mod objects;
 mod pages;
+mod plug;
 mod promise;
 mod report;
 mod swap;
@@ -59,6 +60,7 @@ impl<W: World> Lab<W> {
             "note" => self.note(args),
             "offline" => self.offline(args),
             "online" => self.online(args),
+            "plug" => self.plug(args),
             "poison" => self.poison(args),
             "punch" => self.punch(args),
             "reap" => self.reap(args),

@@ -115,6 +115,9 @@ impl<W: World> Lab<W> {
             ("zram", _) if self.world().zram().is_some() => {
                 after.say_all(&crate::commands::zram::FACTS);
             }
+            ("plug", _) if self.world().plugged().is_some() => {
+                after.say_all(&["plugged", "requested", "most"]);
+            }
             ("host", _) => after.say_all(self.world().host_facts()),
             ("cache", _) => on.mm.caches().for_each(|cache| after.say(&[cache.name(), "."])),
             (_, Some(("cache", _))) => after.say_all(&OF_CACHE),
@@ -130,6 +133,9 @@ impl<W: World> Lab<W> {
         }
         if self.world().zram().is_some() {
             after.say(&["zram."]);
+        }
+        if self.world().plugged().is_some() {
+            after.say(&["plug."]);
         }
         if on.mm.nodes() > 1 {
             // Node 0 is what is meant without.
