@@ -16,14 +16,15 @@ struct Ram {
 
 impl Ram {
     fn new(frames: u64) -> Self {
-        // What a frame held before must not matter.
         let table = || Box::new([const { AtomicU64::new(0x5a5a_5a5a_5a5a_5a5b) }; 512]);
         let tables = (0..frames).map(|_| table()).collect();
         Self { tables, free: RefCell::new((1..frames).rev().map(Pfn).collect()) }
     }
 
     fn take(&self) -> Option<Pfn> {
-        self.free.borrow_mut().pop()
+        let pfn = self.free.borrow_mut().pop()?;
+        self.tables[pfn.0 as usize].iter().for_each(|slot| slot.store(0, Relaxed));
+        Some(pfn)
     }
 
     fn give(&self, pfn: Pfn) {
@@ -33,7 +34,6 @@ impl Ram {
 
     fn space(&self) -> Tables<'_, Self> {
         let root = self.take().expect("a frame for the root");
-        self.tables[root.0 as usize].iter().for_each(|slot| slot.store(0, Relaxed));
         Tables::new(self, Root(root.addr()))
     }
 

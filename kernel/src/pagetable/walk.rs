@@ -132,7 +132,6 @@ impl<F: TableFrames> Tables<'_, F> {
             let Some(pfn) = spare.take().or_else(|| self.unused()).or_else(&mut *frames) else {
                 return false;
             };
-            self.clear(pfn);
             // Somebody else may have put one there meanwhile.
             if slot.compare_exchange(0, Raw::table(pfn).0, Release, Relaxed).is_err() {
                 *spare = Some(pfn);
@@ -150,6 +149,7 @@ impl<F: TableFrames> Tables<'_, F> {
         loop {
             let raw = read(slot);
             if !raw.maps_large() {
+                self.table(pfn).iter().for_each(|slot| slot.store(0, Relaxed));
                 self.keep(pfn);
                 return false;
             }
@@ -199,12 +199,8 @@ impl<F: TableFrames> Tables<'_, F> {
         }
     }
 
-    /// Leaves a table that nobody uses yet without entries.
-    pub(super) fn clear(&self, pfn: Pfn) {
-        self.table(pfn).iter().for_each(|slot| slot.store(0, Relaxed));
-    }
-
-    /// Keeps a frame that was handed in and is not needed for the next table.
+    /// Keeps a frame that was handed in, zeroed, and is not needed for the next
+    /// table.
     pub(super) fn keep(&self, pfn: Pfn) {
         let first = &self.table(self.root)[SPARES];
         let mut seen = first.load(Relaxed);
@@ -235,6 +231,6 @@ impl<F: TableFrames> Tables<'_, F> {
     /// The frame that a word of the chain names, and the next word.
     fn chained(&self, word: u64) -> Option<(Pfn, u64)> {
         let pfn = (word != 0).then(|| Pfn::containing(word))?;
-        Some((pfn, self.table(pfn)[0].load(Relaxed)))
+        Some((pfn, self.table(pfn)[0].swap(0, Relaxed)))
     }
 }

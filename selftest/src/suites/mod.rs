@@ -30,6 +30,7 @@ use mm::arena::MovableArena;
 use mm::migrate::TooManyOwners;
 use mm::platform::Platform;
 use mm::slab::CacheConfig;
+use mm::space::{MapFlags, Prot};
 use mm::stats::Event;
 use mm::types::{MAX_ORDER, NR_ORDERS, NodeId, PAGEBLOCK_PAGES, Pfn};
 
@@ -169,6 +170,11 @@ impl<P: Platform> Ground<P> {
         if let Ok(cache) = mm.cache_create("selftest-warm", config) {
             let _ = mm.cache_destroy(cache);
         }
+        // Those of address spaces are made with the first of these.
+        if let Ok(space) = mm.space_new("warm") {
+            let _ = mm.mmap(&space, None, 1, Prot::READ, MapFlags::empty());
+            mm.space_put(space);
+        }
     }
 }
 
@@ -185,6 +191,8 @@ impl<P: Platform> Subject for Ground<P> {
     fn tally(&self) -> MmTally {
         // Neither empty slabs nor what lies in arrays is in use.
         self.mm.slab_shrink();
+        // Nor is what waits to be listed by its use.
+        self.mm.lru_drain_all();
         let zones = self.mm.zones().iter();
         let free: u64 =
             zones.map(|zone| zone.free_pages() + zone.pages_out() + self.mm.pcp_pages(zone)).sum();
