@@ -172,7 +172,10 @@ impl<P: Platform> Ground<P> {
         }
         // Those of address spaces are made with the first of these.
         if let Ok(space) = mm.space_new("warm") {
-            let _ = mm.mmap(&space, None, 1, Prot::READ, MapFlags::empty());
+            // So is the page of zeroes that all see who only read.
+            if let Ok(va) = mm.mmap(&space, None, 1, Prot::READ, MapFlags::empty()) {
+                let _ = mm.read_space(&space, va, &mut [0]);
+            }
             mm.space_put(space);
         }
     }
