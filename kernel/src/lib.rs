@@ -15,6 +15,7 @@ pub mod lapic;
 pub mod mca;
 pub mod memtest;
 pub mod options;
+pub mod pagetable;
 pub mod sched;
 pub mod sdt;
 pub mod slots;

@@ -3,11 +3,13 @@
 
 use crate::arch::{irq, percpu, restart, time};
 use crate::task::{self, Rights};
+use crate::vm::space::Spaces;
 use crate::vm::{self, layout};
 use crate::{numa, smp, workers};
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
+use mm::mmu::Mmu;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::steps::{Pop, Push};
 use mm::sync::HeldLocks;
@@ -137,7 +139,7 @@ unsafe impl Platform for Machine {
         let rights = thread.rights();
         Context {
             memalloc: rights.contains(Rights::MEMALLOC),
-            oom_victim: rights.contains(Rights::OOM_VICTIM),
+            oom_victim: rights.contains(Rights::OOM_VICTIM) || task::space::is_killed(),
             in_irq: percpu::in_irq(),
             rt: thread.priority() == Priority::RealTime,
         }
@@ -150,6 +152,10 @@ unsafe impl Platform for Machine {
         rights.set(Rights::MEMALLOC, on);
         thread.set_rights(rights);
         before
+    }
+
+    fn mmu(&self) -> Option<&dyn Mmu> {
+        Some(&Spaces)
     }
 
     fn now_ms(&self) -> u64 {

@@ -9,6 +9,7 @@ mod kernel_suites;
 mod provoke;
 mod restart_suite;
 mod smp_suite;
+mod space_suite;
 mod storm_suite;
 mod task_suite;
 
@@ -124,6 +125,7 @@ pub(crate) fn run(
         &device_suite::SUITES,
         &smp_suite::SUITES,
         &task_suite::SUITES,
+        &space_suite::SUITES,
         &storm_suite::SUITES,
         &heap_suite::SUITES,
         Suites::<Machine>::ALL,

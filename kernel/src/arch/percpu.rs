@@ -3,6 +3,7 @@
 
 use crate::arch::gdt::CpuTables;
 use crate::task;
+use crate::vm::roots::InForce;
 use core::arch::asm;
 use core::mem::offset_of;
 use core::ptr::{self, null_mut};
@@ -28,6 +29,8 @@ pub(crate) struct PerCpu {
     pub(crate) stack_top: AtomicU64,
     /// It has gone away and touches nothing any more.
     pub(crate) gone: AtomicBool,
+    /// The address space whose tables are in force.
+    pub(crate) in_force: InForce,
     /// Calls from other CPUs.
     pub(crate) mailbox: Mailbox,
     /// What to add to this CPU's time stamp counter for it to agree with the
@@ -51,6 +54,7 @@ impl PerCpu {
             ticks: AtomicU64::new(0),
             stack_top: AtomicU64::new(0),
             gone: AtomicBool::new(false),
+            in_force: InForce::new(),
             mailbox: Mailbox::new(),
             tsc_offset: AtomicU64::new(0),
             held: HeldLocks::new(),

@@ -158,6 +158,7 @@ extern "C" fn trap_entry(frame: &mut TrapFrame) {
         // One instruction made: a self-test's wish, or nobody's.
         18 => mce::handle(frame),
         1 if restart::is_probing() => restart::stepped(frame),
+        14 if task::space::fault(frame) => {}
         0..32 => crash::exception(frame),
         vector => {
             restart::rewind(frame);

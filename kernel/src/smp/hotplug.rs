@@ -9,6 +9,7 @@ use crate::platform::Machine;
 use crate::smp::start::{self, NotStarted};
 use crate::smp::{self, ONLINE, call};
 use crate::task;
+use crate::vm;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use mm::Mm;
@@ -98,6 +99,7 @@ pub(crate) fn cpu_up(mm: &'static Mm<Machine>, cpu: CpuId) -> Result<(), NotChan
 /// interrupt will come. Interrupts off.
 pub(crate) fn vanish() -> ! {
     irq::disable();
+    vm::roots::let_go();
     apic::stop_timer();
     call::go_offline();
     percpu::this().gone.store(true, Ordering::Release);

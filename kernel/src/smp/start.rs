@@ -238,6 +238,7 @@ extern "C" fn secondary() -> ! {
             Cr4::write_raw(CR4.load(Ordering::Relaxed));
         }
     }
+    area.in_force.begin();
     // SAFETY: once, on the CPU that owns the tables, whose stacks are set.
     unsafe { area.tables.load() };
     idt::load();

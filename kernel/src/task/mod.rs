@@ -11,6 +11,7 @@ mod cpu;
 mod guard;
 mod mutex;
 mod sched;
+pub(crate) mod space;
 mod spawn;
 mod switch;
 mod thread;

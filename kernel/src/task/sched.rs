@@ -10,6 +10,7 @@ use crate::task::spawn;
 use crate::task::switch::switch;
 use crate::task::thread::{State, Thread, current};
 use crate::task::watchdog;
+use crate::vm::roots;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
 use mm::types::CpuId;
@@ -216,6 +217,7 @@ fn leave(why: Leave) {
     }
     // SAFETY: this CPU's own, and its queue is locked.
     unsafe { *cpu.left.get() = left };
+    roots::switch_to(to.root.load(Relaxed));
     // The lock stays held across the switch: until the old thread's registers
     // are on its stack nobody may take it from the queue. Interrupts were off
     // before it was taken, so there is nothing to restore.

@@ -5,6 +5,7 @@ use crate::arch::irq;
 use crate::platform::Machine;
 use crate::task::cpu;
 use crate::task::sched::{self, preempt_if_wanted};
+use crate::task::space;
 use crate::task::switch;
 use crate::task::thread::{Thread, current};
 use crate::task::wait::WaitQueue;
@@ -154,7 +155,13 @@ extern "C" fn begin<F: FnOnce()>(top: *mut Top<F>) -> ! {
     // SAFETY: `spawn` wrote it there for this thread alone, which reads it once.
     let run = unsafe { (&raw mut (*top).run).read() };
     run();
+    space::quit();
     sched::exit()
+}
+
+/// The memory manager, once there is one.
+pub(super) fn manager() -> Option<&'static Mm<Machine>> {
+    MANAGER.get().copied()
 }
 
 /// The scheduler has left `thread`, which has exited, for the last time. No lock

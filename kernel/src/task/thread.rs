@@ -10,8 +10,9 @@ use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed,
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed,
 };
+use mm::space::SpaceRef;
 use mm::types::CpuId;
 use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::sched::{Entity, EntityRef, Name, Priority};
@@ -69,6 +70,11 @@ pub(crate) struct Thread {
     pub(super) allowed: UnsafeCell<CpuSet>,
     /// The next of those that have exited unjoined.
     pub(super) next_dead: AtomicPtr<Thread>,
+    /// Where the tables of its address space begin; 0 if it has none. Changed by
+    /// itself only.
+    pub(super) root: AtomicU64,
+    /// Its address space; the thread's own.
+    pub(super) space: UnsafeCell<Option<SpaceRef<'static>>>,
     /// Its stack, in which all of this lies; None for idle threads.
     pub(super) stack: UnsafeCell<Option<KernelStack>>,
 }
@@ -94,6 +100,8 @@ impl Thread {
             known_by: AtomicU32::new(1),
             allowed: UnsafeCell::new(allowed),
             next_dead: AtomicPtr::new(ptr::null_mut()),
+            root: AtomicU64::new(0),
+            space: UnsafeCell::new(None),
             stack: UnsafeCell::new(None),
         }
     }

@@ -7,6 +7,8 @@ mod hotplug;
 pub(crate) mod kstack;
 pub(crate) mod layout;
 mod loader;
+pub(crate) mod roots;
+pub(crate) mod space;
 pub(crate) mod stacks;
 pub(crate) mod tables;
 

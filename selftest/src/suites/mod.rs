@@ -31,6 +31,7 @@ use mm::arena::MovableArena;
 use mm::migrate::TooManyOwners;
 use mm::platform::Platform;
 use mm::slab::CacheConfig;
+use mm::space::{MapFlags, Prot};
 use mm::stats::Event;
 use mm::types::{MAX_ORDER, NR_ORDERS, NodeId, PAGEBLOCK_PAGES, Pfn};
 
@@ -171,6 +172,14 @@ impl<P: Platform> Ground<P> {
         if let Ok(cache) = mm.cache_create("selftest-warm", config) {
             let _ = mm.cache_destroy(cache);
         }
+        // Those of address spaces are made with the first of these.
+        if let Ok(space) = mm.space_new("warm") {
+            // So is the page of zeroes that all see who only read.
+            if let Ok(va) = mm.mmap(&space, None, 1, Prot::READ, MapFlags::empty()) {
+                let _ = mm.read_space(&space, va, &mut [0]);
+            }
+            mm.space_put(space);
+        }
     }
 }
 
@@ -187,6 +196,8 @@ impl<P: Platform> Subject for Ground<P> {
     fn tally(&self) -> MmTally {
         // Neither empty slabs nor what lies in arrays is in use.
         self.mm.slab_shrink();
+        // Nor is what waits to be listed by its use.
+        self.mm.lru_drain_all();
         let zones = self.mm.zones().iter();
         let free: u64 =
             zones.map(|zone| zone.free_pages() + zone.pages_out() + self.mm.pcp_pages(zone)).sum();
