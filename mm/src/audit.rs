@@ -12,6 +12,7 @@ use crate::mm::Mm;
 use crate::page::{LruFlags, NIL, PageDesc, PageFlags, PageType, link};
 use crate::pcp::list_order;
 use crate::platform::Platform;
+use crate::swap::SwapNames;
 use crate::sync::{Cpu, Lock, LockRank};
 use crate::types::{
     MAX_ORDER, MigrateType, NR_MIGRATETYPES, NR_ORDERS, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES,
@@ -140,6 +141,15 @@ impl<P: Platform> Mm<P> {
     /// # Errors
     /// The first thing that is wrong.
     pub fn audit(&self) -> Result<Audit, AuditError> {
+        self.audit_naming(SwapNames::default())
+    }
+
+    /// [`audit`](Self::audit) where swap slots are `named` elsewhere than in
+    /// address spaces too.
+    ///
+    /// # Errors
+    /// As [`audit`](Self::audit).
+    pub fn audit_naming(&self, named: SwapNames) -> Result<Audit, AuditError> {
         let mut auditor = Auditor { report: Audit::default() };
         // What is put by has references that nobody counts.
         self.lru_drain_all();
@@ -168,10 +178,8 @@ impl<P: Platform> Mm<P> {
         self.audit_hotplug(&mut auditor)?;
         self.audit_bad(&mut auditor)?;
         let spaces = self.audit_spaces(&mut auditor)?;
-        // Without spaces whoever tries swap out keeps the names.
-        let names = (spaces.spaces > 0).then_some(spaces.names);
         let swapcache = auditor.report.swapcache;
-        self.audit_swap(&mut auditor, names, swapcache)?;
+        self.audit_swap(&mut auditor, named.and(spaces.names), swapcache)?;
         for (id, ops) in self.movable_drivers() {
             if let Some(pages) = ops.pages() {
                 let found = drivers.pages.get(id.0 as usize).copied().unwrap_or_default();

@@ -52,7 +52,7 @@ fn pages_go_there_and_come_back() {
         assert_eq!(world.swap_out(at), Some(Ok(())));
     }
     world.audit();
-    audit(mm, zram);
+    zram.audit(mm).expect("a whole device");
     let stat = zram.mm_stat(mm);
     assert_eq!(stat.orig_data_size, (ENTRIES as u64 - 1) * 4096, "zeros never get here");
     assert!(stat.mem_used_total < stat.orig_data_size / 8);
@@ -63,7 +63,7 @@ fn pages_go_there_and_come_back() {
         world.unmap(at);
     }
     world.audit();
-    audit(mm, zram);
+    zram.audit(mm).expect("a whole device");
     assert_eq!(world.swapoff("/dev/zram0"), Ok(()));
     assert_eq!(zram.mm_stat(mm).orig_data_size, 0, "all slots are discarded");
     for at in 0..ENTRIES {

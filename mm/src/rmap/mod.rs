@@ -13,6 +13,7 @@
 
 mod group;
 mod moving;
+mod remap;
 mod split;
 mod unmap;
 mod walk;

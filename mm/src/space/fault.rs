@@ -76,7 +76,10 @@ impl<P: Platform> Mm<P> {
                 }
                 // Somebody else was quicker, or this CPU knew an older entry.
                 Entry::Page(_) => Attempted::Done,
-                Entry::Swap(slot) => self.fault_swapped(mmu, space, region, va, slot, access)?,
+                Entry::Swap(slot) => {
+                    let gfp = Gfp::HIGHUSER_MOVABLE;
+                    self.fault_swapped(mmu, space, region, va, slot, access, gfp)?
+                }
                 Entry::Moving(_) => {
                     self.platform.stall();
                     Attempted::Retry

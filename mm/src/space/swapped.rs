@@ -19,7 +19,7 @@ use crate::types::{Order, Pfn};
 const LOCKED: LruFlags = LruFlags::MLOCKED.union(LruFlags::UNEVICTABLE);
 
 impl<P: Platform> Mm<P> {
-    /// Brings a page back that is in swap.
+    /// Brings a page back that is in swap, to memory got by `gfp`.
     pub(super) fn fault_swapped(
         &self,
         mmu: &dyn Mmu,
@@ -28,10 +28,11 @@ impl<P: Platform> Mm<P> {
         va: VirtAddr,
         slot: SwapEntry,
         access: Access,
+        gfp: Gfp,
     ) -> Result<Attempted, FaultError> {
         let locked = region.flags().contains(RegionFlags::LOCKED);
         let mut fresh = || {
-            let page = self.anon_page(Order(0), Gfp::HIGHUSER_MOVABLE).ok()?;
+            let page = self.anon_page(Order(0), gfp).ok()?;
             let flags = LruFlags::ANON | if locked { LOCKED } else { LruFlags::empty() };
             let as_page = LruPage { flags, owner: region.group, index: region.index(va) };
             self.make_lru(page, as_page).ok()?;
@@ -127,6 +128,8 @@ impl<P: Platform> Mm<P> {
     /// Brings back all that a space has on one device.
     fn unswap(&self, space: &Space, device: usize) -> Result<(), SwapOffError> {
         let Ok(mmu) = self.tables() else { return Ok(()) };
+        // Nobody is killed so that a device can go.
+        let gfp = Gfp::HIGHUSER_MOVABLE | Gfp::RETRY_MAYFAIL | Gfp::NOWARN;
         let regions = space.regions.read(&self.platform);
         for region in regions.iter() {
             let range = region.range();
@@ -137,7 +140,7 @@ impl<P: Platform> Mm<P> {
                 if slot.device() != device {
                     continue;
                 }
-                let back = self.fault_swapped(mmu, space, region, va, slot, Access::Read);
+                let back = self.fault_swapped(mmu, space, region, va, slot, Access::Read, gfp);
                 back.map_err(|why| match why {
                     FaultError::NoMemory => SwapOffError::NoMemory,
                     _ => SwapOffError::Io,

@@ -29,6 +29,12 @@ impl SwapNames {
         self.names += times;
         self.mixed = self.mixed.wrapping_add((z ^ z >> 31).wrapping_mul(times));
     }
+
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { names: self.names + other.names, mixed: self.mixed.wrapping_add(other.mixed) }
+    }
 }
 
 /// What a walk over a device's slots counted.
@@ -51,7 +57,7 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn audit_swap(
         &self,
         auditor: &mut Auditor,
-        named: Option<SwapNames>,
+        named: SwapNames,
         cached: u64,
     ) -> Result<(), AuditError> {
         let (mut names, mut pages, mut to_discard) = (SwapNames::default(), 0, 0);
@@ -70,20 +76,8 @@ impl<P: Platform> Mm<P> {
         let counted = self.swap.to_discard.load(Relaxed);
         auditor.equal("swap slots to discard", None, to_discard, counted)?;
         auditor.equal("pages in the swap cache", None, pages, cached)?;
-        let Some(named) = named else { return Ok(()) };
         auditor.equal("entries that name swap slots", None, named.names, names.names)?;
         auditor.equal("which swap slots entries name", None, named.mixed, names.mixed)
-    }
-
-    /// [`audit_swap`](Self::audit_swap) for whoever keeps the entries that name
-    /// slots elsewhere than in address spaces. For a machine at rest.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn audit_swap_named(&self, named: SwapNames) -> Result<(), AuditError> {
-        let mut auditor = Auditor { report: crate::audit::Audit::default() };
-        let cached = self.swap_totals().cached;
-        self.audit_swap(&mut auditor, Some(named), cached)
     }
 }
 

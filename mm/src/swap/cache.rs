@@ -50,7 +50,7 @@ impl<P: Platform> Mm<P> {
         let refused = desc.head().lru().contains(LruFlags::REFUSED);
         let take = |index, any: bool| {
             self.with_swap(index, |on| {
-                if on.active.leaving || !any && on.active.device.may_refuse() {
+                if on.active.leaving || !any && on.active.device.may_refuse() || on.area.spares() {
                     return None;
                 }
                 let slot = on.active.map.take(self, on.cpu.id(), Slot::cached(link(pfn)))?;

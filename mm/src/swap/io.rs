@@ -115,11 +115,19 @@ impl<P: Platform> Mm<P> {
                 let word = on.slot(entry.slot());
                 on.set(entry.slot(), word.failed());
             });
+            self.note_swap_write(entry, false);
             self.note_swap_failure(device, entry, "write");
             return Err(why);
         }
+        self.note_swap_write(entry, true);
         self.stats.count(Event::PswpOut);
         Ok(())
+    }
+
+    fn note_swap_write(&self, entry: SwapEntry, ok: bool) {
+        if let Some(area) = self.swap.areas.get(entry.device()) {
+            area.note_write(ok);
+        }
     }
 
     /// A broken device fails many times; the log is told of few.

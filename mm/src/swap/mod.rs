@@ -55,7 +55,7 @@ pub use users::TooManyUsers;
 use crate::mm::Mm;
 use crate::mmu::SwapEntry;
 use crate::platform::Platform;
-use crate::sync::{AtomicU32, AtomicU64, Cpu, Lock, LockRank, Ordering::Relaxed};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Cpu, Lock, LockRank, Ordering::Relaxed};
 use cluster::SlotMap;
 use core::fmt;
 use registry::Registry;
@@ -78,7 +78,17 @@ struct Area {
     used: AtomicU64,
     /// Slots with a page in memory.
     cached: AtomicU64,
+    /// As in `active`.
+    leaving: AtomicBool,
+    /// Writes that have failed one after the other.
+    failed: AtomicU32,
+    /// Pages that did not come here since the last of them.
+    spared: AtomicU32,
 }
+
+/// A device that fails for a while is spared more and more pages, up to 2^10 - 1
+/// for each that it gets: else it would soon have no good slot left.
+const MOST_SPARED: u32 = 10;
 
 impl Area {
     const fn new() -> Self {
@@ -87,6 +97,29 @@ impl Area {
             usable: AtomicU64::new(0),
             used: AtomicU64::new(0),
             cached: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            failed: AtomicU32::new(0),
+            spared: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether the device is to be spared the next page. The lock is held.
+    fn spares(&self) -> bool {
+        let failed = self.failed.load(Relaxed);
+        let most = (1 << failed.saturating_sub(1).min(MOST_SPARED)) - 1;
+        let spared = self.spared.load(Relaxed);
+        let spares = spared < most;
+        self.spared.store(if spares { spared + 1 } else { 0 }, Relaxed);
+        spares
+    }
+
+    /// Notes how a write has ended.
+    fn note_write(&self, ok: bool) {
+        if !ok {
+            self.failed.fetch_add(1, Relaxed);
+            self.spared.store(0, Relaxed);
+        } else if self.failed.load(Relaxed) > 0 {
+            self.failed.store(0, Relaxed);
         }
     }
 }
@@ -194,10 +227,19 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Slots that are free, over all devices. Any context; a moment's answer.
+    /// Slots that are free to be taken, over all devices that are not just being
+    /// switched off. Any context; a moment's answer.
     pub fn swap_free_slots(&self) -> u64 {
-        let SwapTotals { total, used, .. } = self.swap_totals();
-        total.saturating_sub(used)
+        let staying = self.swap.areas.iter().filter(|area| !area.leaving.load(Relaxed));
+        staying.map(|area| area.usable.load(Relaxed).saturating_sub(area.used.load(Relaxed))).sum()
+    }
+
+    /// Has no slot of a device handed out any more, or again.
+    fn set_swap_leaving(&self, index: usize, leaving: bool) {
+        self.with_swap(index, |on| {
+            on.active.leaving = leaving;
+            on.area.leaving.store(leaving, Relaxed);
+        });
     }
 
     /// Whether more than half of swap is in use: then a page that has come back

@@ -72,12 +72,12 @@ impl<P: Platform> Mm<P> {
             }
             Ok(index)
         })?;
-        self.with_swap(index, |on| on.active.leaving = true);
+        self.set_swap_leaving(index, true);
         let emptied = self.empty_swap(index, unuse);
         let active = match emptied {
             Ok(active) => active,
             Err(why) => {
-                self.with_swap(index, |on| on.active.leaving = false);
+                self.set_swap_leaving(index, false);
                 self.with_registry(|registry| registry.set_phase(index, Phase::On));
                 return Err(why);
             }
@@ -141,6 +141,8 @@ impl<P: Platform> Mm<P> {
             return None;
         }
         area.usable.store(0, Relaxed);
+        area.leaving.store(false, Relaxed);
+        area.failed.store(0, Relaxed);
         active.take()
     }
 }

@@ -1,5 +1,5 @@
 //! A page goes out. Called by reclaim, which has taken it off its list. May call:
-//! `cache`, `io`.
+//! `cache`, `io`, `rmap`.
 
 use super::WriteFailed;
 use crate::mm::Mm;
@@ -18,11 +18,11 @@ pub enum SwapOutError {
     /// Somebody is using it: has a reference, or has just written to it.
     InUse,
     /// The device does not take the page, or not now. The page is dirty and
-    /// active, and goes to another device, if there is one that takes any, when
-    /// nobody names its slot any more.
+    /// active, mapped again where it was, and goes to another device next time,
+    /// if there is one that takes any.
     Refused,
-    /// The device failed. The page is dirty and active, and will not be tried
-    /// again before nobody names its slot.
+    /// The device failed. The page is dirty and active, and mapped again where
+    /// it was.
     Io,
 }
 
@@ -55,10 +55,10 @@ impl<P: Platform> Mm<P> {
     pub fn swap_out(&self, pfn: Pfn, unmap: &mut dyn FnMut(SwapEntry)) -> Result<(), SwapOutError> {
         let desc = self.map.page(pfn);
         debug_assert!(desc.head().flags().contains(PageFlags::LOCKED));
-        let flags = desc.head().lru();
-        if flags.contains(LruFlags::SWAPCACHE | LruFlags::FAILED) && !self.swap_take_over(pfn) {
-            let refused = flags.contains(LruFlags::REFUSED);
-            return Err(if refused { SwapOutError::Refused } else { SwapOutError::Io });
+        if let Some(why) = self.needs_another_slot(pfn)
+            && !self.swap_back(pfn)
+        {
+            return Err(why);
         }
         let entry = if desc.head().lru().contains(LruFlags::SWAPCACHE) {
             SwapEntry::from_bits(desc.private())
@@ -69,11 +69,42 @@ impl<P: Platform> Mm<P> {
             unmap(entry);
         }
         let result = self.swap_out_unmapped(pfn, entry);
-        if result.is_err() {
+        match result {
+            Ok(()) => {}
+            Err(SwapOutError::Io | SwapOutError::Refused) => {
+                self.swap_back(pfn);
+            }
             // If not one entry names it, the slot is of no use to the page.
-            self.swap_take_over(pfn);
+            Err(_) => {
+                self.swap_take_over(pfn);
+            }
         }
         result
+    }
+
+    /// Why the slot that a page has is not good for it, if it is not.
+    fn needs_another_slot(&self, pfn: Pfn) -> Option<SwapOutError> {
+        let desc = self.map.page(pfn);
+        let flags = desc.head().lru();
+        if !flags.contains(LruFlags::SWAPCACHE) {
+            return None;
+        }
+        if flags.contains(LruFlags::FAILED) {
+            let refused = flags.contains(LruFlags::REFUSED);
+            return Some(if refused { SwapOutError::Refused } else { SwapOutError::Io });
+        }
+        // What has come back does not go there again.
+        let entry = SwapEntry::from_bits(desc.private());
+        let leaving = self.with_swap(entry.device(), |on| on.active.leaving) == Some(true);
+        leaving.then_some(SwapOutError::NoSlot)
+    }
+
+    /// Has whoever names the slot of a page that it is not good for map the
+    /// page again, so that it can get another one. False if somebody still names
+    /// it whom nobody finds just now.
+    fn swap_back(&self, pfn: Pfn) -> bool {
+        self.remap_swapped(pfn, SwapEntry::from_bits(self.map.page(pfn).private()));
+        self.swap_take_over(pfn)
     }
 
     fn swap_out_unmapped(&self, pfn: Pfn, entry: SwapEntry) -> Result<(), SwapOutError> {

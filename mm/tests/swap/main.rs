@@ -4,4 +4,6 @@
 
 mod basics;
 mod model;
+#[cfg(not(miri))]
+mod spaces;
 mod world;

@@ -353,8 +353,7 @@ impl<'m, P: Platform> World<'m, P> {
                 names.add(entry, 1);
             }
         }
-        self.mm.audit_swap_named(names).expect("slots are named as often as they say");
-        self.mm.audit().expect("whole");
+        self.mm.audit_naming(names).expect("whole");
     }
 
     /// How many entries name slots.
