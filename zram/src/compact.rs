@@ -27,13 +27,18 @@ impl<P: Platform> Zram<P> {
     /// The lock is given up after each object. Context as for
     /// [`write`](Self::write); needs no memory.
     pub fn compact(&self, mm: &Mm<P>) -> u64 {
+        self.compact_some(mm, u64::MAX)
+    }
+
+    /// [`compact`](Self::compact) until about `most` pages have become free.
+    fn compact_some(&self, mm: &Mm<P>, most: u64) -> u64 {
         // Whoever sets the device up may be the one who wants memory.
         let Some(set_up) = self.slots.try_read().filter(|size| **size > 0) else { return 0 };
         if self.compacting.swap(true, Ordering::Acquire) {
             return 0;
         }
         let mut freed = 0;
-        'all: while self.choose_victim(mm) {
+        'all: while freed < most && self.choose_victim(mm) {
             loop {
                 match self.move_one(mm) {
                     Step::Moved(emptied) => freed += emptied.release(mm),
@@ -115,8 +120,8 @@ impl<P: Platform> Shrinker<P> for Zram<P> {
         if node == NodeId(0) { self.compactable(mm) } else { 0 }
     }
 
-    fn scan(&self, mm: &Mm<P>, _node: NodeId, _scan: u64) -> Option<Shrunk> {
-        let pages = self.compact(mm);
+    fn scan(&self, mm: &Mm<P>, _node: NodeId, scan: u64) -> Option<Shrunk> {
+        let pages = self.compact_some(mm, scan);
         (pages > 0).then_some(Shrunk { objects: pages, pages })
     }
 

@@ -420,10 +420,10 @@ impl<P: Platform> Zram<P> {
             done = self.table_page(mm, have as u64 + 1).map(|page| {
                 pages[have] = Some(page);
                 let mut store = self.lock(mm);
-                let mut used = 0;
+                let (mut used, full) = (0, slot.is_none() && store.is_full());
                 let (words, i) = store.table(slot);
                 let mut spare = pages.iter_mut().filter_map(Option::take).inspect(|_| used += 1);
-                let done = i < words::MOST - 2 && words.grow(mm, i, &mut spare);
+                let done = !full && words.grow(mm, i, &mut spare);
                 store.figures.tables += used;
                 store.note_most();
                 done

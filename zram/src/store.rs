@@ -178,9 +178,17 @@ impl Store {
             self.free_number = if next == NIL & !FREE_NUMBER { NIL } else { next };
             return Some(number);
         }
+        if self.is_full() {
+            return None;
+        }
         self.pages.set(mm, self.numbers, NIL)?;
         self.numbers += 1;
         Some(self.numbers - 1)
+    }
+
+    /// Whether there are as many pages as names have room for.
+    pub(crate) fn is_full(&self) -> bool {
+        self.free_number == NIL && self.numbers >= words::MOST - 2
     }
 
     /// Gives a number back that names no page.
