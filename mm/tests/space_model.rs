@@ -129,6 +129,8 @@ impl World<'_> {
         }
         if self.spaces.is_empty() {
             let space = mm.space_new("first").expect("a space");
+            // Who is killed loses its memory, and there is nothing to compare.
+            space.set_protected(true);
             self.spaces.push(Modelled { space, pages: BTreeMap::new(), locked: false });
         }
         let which = self.rng.below(self.spaces.len() as u64) as usize;
@@ -237,6 +239,7 @@ impl World<'_> {
         }
         match self.mm.space_fork(&parent.space, "child") {
             Ok(space) => {
+                space.set_protected(true);
                 // What may go may go in one and stay in the other.
                 let pages = parent.pages.clone();
                 self.spaces.push(Modelled { space, pages, locked: false });
