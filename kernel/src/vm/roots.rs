@@ -37,7 +37,7 @@ impl InForce {
 /// Puts the tables that begin at `root` (0: the kernel's) in force on this CPU.
 /// Interrupts off.
 fn load(root: u64) {
-    let at = if root == KERNEL { tables::root().map(|pfn| pfn.addr()) } else { Some(root) };
+    let at = if root == KERNEL { tables::root().map(mm::types::Pfn::addr) } else { Some(root) };
     let Some(at) = at else { return };
     let in_force = &percpu::this().in_force;
     // Whoever changes tables either sees this, and tells this CPU; or the change

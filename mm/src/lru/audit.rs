@@ -106,7 +106,7 @@ impl<P: Platform> Mm<P> {
                     auditor.equal(
                         "node of a page on an LRU list",
                         Some(pfn),
-                        { u64::from(node.0) },
+                        u64::from(node.0),
                         (block / NR_ZONES) as u64,
                     )?;
                     auditor.equal("back link", Some(pfn), u64::from(prev), page.prev().into())?;
