@@ -32,7 +32,7 @@ impl<P: Platform> Mm<P> {
                 // Targets are single pages: a larger block stays.
                 PageType::Movable | PageType::Lru if word.order().0 > 0 => {}
                 PageType::Movable | PageType::Lru
-                    if self.isolate_movable(pfn, run.mode).is_ok() =>
+                    if self.isolate_seen(pfn, word, run.mode).is_ok() =>
                 {
                     run.sources.push_back(&self.map, pfn);
                     pfn = pfn.add(1);

@@ -49,14 +49,15 @@ impl<P: Platform> Mm<P> {
                 if self.move_block_away(pfn, word.order(), node, gfp, mode).out_of_memory {
                     return Evacuation::OutOfMemory;
                 }
-            } else if self.isolate_movable(pfn, mode).is_ok() {
-                // It may be another's by now.
-                let word = self.map.page(pfn).head();
-                let kind = if is_cached(word) { &mut cached } else { &mut list };
-                kind.push_back(&self.map, pfn);
-            }
-            if cached.len() == BATCH {
-                self.discard_or(&mut cached, &mut list, gfp);
+            } else if self.isolate_seen(pfn, word, mode).is_ok() {
+                if word.ty() == PageType::Lru && is_cached(self.map.page(pfn).head()) {
+                    cached.push_back(&self.map, pfn);
+                    if cached.len() == BATCH {
+                        self.discard_or(&mut cached, &mut list, gfp);
+                    }
+                } else {
+                    list.push_back(&self.map, pfn);
+                }
             }
             if list.len() >= BATCH && self.move_away(&mut list, node, gfp, mode).out_of_memory {
                 return Evacuation::OutOfMemory;

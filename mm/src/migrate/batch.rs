@@ -79,7 +79,7 @@ impl<P: Platform> Mm<P> {
                     break;
                 };
                 let patient = pass >= PATIENT_PASS && mode > MigrateMode::Async;
-                let moved = if self.map.page(src).head().ty() == PageType::Lru {
+                let moved = if self.map.page(src).head().is(PageType::Lru, order) {
                     self.migrate_lru(dst, src, order, patient, &mut emptied)
                 } else {
                     self.migrate_page(dst, src, order, mode, patient, &mut emptied)

@@ -4,7 +4,7 @@
 use super::MigrateMode;
 use crate::list::PageList;
 use crate::mm::Mm;
-use crate::page::{PageDesc, PageFlags, PageType};
+use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
 use crate::platform::Platform;
 use crate::types::{Order, Pfn};
 
@@ -23,14 +23,37 @@ fn is_isolatable(desc: &PageDesc, order: Order) -> bool {
 
 impl<P: Platform> Mm<P> {
     /// Isolates a movable single page: its driver gives it up for now, or it is
-    /// taken off its LRU list, and the caller has a reference that [`putback`](Self::putback) or migration drops. The
-    /// page may be looked at without owning anything, so each step checks what
-    /// the one before could not hold on to. No lock held; may call the driver.
+    /// taken off its LRU list, and the caller has a reference that
+    /// [`putback`](Self::putback) or migration drops. The page may be looked at
+    /// without owning anything, so each step checks what the one before could not
+    /// hold on to. No lock held; may call the driver.
     ///
     /// # Errors
     /// See [`NotIsolated`]; nothing has changed then.
     pub fn isolate_movable(&self, pfn: Pfn, mode: MigrateMode) -> Result<(), NotIsolated> {
+        let desc = self.map.try_page(pfn).ok_or(NotIsolated)?;
+        self.isolate_seen(pfn, desc.head(), mode)
+    }
+
+    /// The same for a page that was just seen with `word` for a head: what that
+    /// says decides whom to ask, and whoever is asked looks again.
+    #[inline(always)]
+    pub(crate) fn isolate_seen(
+        &self,
+        pfn: Pfn,
+        word: HeadWord,
+        mode: MigrateMode,
+    ) -> Result<(), NotIsolated> {
+        if word.is(PageType::Lru, Order(0)) {
+            return self.isolate_listed(pfn);
+        }
         self.isolate_of(pfn, Order(0), mode)
+    }
+
+    /// A call, so that the pages of drivers do not pay for it.
+    #[inline(never)]
+    fn isolate_listed(&self, pfn: Pfn) -> Result<(), NotIsolated> {
+        self.lru_isolate(pfn).then_some(()).ok_or(NotIsolated)
     }
 
     /// [`isolate_movable`](Self::isolate_movable) for a block of `order`.
@@ -41,6 +64,10 @@ impl<P: Platform> Mm<P> {
         order: Order,
         mode: MigrateMode,
     ) -> Result<(), NotIsolated> {
+        let desc = self.map.try_page(pfn).ok_or(NotIsolated)?;
+        if desc.head().is(PageType::Lru, order) {
+            return self.isolate_listed(pfn);
+        }
         self.isolate_of(pfn, order, mode)
     }
 
@@ -48,9 +75,6 @@ impl<P: Platform> Mm<P> {
     #[inline(always)]
     fn isolate_of(&self, pfn: Pfn, order: Order, mode: MigrateMode) -> Result<(), NotIsolated> {
         let desc = self.map.try_page(pfn).ok_or(NotIsolated)?;
-        if desc.head().is(PageType::Lru, order) {
-            return self.lru_isolate(pfn).then_some(()).ok_or(NotIsolated);
-        }
         // Most pages met are none of ours: no atomic operation for them.
         if !is_isolatable(desc, order) || !desc.get_unless_zero() {
             return Err(NotIsolated);
