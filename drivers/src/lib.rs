@@ -3,10 +3,10 @@
 //! for PCI and virtio.
 //!
 //! Everything that reads what a device writes lives here, so that the host can
-//! test it against devices that lie ([`model`]). A device is never trusted:
-//! whatever it says is checked before it is used, whatever is waited for has a
-//! limit, and the first piece of nonsense shuts the device off with one line in
-//! the log ([`Device::shut_off`]).
+//! test it against devices that lie (`model`, with the feature `host`). A device
+//! is never trusted: whatever it says is checked before it is used, whatever is
+//! waited for has a limit, and the first piece of nonsense shuts the device off
+//! with one line in the log ([`Device::shut_off`]).
 //!
 //! In layers, each calling only what stands above it:
 //!

@@ -14,7 +14,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 const MIB: u64 = if cfg!(miri) { 2 } else { 32 };
 
 fn setup() -> (Mm<Machine>, &'static MovableArena<Machine>) {
-    let mm = pc(MIB, 1, &Config::default()).expect("a machine");
+    setup_of(MIB)
+}
+
+fn setup_of(mib: u64) -> (Mm<Machine>, &'static MovableArena<Machine>) {
+    let mm = pc(mib, 1, &Config::default()).expect("a machine");
     let arena: &'static MovableArena<Machine> = Box::leak(Box::default());
     arena.register(&mm).expect("room for a driver");
     (mm, arena)
@@ -268,7 +272,8 @@ fn tables_are_trimmed_from_their_end() {
 
 #[test]
 fn a_bad_page_that_moves_is_told_of_once() {
-    let (mm, arena) = setup();
+    // A page that goes bad moves to another pageblock.
+    let (mm, arena) = setup_of(8);
     let of = |frame: Pfn| {
         let lines = mm.platform().take_log().into_iter().map(|(_, line)| line);
         let start = format!("Memory failure: {frame}: ");
