@@ -164,15 +164,15 @@ mod tests {
     #[test]
     fn an_inactive_list_is_low_by_the_size_of_both() {
         const GIB: u64 = 1 << 18;
-        // (inactive, active): the ratio is 1 below 1 GiB, 3 from there, 10 at 10.
+        // (inactive, active): the ratio is 1 below 1 GiB, 3 from there, 10 at 10 to 12.
         for (inactive, active, low) in [
             (0, 0, false),
             (100, 100, false),
             (99, 100, true),
             (GIB / 4, GIB * 3 / 4, false),
             (GIB / 4 - 1, GIB * 3 / 4 + 1, true),
-            (GIB, 9 * GIB, false),
-            (GIB - 1, 9 * GIB + 10, true),
+            (GIB, 10 * GIB, false),
+            (GIB - 1, 10 * GIB + 1, true),
             (10 * GIB, 90 * GIB, false),
             (3 * GIB, 97 * GIB, true),
         ] {
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(shares(200, 0, 0), (200, 0));
         // Alike, they weigh nothing; else the dearer kind is spared, but has at
         // least a third of what it would have had.
-        assert_eq!(shares(60, 500, 500), (80, 186));
+        assert_eq!(shares(60, 500, 500), (79, 186));
         assert_eq!(shares(100, 1000, 0), (100, 199));
         assert_eq!(shares(100, 0, 1000), (199, 100));
     }
