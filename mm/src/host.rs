@@ -2,6 +2,7 @@
 //! CPUs that threads take turns to be, a clock that the test moves. Two
 //! machines can live side by side. Needs `std` (feature `host`).
 
+pub mod disk;
 pub mod lean;
 mod mmu;
 pub mod swap;

@@ -9,6 +9,7 @@ pub mod audit;
 mod background;
 mod backing;
 pub mod balloon;
+pub mod block;
 mod boot_slice;
 mod buddy;
 mod bulk;

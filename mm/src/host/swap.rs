@@ -49,20 +49,25 @@ impl FailPlan {
 
 /// Operations of one kind: how many there were, and which fail.
 #[derive(Debug, Default)]
-struct Operations {
+pub(super) struct Operations {
     done: AtomicU64,
     since: AtomicU64,
     plan: Mutex<FailPlan>,
 }
 
 impl Operations {
-    fn set(&self, plan: FailPlan) {
+    pub(super) fn set(&self, plan: FailPlan) {
         *lock(&self.plan) = plan;
         self.since.store(0, Relaxed);
     }
 
+    /// How many there were.
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Relaxed)
+    }
+
     /// Counts one; whether it is to fail.
-    fn count(&self) -> bool {
+    pub(super) fn count(&self) -> bool {
         self.done.fetch_add(1, Relaxed);
         let n = self.since.fetch_add(1, Relaxed) + 1;
         lock(&self.plan).strikes(n)
@@ -130,12 +135,12 @@ impl SwapDisk {
 
     /// Reads so far, failed ones included.
     pub fn reads(&self) -> u64 {
-        self.reads.done.load(Relaxed)
+        self.reads.done()
     }
 
     /// Writes so far, failed ones included.
     pub fn writes(&self) -> u64 {
-        self.writes.done.load(Relaxed)
+        self.writes.done()
     }
 
     /// Slots that were discarded so far.

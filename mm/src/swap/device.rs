@@ -1,52 +1,8 @@
 //! What swap asks of the device that the pages go to: compressed memory, a disk,
-//! one day a network. Calls nothing.
+//! one day a network. Calls nothing but the devices.
 
-use crate::types::PAGE_SIZE;
-use core::fmt;
+use crate::block::{BlockRead, BlockWrite, IoFailed, PageBytes, WriteFailed};
 use core::ops::Range;
-
-/// A page's content.
-pub type PageBytes = [u8; PAGE_SIZE];
-
-/// The device could not do it. What was to be written is not there; what was to
-/// be read cannot be had, now at least.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct IoFailed;
-
-impl fmt::Display for IoFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the device has failed")
-    }
-}
-
-impl core::error::Error for IoFailed {}
-
-/// Why a page was not written. What the slot held before is not needed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WriteFailed {
-    /// The device is well, but does not take this page, or not now: it is
-    /// compressed memory, and the page does not get smaller, or there is none.
-    Refused,
-    /// The device could not do it.
-    Io,
-}
-
-impl From<IoFailed> for WriteFailed {
-    fn from(_: IoFailed) -> Self {
-        Self::Io
-    }
-}
-
-impl fmt::Display for WriteFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused => f.write_str("the device does not take the page"),
-            Self::Io => IoFailed.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for WriteFailed {}
 
 /// What kind of thing a device is, as `/proc/swaps` says it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,9 +15,9 @@ pub enum SwapKind {
 
 /// A device with room for pages, in slots numbered from 0.
 ///
-/// [`read`](Self::read), [`write`](Self::write) and [`discard`](Self::discard)
-/// are called with interrupts on and no lock held but, for the first two, the
-/// page lock; they may wait for the device. Several may be called at a time, on
+/// [`read`](Self::read), [`write`](Self::write), their batches and
+/// [`discard`](Self::discard) are called with interrupts on and no lock held but,
+/// for all but the last, the locks of the pages; they may wait for the device. Several may be called at a time, on
 /// any CPU, but never two of one slot. They are on the way by which memory is
 /// made free: what memory they need they ask for without DIRECT_RECLAIM, or with
 /// the rights of `PF_MEMALLOC`, which the caller has.
@@ -90,6 +46,24 @@ pub trait SwapDevice: Sync {
     /// be used again.
     fn write(&self, slot: u32, page: &PageBytes) -> Result<(), WriteFailed>;
 
+    /// Reads several slots, as many at a time as the device can; returns when all
+    /// are done, each with a result of its own.
+    fn read_batch(&self, batch: &mut [BlockRead<'_>]) {
+        for one in batch {
+            one.result = slot_of(one.block).and_then(|slot| self.read(slot, one.page));
+        }
+    }
+
+    /// Writes several slots, as many at a time and in whatever order the device
+    /// can; returns when all are done, each with a result of its own. A slot is
+    /// there at most once.
+    fn write_batch(&self, batch: &mut [BlockWrite<'_>]) {
+        for one in batch {
+            let slot = slot_of(one.block).map_err(WriteFailed::from);
+            one.result = slot.and_then(|slot| self.write(slot, one.page));
+        }
+    }
+
     /// Whether there are pages that it refuses. These go to devices that do not,
     /// whatever the priorities, if there are such.
     fn may_refuse(&self) -> bool {
@@ -106,4 +80,9 @@ pub trait SwapDevice: Sync {
     /// written, or a write failed. Slots are written again only after this
     /// returns. Is only a hint to some devices, so it cannot fail.
     fn discard(&self, _slots: Range<u32>) {}
+}
+
+/// The slot that a request of a batch names.
+fn slot_of(block: u64) -> Result<u32, IoFailed> {
+    u32::try_from(block).map_err(|_| IoFailed)
 }

@@ -1,7 +1,7 @@
 //! A page's content to its slot and back. May call: `cache`, and the devices.
 
 use super::cache::Inserted;
-use super::device::{IoFailed, PageBytes, SwapDevice, WriteFailed};
+use super::{IoFailed, PageBytes, SwapDevice, WriteFailed};
 use crate::mm::Mm;
 use crate::mmu::SwapEntry;
 use crate::page::{LruFlags, PageFlags};

@@ -43,8 +43,9 @@ mod registry;
 mod slot;
 mod users;
 
+pub use crate::block::{IoFailed, PageBytes, WriteFailed};
 pub use audit::SwapNames;
-pub use device::{IoFailed, PageBytes, SwapDevice, SwapKind, WriteFailed};
+pub use device::{SwapDevice, SwapKind};
 pub use io::{SwapInError, SwappedIn};
 pub use off::SwapOffError;
 pub use on::SwapOnError;
