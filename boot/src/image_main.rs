@@ -4,9 +4,10 @@
 //! is built along with it; `quarry` calls it.
 
 use anyhow::{Result, bail};
+use boot::volume;
 use bootloader::DiskImageBuilder;
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn main() -> Result<()> {
     let args: Vec<_> = env::args_os().skip(1).collect();
@@ -15,9 +16,13 @@ fn main() -> Result<()> {
     };
     let mut builder = DiskImageBuilder::new(PathBuf::from(kernel));
     builder.set_ramdisk(PathBuf::from(ramdisk));
+    let image: &Path = image.as_ref();
     match firmware.to_str() {
-        Some("bios") => builder.create_bios_image(image.as_ref()),
-        Some("uefi") => builder.create_uefi_image(image.as_ref()),
+        Some("bios") => builder.create_bios_image(image),
+        Some("uefi") => {
+            builder.create_uefi_image(image)?;
+            volume::rewrite(image)
+        }
         _ => bail!("{} is no firmware", firmware.display()),
     }
 }

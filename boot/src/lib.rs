@@ -24,3 +24,4 @@ pub mod run;
 pub mod screendump;
 pub mod script;
 pub mod symbols;
+pub mod volume;
