@@ -117,6 +117,16 @@ fn what_the_keyboard_types_is_on_screen_and_serial_line() {
         let up = lines.iter().rposition(|line| line.starts_with("up 0:"));
         up.is_some_and(|up| lines[up + 1] == last(lines)) && last(lines).starts_with("quarry>")
     });
+
+    // What has scrolled out can be looked at, up to the boot's first lines; who
+    // types is back.
+    for _ in 0..30 {
+        monitor(&mut at, "sendkey pgup 1");
+        thread::sleep(Duration::from_millis(50));
+    }
+    look(&mut at, dir.path(), |lines| lines[0].starts_with(FIRST));
+    monitor(&mut at, "sendkey x 1");
+    look(&mut at, dir.path(), |lines| last(lines).trim_end() == "quarry> x");
 }
 
 #[test]

@@ -194,6 +194,12 @@ pub(crate) fn clear() {
     });
 }
 
+/// Shows on the screen what has left it, half a screen more or less of it. In a
+/// thread, no lock held.
+pub(crate) fn look_back(back: bool) {
+    devices::with_screen(|screen| screen.page(back));
+}
+
 /// Clears the screen and writes large text at its top. What is printed from then
 /// on comes below it. In a thread, no lock held.
 pub(crate) fn banner<'a>(lines: impl IntoIterator<Item = Line<'a>>) {

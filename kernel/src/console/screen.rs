@@ -198,6 +198,14 @@ impl Screen {
         fence(Ordering::SeqCst);
     }
 
+    /// Shows what has left it, half a screen more or less of it.
+    pub(super) fn page(&mut self, back: bool) {
+        if let Some(text) = self.text.as_mut().filter(|_| self.on) {
+            text.page(back);
+            self.redraw();
+        }
+    }
+
     /// Whether there is one.
     pub(super) fn is_there(&self) -> bool {
         self.font.is_some()

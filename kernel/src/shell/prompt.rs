@@ -77,9 +77,15 @@ impl Session {
         self.show_again();
         let action = self.editor.feed(byte, &*self.shell.lab, &mut Terminal);
         // A command's line that is broken off is not shown again.
-        console::set_edited(matches!(action, Action::More | Action::Clear));
+        let ends =
+            !matches!(action, Action::More | Action::Clear | Action::PageUp | Action::PageDown);
+        console::set_edited(!ends);
         match action {
             Action::More => return false,
+            Action::PageUp | Action::PageDown => {
+                console::look_back(action == Action::PageUp);
+                return false;
+            }
             Action::Clear => {
                 console::clear();
                 self.editor.redraw(&mut Terminal);
@@ -91,6 +97,10 @@ impl Session {
             }
             Action::TooLong => {
                 console::print(format_args!("error: E2BIG: the line is too long\n"));
+            }
+            Action::Foreign => {
+                let why = "neither control characters nor what is not ASCII";
+                console::print(format_args!("error: EINVAL: a line has {why}\n"));
             }
             Action::End => {
                 console::print(format_args!("`poweroff` or `reboot` leaves this machine\n"));

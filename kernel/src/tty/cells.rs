@@ -3,6 +3,7 @@
 //! Understands the few escape sequences that a line editor needs. Calls `vte`,
 //! which takes the sequences apart.
 
+use super::past::Past;
 use core::mem::replace;
 use vte::{Params, Parser, Perform};
 
@@ -43,6 +44,10 @@ struct Cells {
     scrolled: u64,
     /// Where the cursor was drawn.
     cursor: Option<(usize, usize)>,
+    /// Rows that have scrolled out or were cleared.
+    past: Past,
+    /// By how many rows what is shown lies in the past.
+    back: usize,
 }
 
 /// Text, and a parser for what comes in.
@@ -68,6 +73,8 @@ impl Cells {
             jump: 0,
             scrolled: 0,
             cursor: None,
+            past: Past::new(),
+            back: 0,
         }
     }
 
@@ -98,7 +105,11 @@ impl Cells {
     /// does, is what goes, and all at once: half of it would be of no use.
     fn scroll(&mut self) {
         let by = match replace(&mut self.top, 0) {
-            0 => self.jump.clamp(1, self.rows),
+            0 => {
+                let by = self.jump.clamp(1, self.rows);
+                self.keep(0, by);
+                by
+            }
             above => above,
         };
         let end = self.rows * self.stride;
@@ -109,7 +120,26 @@ impl Cells {
         self.scrolled += 1;
     }
 
+    /// Remembers rows that are about to go.
+    fn keep(&mut self, first: usize, end: usize) {
+        for row in first..end {
+            self.past.push(&self.wanted[row * self.stride..(row + 1) * self.stride]);
+        }
+    }
+
+    /// Looks further back, or less far, by half a screen.
+    fn page(&mut self, back: bool) {
+        let half = (self.rows - self.top).div_ceil(2);
+        self.back = match back {
+            true => (self.back + half).min(self.past.len()),
+            false => self.back.saturating_sub(half),
+        };
+        self.dirty.fill(true);
+    }
+
     fn clear(&mut self) {
+        // What was being written too, but no prompt that waits for a line.
+        self.keep(self.top, self.row);
         for row in 0..self.rows {
             self.line(row).fill(b' ');
         }
@@ -183,7 +213,10 @@ impl Cells {
 
     /// What a cell is to look like, the cursor included.
     fn look(&self, row: usize, column: usize) -> u8 {
-        let cell = self.wanted[row * self.stride + column];
+        let cell = match (self.top + self.back).checked_sub(row) {
+            Some(above @ 1..) => self.past.row(above).map_or(b' ', |past| past[column]),
+            _ => self.wanted[(row - self.back) * self.stride + column],
+        };
         if self.cursor == Some((row, column)) { cell ^ INVERSE } else { cell }
     }
 
@@ -191,7 +224,8 @@ impl Cells {
         if self.rows == 0 {
             return;
         }
-        let now = Some((self.row, self.column.min(self.columns - 1)));
+        let here = (self.row, self.column.min(self.columns - 1));
+        let now = (self.back == 0).then_some(here);
         let before = replace(&mut self.cursor, now);
         for (row, _) in [before, now].into_iter().flatten() {
             self.dirty[row] = true;
@@ -257,8 +291,9 @@ impl TextScreen {
         let (columns, rows) = if columns == 0 || rows == 0 { (0, 0) } else { (columns, rows) };
         let cells = &mut self.cells;
         (cells.stride, cells.columns, cells.rows) = (columns, columns, rows);
-        (cells.cursor, cells.top) = (None, 0);
-        cells.clear();
+        (cells.cursor, cells.top, cells.row) = (None, 0, 0);
+        cells.past.set_stride(columns);
+        self.clear();
         self.forget();
     }
 
@@ -292,9 +327,9 @@ impl TextScreen {
     /// two are left for text in any case. All text is gone. When text needs more
     /// room it takes them back.
     pub fn set_top(&mut self, rows: usize) {
-        self.cells.top = rows.min(self.cells.rows.saturating_sub(2));
-        self.cells.cursor = None;
         self.clear();
+        let top = rows.min(self.cells.rows.saturating_sub(2));
+        (self.cells.top, self.cells.row, self.cells.cursor) = (top, top, None);
         self.forget();
     }
 
@@ -313,6 +348,7 @@ impl TextScreen {
     /// line's beginning.
     pub fn write(&mut self, bytes: &[u8]) {
         if self.cells.rows > 0 {
+            self.look_at_now();
             let parser = self.parser.get_or_insert_with(Parser::new_with_size);
             parser.advance(&mut self.cells, bytes);
         }
@@ -321,7 +357,20 @@ impl TextScreen {
     /// Blanks all cells and begins at the top, whatever was being written.
     pub fn clear(&mut self) {
         self.parser = None;
+        self.look_at_now();
         self.cells.clear();
+    }
+
+    /// Shows what has left the screen: half a screen more of it, or less. What is
+    /// written next ends that.
+    pub fn page(&mut self, back: bool) {
+        self.cells.page(back);
+    }
+
+    fn look_at_now(&mut self) {
+        if replace(&mut self.cells.back, 0) > 0 {
+            self.cells.dirty.fill(true);
+        }
     }
 
     /// What the screen shows is not known any more: all is drawn again.
@@ -493,6 +542,29 @@ mod tests {
     }
 
     #[test]
+    fn what_has_gone_can_be_looked_at() {
+        let mut screen = screen(2, 4);
+        screen.write("1\n2\n3\n4\n5\n6\n7");
+        let paged = |screen: &mut Shown, back| {
+            screen.text.page(back);
+            screen.look()
+        };
+        assert_eq!(paged(&mut screen, true), "2 |3 |4 |5 ");
+        assert_eq!(paged(&mut screen, true), "1 |2 |3 |4 ");
+        assert_eq!(paged(&mut screen, true), "1 |2 |3 |4 ");
+        assert_eq!(paged(&mut screen, false), "3 |4 |5 |6 ");
+        // Whoever writes is seen.
+        assert_eq!(screen.write("x"), "4 |5 |6 |7X");
+        assert_eq!(screen.write("_"), "5 |6 |7x|__");
+        // What was cleared is there too, below what is somebody else's.
+        screen.text.set_top(1);
+        screen.glass[0].fill(b'#');
+        assert_eq!(screen.write("8"), "##|8_|  |  ");
+        assert_eq!(paged(&mut screen, true), "##|6 |7x|8 ");
+        assert_eq!(paged(&mut screen, false), "##|8_|  |  ");
+    }
+
+    #[test]
     fn any_size_and_any_bytes_will_do() {
         for (columns, rows) in [(0, 0), (0, 9), (1, 1), (1, 300), (40_000, 2), (300, 300)] {
             let mut text = Box::new(TextScreen::new());
@@ -510,6 +582,7 @@ mod tests {
                     }
                 });
                 text.write(&bytes);
+                text.page(byte % 3 > 0);
                 text.write(b"\x1b[77@\x1b[65535P\x1b[9;999H\x1b[1J\x1b[65535A\x1b[1K\x1b[B");
             }
             let (columns, rows) = text.size();

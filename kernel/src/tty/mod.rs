@@ -5,6 +5,7 @@ mod cells;
 pub mod i8042;
 mod keys;
 mod names;
+mod past;
 mod ring;
 mod typed;
 

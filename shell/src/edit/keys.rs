@@ -48,8 +48,20 @@ pub(super) enum Key {
     Clear,
     /// Gives the line up.
     Interrupt,
-    /// Begins a character that is not ASCII.
+    /// Looks further back at what has left the screen.
+    PageUp,
+    /// Less far.
+    PageDown,
+    /// Begins a character that is not ASCII, or is a control character without
+    /// a meaning.
     Foreign,
+}
+
+impl Key {
+    /// Whether it can change the line.
+    pub(super) const fn edits(self) -> bool {
+        !matches!(self, Self::Foreign | Self::Clear | Self::PageUp | Self::PageDown)
+    }
 }
 
 /// Bytes of an escape sequence at most; what goes on longer is noise.
@@ -136,7 +148,9 @@ impl Decoder {
                 b'U' => Key::CutToStart,
                 b'W' => Key::CutWord,
                 b'Y' => Key::Paste,
-                _ => return None,
+                // Lines send them by themselves: breaks, and flow control.
+                b'@' | b'Q' | b'S' => return None,
+                _ => Key::Foreign,
             },
         })
     }
@@ -206,6 +220,8 @@ fn final_of(byte: u8, number: u8, held: u8) -> Option<Key> {
             1 | 7 => Key::Home,
             4 | 8 => Key::End,
             3 => Key::Delete,
+            5 => Key::PageUp,
+            6 => Key::PageDown,
             _ => return None,
         },
         _ => return None,
@@ -245,6 +261,9 @@ mod tests {
             (Key::WordLeft, &[b"\x1bb", b"\x1b[1;5D", b"\x1b[1;3D", b"\x1bOd", b"\x1b[5D"]),
             (Key::WordRight, &[b"\x1bf", b"\x1b[1;5C", b"\x1b[1;3C", b"\x1bOc"]),
             (Key::CutWord, &[b"\x17", b"\x1b\x7f"]),
+            (Key::PageUp, &[b"\x1b[5~", b"\x1b[5;2~"]),
+            (Key::PageDown, &[b"\x1b[6~"]),
+            (Key::Foreign, &[b"\x07", b"\x1a", b"\x1c", "é".as_bytes(), b"\xff"]),
             (Key::Enter, &[b"\r", b"\n", b"\r\n", b"\x1bOM"]),
             (Key::Backspace, &[b"\x08", b"\x7f"]),
         ] {
@@ -258,7 +277,6 @@ mod tests {
     fn what_is_unknown_leaves_nothing_behind() {
         for bytes in [
             &b"\x1b[15~"[..],
-            b"\x1b[5~",
             b"\x1b[200~",
             b"\x1b[99999999999~",
             b"\x1b[[A",
@@ -267,6 +285,7 @@ mod tests {
             b"\x1b[1;2;3;4R",
             b"\x1bx",
             b"\0",
+            b"\x11\x13",
             b"\x1b",
             b"\x1b\x1b\x1b",
             b"\x80\xbf",
@@ -287,7 +306,6 @@ mod tests {
         assert_eq!(keys(b"\x1b[1;\x03").0[0], Some(Key::Interrupt));
         assert_eq!(keys(b"\x1b[\x1b[A").0[0], Some(Key::Up));
         assert_eq!(keys(b"\x1b[3\rx").0[..2], [Some(Key::Enter), Some(Key::Char(b'x'))]);
-        assert_eq!(only("é".as_bytes()), Some(Key::Foreign));
         let (found, count) = keys(b"\r\n\n\ra");
         assert_eq!(count, 4, "{found:?}");
     }

@@ -29,12 +29,19 @@ pub enum Action {
     Enter,
     /// The line is done, but had more than [`LINE_MAX`] characters.
     TooLong,
+    /// The line is done, but bytes were typed that are no part of a line: what is
+    /// not ASCII, control characters.
+    Foreign,
     /// The line was given up (`^C`).
     Interrupt,
     /// The end of input (`^D` on an empty line).
     End,
     /// The screen is to be cleared (`^L`); [`Editor::redraw`] follows.
     Clear,
+    /// What has left the screen is to be shown, half a screen more of it.
+    PageUp,
+    /// Or less of it.
+    PageDown,
 }
 
 /// The editor.
@@ -51,8 +58,8 @@ pub struct Editor {
     draft: Text,
     /// The key before was Tab, and left a choice.
     tabbed: bool,
-    /// Characters were left out, for there was no room.
-    overflowed: bool,
+    /// Not all that was typed is in the line: what Enter says to that.
+    refused: Option<Action>,
 }
 
 impl Editor {
@@ -67,7 +74,7 @@ impl Editor {
             back: 0,
             draft: Text::new(),
             tabbed: false,
-            overflowed: false,
+            refused: None,
         }
     }
 
@@ -80,7 +87,7 @@ impl Editor {
     /// Begins an empty line: shows the prompt, in a row that is empty.
     pub fn begin(&mut self, out: &mut dyn fmt::Write) {
         self.line.set(b"");
-        (self.back, self.tabbed, self.overflowed) = (0, false, false);
+        (self.back, self.tabbed, self.refused) = (0, false, None);
         self.redraw(out);
     }
 
@@ -123,6 +130,8 @@ impl Editor {
                 return Action::End;
             }
             Key::Clear => Action::Clear,
+            Key::PageUp => Action::PageUp,
+            Key::PageDown => Action::PageDown,
             Key::Tab => {
                 self.tab(tabbed, words, out);
                 Action::More
@@ -132,9 +141,9 @@ impl Editor {
                 Action::More
             }
         };
-        if self.line().is_empty() {
-            // Nothing is left of what was too long.
-            self.overflowed = false;
+        if key.edits() && self.line().is_empty() {
+            // Nothing is left of what was not to be run.
+            self.refused = None;
         }
         if action == Action::More {
             self.show(out);
@@ -144,8 +153,8 @@ impl Editor {
 
     fn enter(&mut self, out: &mut dyn fmt::Write) -> Action {
         self.row.leave(out);
-        if self.overflowed {
-            return Action::TooLong;
+        if let Some(why) = self.refused {
+            return why;
         }
         self.history.push(self.line.text().as_bytes());
         Action::Enter
@@ -158,11 +167,11 @@ impl Editor {
         match key {
             Key::Char(byte) => {
                 let fits = line.insert(&[byte]);
-                self.note_overflow(fits, out);
+                self.refuse_unless(fits, Action::TooLong, out);
             }
             Key::Paste => {
                 let fits = line.paste();
-                self.note_overflow(fits, out);
+                self.refuse_unless(fits, Action::TooLong, out);
             }
             Key::Backspace => line.delete_to(at.saturating_sub(1)),
             Key::Delete | Key::EndOfInput => line.delete_to(at + 1),
@@ -181,15 +190,17 @@ impl Editor {
                 0 => put(b"\x07", out),
                 back => self.recall(back - 1, out),
             },
-            Key::Foreign => put(b"\x07", out),
+            Key::Foreign => self.refuse_unless(false, Action::Foreign, out),
             Key::Enter | Key::Tab | Key::Clear | Key::Interrupt => {}
+            Key::PageUp | Key::PageDown => {}
         }
     }
 
     /// A line that is not all of what was typed must not be run: that is noted,
     /// and the bell says so once.
-    fn note_overflow(&mut self, fits: bool, out: &mut dyn fmt::Write) {
-        if !fits && !core::mem::replace(&mut self.overflowed, true) {
+    fn refuse_unless(&mut self, is_in: bool, why: Action, out: &mut dyn fmt::Write) {
+        if !is_in && self.refused.is_none() {
+            self.refused = Some(why);
             put(b"\x07", out);
         }
     }
@@ -208,7 +219,7 @@ impl Editor {
             _ => self.history.get(back - 1).unwrap_or_default(),
         });
         self.back = back;
-        self.overflowed = false;
+        self.refused = None;
     }
 
     /// Completes the word before the cursor, or lists how it could go on.

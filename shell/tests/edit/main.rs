@@ -125,6 +125,39 @@ fn a_line_too_long_is_refused_whole() {
     assert_eq!(session.entered[2], "ok");
 }
 
+/// What is left of a line when bytes are left out may mean something else.
+#[test]
+fn a_line_with_foreign_bytes_is_refused() {
+    for typed in [
+        &b"free caf\xc3\xa9\r"[..],
+        b"free caf\xe9\r",
+        b"\xef\xbb\xbfaudit\r",
+        b"au\x07dit\r",
+        b"\xff\r",
+        b"audit\x1a\x0c\x1b[5~\r",
+    ] {
+        let mut session = Session::new(80, &());
+        session.send(typed);
+        assert_eq!((session.last, session.entered.len()), (Action::Foreign, 0), "{typed:?}");
+        // The next one is as good as any.
+        session.send(b"audit\r");
+        assert_eq!((session.last, session.entered.len()), (Action::Enter, 1), "{typed:?}");
+        session.send(typed.trim_ascii_end()).send(b"\x15list\x13\x11\0\r");
+        assert_eq!((session.last, session.entered.len()), (Action::Enter, 2), "{typed:?}");
+    }
+}
+
+#[test]
+fn pages_are_no_part_of_the_line() {
+    let mut session = Session::new(80, &());
+    session.send(b"audit\x1b[5~");
+    assert_eq!((session.last, session.line()), (Action::PageUp, "audit^".to_owned()));
+    session.send(b"\x1b[6~");
+    assert_eq!((session.last, session.line()), (Action::PageDown, "audit^".to_owned()));
+    session.send(b"\r");
+    assert_eq!(session.entered, ["audit"]);
+}
+
 /// Words after certain others, as a shell would have them.
 struct Words;
 

@@ -85,7 +85,7 @@ impl<'a> Session<'a> {
         for &byte in bytes {
             self.last = self.editor.feed(byte, self.words, &mut self.terminal);
             match self.last {
-                Action::More => {}
+                Action::More | Action::PageUp | Action::PageDown => {}
                 Action::Clear => {
                     self.terminal.rows = vec![String::new()];
                     self.terminal.column = 0;
