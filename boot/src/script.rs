@@ -29,6 +29,8 @@ impl Scripts {
     }
 
     fn add(&mut self, path: &Path, script: &[u8]) {
+        // A mark of UTF-8 is nothing in the middle of the whole.
+        let script = script.strip_prefix(b"\xef\xbb\xbf").unwrap_or(script);
         let lines = self.text.iter().filter(|&&b| b == b'\n').count();
         self.files.push((path.to_owned(), lines as u64));
         self.text.extend_from_slice(script);
@@ -100,6 +102,14 @@ mod tests {
         }
         assert_eq!(scripts.place(0), None);
         assert_eq!(Scripts::default().place(1), None);
+    }
+
+    #[test]
+    fn marks_of_utf8_are_left_out() {
+        let mut scripts = Scripts::default();
+        scripts.add(Path::new("a"), b"\xef\xbb\xbf1\n");
+        scripts.add(Path::new("b"), b"\xef\xbb\xbf2\n");
+        assert_eq!(scripts.text, b"1\n2\n");
     }
 
     #[test]

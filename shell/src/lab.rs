@@ -12,6 +12,9 @@ use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
 
+/// What some editors begin a file of UTF-8 with.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// What became of a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -153,6 +156,7 @@ impl<W: World> Lab<W> {
     pub fn script(&mut self, script: &[u8]) -> Verdict {
         let (mut commands, mut number) = (0, 0);
         let mut verdict = None;
+        let script = script.strip_prefix(UTF8_MARK).unwrap_or(script);
         for line in script.split(|&b| b == b'\n') {
             number += 1;
             let said = text(line).unwrap_or("?");

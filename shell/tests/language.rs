@@ -18,6 +18,9 @@ fn a_script_ends_at_its_first_failure() {
     assert_eq!(verdict, Verdict::Failed(2));
     assert!(said(&mut lab).ends_with("expect: FAILED: a.pages is 1\nlab: FAILED at line 2\n"));
     assert_eq!(lab.script(b""), Verdict::Ok(0));
+    // As Windows' Notepad saves it.
+    assert_eq!(lab.script(b"\xef\xbb\xbfalloc b 0\r\nfree b\r\n"), Verdict::Ok(2));
+    assert_eq!(lab.script(b"alloc b 0\n\xef\xbb\xbffree b\n"), Verdict::Failed(2));
 }
 
 #[test]
@@ -277,6 +280,8 @@ fn files_can_be_read() {
             Outcome::Unexpected => panic!("{path}"),
         }
     }
+    assert!(lab.line(b"cat /proc/buddy") != Outcome::Ok);
+    assert_eq!(said(&mut lab), "error: ENOENT: no such file: /proc/buddy\n");
     assert!(ok(&mut lab, "cat /proc/buddyinfo").starts_with("Node 0, zone"));
     let long = ok(&mut lab, "cat /proc/long");
     assert_eq!(long.lines().count(), 1000);

@@ -128,7 +128,8 @@ impl<W: World> Lab<W> {
             let len = piece.text.len;
             if len == 0 {
                 // Nothing more, or nothing at all.
-                return if from > 0 && piece.skip == 0 { Ok(()) } else { result };
+                let named = result.map_err(|why| why.about(path));
+                return if from > 0 && piece.skip == 0 { Ok(()) } else { named };
             }
             self.go_on()?;
             self.print(format_args!("{}", piece.text.as_str()));
@@ -154,7 +155,10 @@ impl<W: World> Lab<W> {
         match on.mm.proc_write(path, text.as_str()) {
             Err(FileError::NotFound) => match self.echo_zram(on, path, text.as_str()) {
                 Some(result) => Ok(result?),
-                None => Ok(self.world.write_file(path, text.as_str())?),
+                None => {
+                    let done = self.world.write_file(path, text.as_str());
+                    Ok(done.map_err(|why| why.about(path))?)
+                }
             },
             result => Ok(result.map_err(|why| error(why, path))?),
         }
