@@ -123,12 +123,15 @@ fn the_log_speaks_while_somebody_types() {
         let size = mib << 20;
         let set = json!({ "path": "/machine/peripheral/vm0", "property": "requested-size", "value": size });
         monitor.ask("qom-set", &set).unwrap();
-        let said = |at: &Session| String::from_utf8_lossy(&at.transcript()[from..]).into_owned();
         // The device may still have had something else to say.
-        while !said(at).contains(&format!("requested size: {size:#x}\r\n")) {
-            at.keys(b"", shown).unwrap();
-        }
-        let said = said(at);
+        let wanted = format!("requested size: {size:#x}");
+        let said = loop {
+            let said = String::from_utf8_lossy(&at.transcript()[from..]).into_owned();
+            if said.split_once(&wanted).is_some_and(|(_, after)| after.contains(shown)) {
+                break said;
+            }
+            at.keys(b"", &shown[shown.len() - 1..]).unwrap();
+        };
         // What stood there has made room: each line of the log begins in the
         // first column, where nothing else is left.
         for line in said.split("\r\n") {
