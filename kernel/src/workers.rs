@@ -25,15 +25,17 @@ struct Post {
 /// The first of the nodes' kcompactd; their kswapd begin at 0.
 const KCOMPACTD: usize = MAX_NODES;
 const REPORTING: usize = 2 * MAX_NODES;
+const FLUSHER: usize = REPORTING + 1;
 
-static POSTS: [Post; REPORTING + 1] =
-    [const { Post { asked: AtomicBool::new(false), queue: WaitQueue::new() } }; REPORTING + 1];
+static POSTS: [Post; FLUSHER + 1] =
+    [const { Post { asked: AtomicBool::new(false), queue: WaitQueue::new() } }; FLUSHER + 1];
 
 fn post(worker: Worker) -> &'static Post {
     let index = match worker {
         Worker::Kswapd(node) => usize::from(node.0) % MAX_NODES,
         Worker::Kcompactd(node) => KCOMPACTD + usize::from(node.0) % MAX_NODES,
         Worker::Reporting => REPORTING,
+        Worker::Flusher => FLUSHER,
     };
     &POSTS[index]
 }
@@ -191,6 +193,7 @@ pub(crate) fn start(mm: &'static Mm<Machine>) -> Result<(), SpawnError> {
     }
     let reporting = Config { priority: Priority::Low, ..Config::new(Name::new("reporting")) };
     task::spawn(&reporting, move || serve(mm, Worker::Reporting))?;
+    task::spawn(&Config::new(Name::new("flusher")), move || serve(mm, Worker::Flusher))?;
     for area in percpu::all() {
         start_reaper(mm, area.id())?;
     }

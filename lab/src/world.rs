@@ -158,6 +158,7 @@ impl HostWorld {
                 Worker::Kswapd(node) => (0, node.0),
                 Worker::Kcompactd(node) => (1, node.0),
                 Worker::Reporting => (2, 0),
+                Worker::Flusher => (3, 0),
             });
             for worker in woken {
                 // As in the kernel: what it takes to free memory may come from

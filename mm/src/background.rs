@@ -1,7 +1,7 @@
 //! The background's rounds: functions that a thread of the kernel's, or a test,
 //! calls when a worker was woken (`Platform::wake`). Each does one round and
-//! says what is left. kswapd's is in `reclaim`. May call: `compact`, `zone`, `free`,
-//! `reclaim`, `report`.
+//! says what is left. kswapd's is in `reclaim`, the flusher's in `cache`. May
+//! call: `compact`, `zone`, `free`, `reclaim`, `report`, `cache`.
 
 use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::migrate::MigrateMode;
@@ -25,6 +25,7 @@ impl<P: Platform> Mm<P> {
                 None
             }
             Worker::Reporting => self.report_round(),
+            Worker::Flusher => self.flusher_work(),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod block;
 mod boot_slice;
 mod buddy;
 mod bulk;
+pub mod cache;
 pub mod census;
 pub mod cma;
 pub mod cmdline;

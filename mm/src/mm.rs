@@ -3,6 +3,7 @@
 //! May call: everything below `alloc`.
 
 use crate::boot_slice::BootSlice;
+use crate::cache::Writeback;
 use crate::cma::CmaAreas;
 use crate::dump::Reports;
 use crate::fast::Homes;
@@ -106,6 +107,7 @@ pub struct Mm<P: Platform> {
     pub(crate) lru: LruState,
     pub(crate) reclaim: Reclaim,
     pub(crate) caches: Caches<P>,
+    pub(crate) writeback: Writeback,
     pub(crate) shrinkers: Shrinkers<P>,
     pub(crate) faults: Faults,
     pub(crate) bad: BadPages,

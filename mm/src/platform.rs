@@ -32,6 +32,8 @@ pub enum Worker {
     Kcompactd(NodeId),
     /// Free page reporting.
     Reporting,
+    /// Writing back what is newer in memory than on its device.
+    Flusher,
 }
 
 /// How urgent a log line is.

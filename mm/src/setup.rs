@@ -5,6 +5,7 @@
 use crate::backing::make_map;
 use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
+use crate::cache::Writeback;
 use crate::cma::{CmaAreas, CmaRequest, MAX_CMA_AREAS};
 use crate::contig::pageblocks;
 use crate::deferred::whole_blocks;
@@ -214,6 +215,7 @@ impl<P: Platform> Mm<P> {
             lru,
             reclaim: Reclaim::new(),
             caches: Caches::new(),
+            writeback: Writeback::new(),
             shrinkers: Shrinkers::new(),
             faults: Faults::default(),
             bad: BadPages::new(),

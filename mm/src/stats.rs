@@ -26,6 +26,10 @@ macro_rules! events {
 
 // In Linux's order; those that Linux does not count come last.
 events! {
+    /// KiB that devices have read for page caches.
+    PgPgIn = "pgpgin",
+    /// KiB that devices have written for page caches.
+    PgPgOut = "pgpgout",
     /// Pages read from swap.
     PswpIn = "pswpin",
     /// Pages written to swap.
@@ -82,6 +86,16 @@ events! {
     DropSlab = "drop_slab",
     /// Pages that reclaim has had written.
     VmscanWrite = "nr_vmscan_write",
+    /// Cached pages that were made newer than what their device has.
+    Dirtied = "nr_dirtied",
+    /// Cached pages that were written to their devices.
+    Written = "nr_written",
+    /// Cached pages that are back after they were reclaimed.
+    WorkingsetRefaultFile = "workingset_refault_file",
+    /// Of these, those that were put among what is in use.
+    WorkingsetActivateFile = "workingset_activate_file",
+    /// Of these, those that had been there before.
+    WorkingsetRestoreFile = "workingset_restore_file",
     /// Pages moved.
     MigrateSuccess = "pgmigrate_success",
     /// Pages that could not be moved.
@@ -126,6 +140,8 @@ events! {
     SwpInZero = "swpin_zero",
     /// Pages of zeros that went to swap without being written.
     SwpOutZero = "swpout_zero",
+    /// Rounds of the flusher.
+    FlusherRun = "flusher_run",
     /// Requests that failed.
     AllocFailed = "alloc_failed",
     /// Pages that were handed out marked pfmemalloc.

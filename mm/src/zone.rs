@@ -298,6 +298,14 @@ impl Zone {
         self.lowmem_reserve[class.index()].load(Relaxed)
     }
 
+    /// Pages that nobody may count on (Linux `totalreserve_pages`): the high mark
+    /// and the most that is kept back from any class.
+    pub fn kept(&self) -> u64 {
+        let reserves = ZoneKind::ALL.map(|class| self.lowmem_reserve(class));
+        let most = reserves.into_iter().fold(0, u64::max);
+        (most + self.mark(Mark::High)).min(self.managed())
+    }
+
     /// Pages moved to or from a per-CPU list at once.
     pub fn pcp_batch(&self) -> u32 {
         self.pcp_batch.load(Relaxed)

@@ -125,9 +125,7 @@ impl<P: Platform> Mm<P> {
                 auditor.equal("isolated pages", None, counted, isolated)?;
             }
         }
-        for (cache, &pages) in self.cache_owners().zip(&count.caches) {
-            auditor.equal("pages of a cache", None, cache.pages(), pages)?;
-        }
+        self.audit_caches(auditor, &count.caches)?;
         self.audit_lru_batches(auditor)
     }
 

@@ -1,15 +1,17 @@
 //! The machine's memory in short: `/proc/meminfo` (Linux fs/proc/meminfo.c). May
 //! call: everything that counts.
 //!
-//! Keys whose number is always 0 are there for `free`, `top` and others that
-//! take them for granted: `Buffers`, `Cached` and `Shmem`.
+//! What is cached of block devices is `Buffers`, as in Linux; `Cached` would be of
+//! files. It and `Shmem` are there for `free`, `top` and others that take them for
+//! granted: their number is always 0.
 
+use crate::cache::FileCount;
 use crate::lru::LruList;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{NodeId, PAGE_SIZE, ZoneKind};
-use crate::zone::{Mark, Zone};
+use crate::types::{NodeId, PAGE_SIZE};
+use crate::zone::Zone;
 use core::fmt;
 
 impl<P: Platform> Mm<P> {
@@ -24,7 +26,7 @@ impl<P: Platform> Mm<P> {
             ("MemTotal", self.managed_pages()),
             ("MemFree", self.free_pages_total()),
             ("MemAvailable", self.available_pages()),
-            ("Buffers", 0),
+            ("Buffers", self.file_pages(FileCount::Pages)),
             ("Cached", 0),
             ("SwapCached", swap.cached),
             ("Active", lru(ActiveAnon) + lru(ActiveFile)),
@@ -36,6 +38,8 @@ impl<P: Platform> Mm<P> {
             ("Unevictable", lru(Unevictable)),
             ("SwapTotal", swap.total),
             ("SwapFree", swap.total.saturating_sub(swap.used)),
+            ("Dirty", self.file_pages(FileCount::Dirty)),
+            ("Writeback", self.file_pages(FileCount::Writeback)),
             ("AnonPages", self.spaces.mapped.load(Relaxed)),
             ("Shmem", 0),
             ("KReclaimable", reclaimable),
@@ -68,7 +72,7 @@ impl<P: Platform> Mm<P> {
     /// `si_mem_available`). An estimate; any context without a lock.
     pub fn available_pages(&self) -> u64 {
         let (reclaimable, _) = self.slab_totals();
-        let kept: u64 = self.zones().iter().map(kept).sum();
+        let kept: u64 = self.zones().iter().map(Zone::kept).sum();
         let low: u64 = self.zones().iter().map(|zone| zone.marks().low).sum();
         let cached = self.zones().iter().map(|zone| {
             self.lru_pages(zone, LruList::ActiveFile) + self.lru_pages(zone, LruList::InactiveFile)
@@ -77,11 +81,4 @@ impl<P: Platform> Mm<P> {
         let spare = |pages: u64| pages - low.min(pages / 2);
         (self.free_pages_total() + spare(cached) + spare(reclaimable)).saturating_sub(kept)
     }
-}
-
-/// Pages of a zone that nobody may count on (Linux `totalreserve_pages`).
-fn kept(zone: &Zone) -> u64 {
-    let reserves = ZoneKind::ALL.map(|class| zone.lowmem_reserve(class));
-    let most = reserves.into_iter().fold(0, u64::max);
-    (most + zone.mark(Mark::High)).min(zone.managed())
 }

@@ -6,10 +6,10 @@
 
 use super::FileError;
 use crate::mm::Mm;
-use crate::platform::Platform;
+use crate::platform::{Platform, Worker};
 use crate::reclaim::policy::MAX_SWAPPINESS;
 use crate::sync::Ordering::Relaxed;
-use crate::types::NR_ZONES;
+use crate::types::{NR_ZONES, PAGE_SIZE};
 use core::fmt;
 
 /// The smallest share of a zone that percpu_pagelist_high_fraction grants, as
@@ -24,8 +24,15 @@ impl<P: Platform> Mm<P> {
         out: &mut dyn fmt::Write,
     ) -> Result<(), FileError> {
         let t = &self.tunables;
+        let dirty = &self.writeback.knobs;
         let value = match name {
             "compact_memory" => return Err(FileError::NotPermitted),
+            "dirty_background_bytes" => dirty.dirty_background_bytes.load(Relaxed),
+            "dirty_background_ratio" => u64::from(dirty.dirty_background_ratio.load(Relaxed)),
+            "dirty_bytes" => dirty.dirty_bytes.load(Relaxed),
+            "dirty_expire_centisecs" => u64::from(dirty.dirty_expire_centisecs.load(Relaxed)),
+            "dirty_ratio" => u64::from(dirty.dirty_ratio.load(Relaxed)),
+            "dirty_writeback_centisecs" => u64::from(dirty.dirty_writeback_centisecs.load(Relaxed)),
             "drop_caches" => u64::from(self.reclaim.dropped.load(Relaxed)),
             "extfrag_threshold" => u64::from(t.extfrag_threshold.load(Relaxed)),
             "lowmem_reserve_ratio" => {
@@ -53,10 +60,38 @@ impl<P: Platform> Mm<P> {
             let fits = (least..=most).contains(&values[0]);
             if fits { Ok(values[0] as u32) } else { Err(FileError::Invalid) }
         };
+        let dirty = &self.writeback.knobs;
         match name {
             "compact_memory" => {
                 number(1, 1)?;
                 self.compact_memory(None);
+            }
+            // Of a ratio and a number of bytes the one that was set last counts, and
+            // the other one reads as 0.
+            "dirty_background_bytes" => {
+                dirty.dirty_background_bytes.store(number(1, i32::MAX)?.into(), Relaxed);
+                dirty.dirty_background_ratio.store(0, Relaxed);
+            }
+            "dirty_background_ratio" => {
+                dirty.dirty_background_ratio.store(number(0, 100)?, Relaxed);
+                dirty.dirty_background_bytes.store(0, Relaxed);
+            }
+            "dirty_bytes" => {
+                // Less would let nobody write.
+                dirty.dirty_bytes.store(number(2 * PAGE_SIZE as i32, i32::MAX)?.into(), Relaxed);
+                dirty.dirty_ratio.store(0, Relaxed);
+            }
+            "dirty_expire_centisecs" => {
+                dirty.dirty_expire_centisecs.store(number(0, i32::MAX)?, Relaxed);
+            }
+            "dirty_ratio" => {
+                dirty.dirty_ratio.store(number(0, 100)?, Relaxed);
+                dirty.dirty_bytes.store(0, Relaxed);
+            }
+            "dirty_writeback_centisecs" => {
+                dirty.dirty_writeback_centisecs.store(number(0, i32::MAX)?, Relaxed);
+                // Its next round is at another time now.
+                self.platform.wake(Worker::Flusher);
             }
             "drop_caches" => self.drop_caches(number(1, 4)? as u8),
             "extfrag_threshold" => self.set_extfrag_threshold(number(0, 1000)?),

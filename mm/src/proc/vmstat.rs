@@ -1,6 +1,7 @@
 //! The machine's counters: `/proc/vmstat`. After Linux's keys, in its order,
 //! come those that Linux has no name for. May call: everything that counts.
 
+use crate::cache::FileCount;
 use crate::lru::{LruKind, LruList};
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -9,6 +10,10 @@ use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::types::{NR_ZONES, NodeId, PAGEBLOCK_PAGES};
 use crate::zone::Zone;
 use core::fmt;
+
+/// What is counted of pages that come back, in Linux's order.
+const WORKINGSET: [Event; 3] =
+    [Event::WorkingsetRefaultFile, Event::WorkingsetActivateFile, Event::WorkingsetRestoreFile];
 
 /// What reclaim counts, in Linux's order.
 const RECLAIM: [Event; 15] = [
@@ -52,6 +57,9 @@ impl<P: Platform> Mm<P> {
         let (reclaimable, unreclaimable) = self.slab_totals();
         each("nr_slab_reclaimable", reclaimable)?;
         each("nr_slab_unreclaimable", unreclaimable)?;
+        for event in WORKINGSET {
+            each(event.name(), self.stats.get(event))?;
+        }
         for (key, kind) in
             [("nr_isolated_anon", LruKind::Anon), ("nr_isolated_file", LruKind::File)]
         {
@@ -62,9 +70,19 @@ impl<P: Platform> Mm<P> {
         // In large pages.
         let huge = mapped(&self.spaces.mapped_huge) / PAGEBLOCK_PAGES;
         each("nr_anon_transparent_hugepages", huge)?;
+        // What is in the swap cache counts as Linux counts it.
+        let swapcached = self.swap_totals().cached;
+        each("nr_file_pages", self.file_pages(FileCount::Pages) + swapcached)?;
+        each("nr_dirty", self.file_pages(FileCount::Dirty))?;
+        each("nr_writeback", self.file_pages(FileCount::Writeback))?;
         each(Event::VmscanWrite.name(), self.stats.get(Event::VmscanWrite))?;
+        each(Event::Dirtied.name(), self.stats.get(Event::Dirtied))?;
+        each(Event::Written.name(), self.stats.get(Event::Written))?;
         each("nr_page_table_pages", mapped(&self.spaces.tables))?;
-        each("nr_swapcached", self.swap_totals().cached)?;
+        each("nr_swapcached", swapcached)?;
+        let limits = self.dirty_limits();
+        each("nr_dirty_threshold", limits.most)?;
+        each("nr_dirty_background_threshold", limits.background)?;
         // All of the memory map comes from early memory.
         each("nr_memmap_pages", self.added_map_pages())?;
         each("nr_memmap_boot_pages", self.map_pages)?;
@@ -77,6 +95,8 @@ impl<P: Platform> Mm<P> {
         }
         let event = |event: Event| (event.name(), self.stats.get(event));
         let mut count = |counted: (&'static str, u64)| each(counted.0, counted.1);
+        count(event(Event::PgPgIn))?;
+        count(event(Event::PgPgOut))?;
         count(event(Event::PswpIn))?;
         count(event(Event::PswpOut))?;
         for (key, pages) in ["pgalloc_dma", "pgalloc_dma32", "pgalloc_normal", "pgalloc_movable"]

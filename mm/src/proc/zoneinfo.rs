@@ -2,6 +2,7 @@
 //! memory are there with what little there is to say of them. May call:
 //! everything that counts.
 
+use crate::cache::FileCount;
 use crate::lru::{LruKind, LruList};
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -33,6 +34,13 @@ impl<P: Platform> Mm<P> {
                     [("nr_isolated_anon", LruKind::Anon), ("nr_isolated_file", LruKind::File)]
                 {
                     counter(out, key, self.node_isolated_pages(zone.node, kind))?;
+                }
+                for (key, what) in [
+                    ("nr_file_pages", FileCount::Pages),
+                    ("nr_dirty", FileCount::Dirty),
+                    ("nr_writeback", FileCount::Writeback),
+                ] {
+                    counter(out, key, self.node_file_pages(zone.node, what))?;
                 }
             }
             write_sizes(zone, out)?;

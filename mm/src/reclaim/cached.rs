@@ -1,26 +1,38 @@
-//! What a page cache does for its pages, so that reclaim and migration can have
-//! them: write one, forget one, have another in its place. May call: whoever has
-//! registered.
+//! What a page cache does for its pages, so that reclaim, migration and the
+//! flusher can have them: write one, forget one, have another in its place. May
+//! call: whoever has registered.
 
+use crate::audit::{AuditError, Auditor};
+use crate::block::IoFailed;
+use crate::cache::{CacheError, FileCount};
 use crate::mm::Mm;
 use crate::page::PageDesc;
 use crate::platform::Platform;
-use crate::swap::IoFailed;
 use crate::sync::{Lock, LockRank, Once};
 use crate::types::Pfn;
 
+/// What is to be written back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WriteBack {
+    /// Up to so many pages, of those that have not failed.
+    Some(u64),
+    /// All that can be had without waiting for who uses it.
+    All,
+}
+
 /// A cache whose pages are reclaimed: those of type Lru without ANON whose
-/// `owner` is its id. It has a reference to each, and finds them by `index`.
+/// `owner` is its id. It has a reference to each, and finds them by `index`. Of
+/// these only it sets and clears DIRTY, WRITEBACK and FAILED.
 ///
-/// All are called with the page locked, no other lock held, and may be called on
-/// any CPU at the same time for different pages.
-pub trait CacheOps<P: Platform>: Sync {
-    /// Writes the page where it belongs. DIRTY was cleared and WRITEBACK set
-    /// before; whoever writes to the page meanwhile sets DIRTY again. May wait;
-    /// what memory it asks for is for freeing memory (`PF_MEMALLOC`).
+/// The first three are called with the page locked; all with no other lock held,
+/// and on any CPU at the same time for different pages.
+pub(crate) trait CacheOps<P: Platform>: Sync {
+    /// Writes the page, which is dirty, where it belongs; others with it if it
+    /// likes. It is clean after that. May wait; what memory it asks for is for
+    /// freeing memory (`PF_MEMALLOC`).
     ///
     /// # Errors
-    /// When it cannot: the page stays dirty.
+    /// When it cannot: the page stays dirty, and is FAILED.
     fn write_page(&self, mm: &Mm<P>, page: Pfn) -> Result<(), IoFailed>;
 
     /// Forgets the page, which is clean and frozen: whoever finds it in the cache
@@ -33,8 +45,33 @@ pub trait CacheOps<P: Platform>: Sync {
     /// there already.
     fn replace(&self, mm: &Mm<P>, dst: Pfn, src: Pfn);
 
+    /// Writes dirty pages; returns how many. May wait.
+    fn write_back(&self, mm: &Mm<P>, what: WriteBack) -> u64;
+
+    /// Writes all dirty pages, and has the device keep them. May wait.
+    ///
+    /// # Errors
+    /// When one could not be written, now or since this was last asked.
+    fn sync(&self, mm: &Mm<P>) -> Result<(), CacheError>;
+
+    /// Since when something is dirty, in ms; None if nothing is.
+    fn dirty_since(&self) -> Option<u64>;
+
     /// Pages that the cache has, for the audit to compare.
     fn pages(&self) -> u64;
+
+    /// Pages of its tree that only remember what is gone.
+    fn shadow_nodes(&self, mm: &Mm<P>) -> u64;
+
+    /// Frees such, up to `most`; returns how many pages are free for it.
+    fn drop_shadow_nodes(&self, mm: &Mm<P>, most: u64) -> u64;
+
+    /// Checks all that the cache knows of its pages; returns how many it has, how
+    /// many are dirty, and how many on their way.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    fn audit(&self, mm: &Mm<P>, auditor: &mut Auditor) -> Result<[u64; 3], AuditError>;
 }
 
 /// A cache, as the descriptors of its pages name it.
@@ -83,7 +120,7 @@ impl<P: Platform> Mm<P> {
     ///
     /// # Errors
     /// When 64 are registered already.
-    pub fn register_cache(
+    pub(crate) fn register_cache(
         &self,
         ops: &'static dyn CacheOps<P>,
     ) -> Result<CacheOwner, TooManyCaches> {
@@ -103,5 +140,28 @@ impl<P: Platform> Mm<P> {
     /// The caches registered, in the order of their ids.
     pub(crate) fn cache_owners(&self) -> impl Iterator<Item = &'static dyn CacheOps<P>> {
         self.caches.entries.iter().map_while(Once::get).copied()
+    }
+
+    /// Compares the caches with their pages that a walk over the descriptors has
+    /// counted.
+    pub(crate) fn audit_caches(
+        &self,
+        auditor: &mut Auditor,
+        counted: &[u64; CACHES],
+    ) -> Result<(), AuditError> {
+        let mut all = [0; 3];
+        for (cache, &pages) in self.cache_owners().zip(counted) {
+            auditor.equal("pages of a cache", None, cache.pages(), pages)?;
+            let found = cache.audit(self, auditor)?;
+            all = core::array::from_fn(|i| all[i] + found[i]);
+        }
+        for (what, counter, found) in [
+            ("cached pages", FileCount::Pages, all[0]),
+            ("dirty pages", FileCount::Dirty, all[1]),
+            ("pages that are written", FileCount::Writeback, all[2]),
+        ] {
+            auditor.equal(what, None, self.file_pages(counter), found)?;
+        }
+        Ok(())
     }
 }

@@ -29,8 +29,8 @@ mod scan;
 mod shrinker;
 mod throttle;
 
-pub(crate) use cached::{CACHES, Caches};
-pub use cached::{CacheOps, CacheOwner, TooManyCaches};
+pub(crate) use cached::{CACHES, CacheOps, Caches, WriteBack};
+pub use cached::{CacheOwner, TooManyCaches};
 pub(crate) use shrinker::Shrinkers;
 pub use shrinker::{Shrinker, Shrunk, TooManyShrinkers};
 
@@ -100,6 +100,8 @@ struct NodeState {
     failures: AtomicU32,
     /// What reclaiming anonymous and file-like pages has cost.
     costs: [AtomicU64; 2],
+    /// Cached pages that have gone, or come into use.
+    nonresident_age: AtomicU64,
 }
 
 impl NodeState {
@@ -109,6 +111,7 @@ impl NodeState {
             class: AtomicU8::new(0),
             failures: AtomicU32::new(0),
             costs: [AtomicU64::new(0), AtomicU64::new(0)],
+            nonresident_age: AtomicU64::new(0),
         }
     }
 }
@@ -142,7 +145,7 @@ impl Reclaim {
 }
 
 /// The rights of whoever frees memory, until this is dropped.
-struct Freeing<'a, P: Platform> {
+pub(crate) struct Freeing<'a, P: Platform> {
     platform: &'a P,
     before: bool,
 }
@@ -156,8 +159,14 @@ impl<P: Platform> Drop for Freeing<'_, P> {
 impl<P: Platform> Mm<P> {
     /// Has the caller's task free memory for a while: what it needs to do so may
     /// come from the reserves, and it does not reclaim on behalf of itself.
-    fn freeing(&self) -> Freeing<'_, P> {
+    pub(crate) fn freeing(&self) -> Freeing<'_, P> {
         Freeing { platform: &self.platform, before: self.platform.set_memalloc(true) }
+    }
+
+    /// The clock of what is remembered of cached pages of a node that are gone,
+    /// moved on by `more`: what it was before.
+    pub(crate) fn nonresident_age(&self, node: NodeId, more: u64) -> u64 {
+        self.reclaim.node(node).nonresident_age.fetch_add(more, Relaxed)
     }
 
     /// How willingly anonymous pages are written to swap, 0 to 200.

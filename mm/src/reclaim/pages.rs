@@ -7,7 +7,7 @@ use crate::list::PageList;
 use crate::lru::LruKind;
 use crate::migrate::Emptied;
 use crate::mm::Mm;
-use crate::page::{LruFlags, PageDesc, PageFlags};
+use crate::page::{LruFlags, PageDesc};
 use crate::platform::Platform;
 use crate::stats::Event;
 use crate::types::Pfn;
@@ -131,7 +131,8 @@ impl<P: Platform> Mm<P> {
             if !may_write || page.head().lru().contains(LruFlags::FAILED) {
                 return Fate::Keep;
             }
-            if !self.write_cached(pfn, page) {
+            self.stats.count(Event::VmscanWrite);
+            if ops.write_page(self, pfn).is_err() {
                 return Fate::Activate;
             }
         }
@@ -147,22 +148,6 @@ impl<P: Platform> Mm<P> {
         }
         ops.release(self, pfn);
         Fate::Freed
-    }
-
-    /// Writes a cached page, which is locked, to where it belongs. False if that
-    /// failed: the page is dirty still, and said to have failed.
-    pub(crate) fn write_cached(&self, pfn: Pfn, page: &PageDesc) -> bool {
-        debug_assert!(page.head().flags().contains(PageFlags::LOCKED));
-        let Some(ops) = self.cache_ops(page) else { return false };
-        page.clear_lru(LruFlags::DIRTY);
-        page.set_lru(LruFlags::WRITEBACK);
-        self.stats.add(Event::VmscanWrite, page.head().order().pages());
-        let written = ops.write_page(self, pfn).is_ok();
-        if !written {
-            page.set_lru(LruFlags::DIRTY | LruFlags::FAILED);
-        }
-        page.clear_lru(LruFlags::WRITEBACK);
-        written
     }
 
     /// Counts what was scanned and reclaimed of a kind.

@@ -4,6 +4,7 @@
 //! registered, `slab`.
 
 use super::policy::{shrink_deferred, shrink_plan};
+use crate::cache::ShadowNodes;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::stats::Event;
@@ -57,12 +58,13 @@ pub(crate) struct Shrinkers<P: Platform> {
 }
 
 impl<P: Platform> Shrinkers<P> {
-    /// The slab layer is the first.
+    /// The slab layer is the first, what caches remember the second.
     pub(crate) fn new() -> Self {
         let entry =
             || Entry { shrinker: Once::new(), deferred: [const { AtomicU64::new(0) }; MAX_NODES] };
         let entries: [Entry<P>; SHRINKERS] = core::array::from_fn(|_| entry());
         entries[0].shrinker.call_once(|| &FreeSlabs);
+        entries[1].shrinker.call_once(|| &ShadowNodes);
         Self { entering: Lock::new(LockRank::Leaf, ()), entries }
     }
 }

@@ -35,6 +35,8 @@ pub enum LockRank {
     Rmap,
     /// The entries of page tables.
     Pte,
+    /// Which pages a page cache has.
+    PageCache,
     /// Swap slots.
     Swap,
     /// Lists of pages by their last use.
@@ -62,7 +64,7 @@ pub enum LockRank {
 
 impl LockRank {
     #[cfg(debug_assertions)]
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Audit,
         Self::Hotplug,
         Self::CmaArea,
@@ -74,6 +76,7 @@ impl LockRank {
         Self::MovableOwners,
         Self::Rmap,
         Self::Pte,
+        Self::PageCache,
         Self::Swap,
         Self::Lru,
         Self::SlabNode,

@@ -59,7 +59,7 @@ fn a_cache_larger_than_memory_is_read_whole() {
     assert!(event(&mm, "allocstall_movable") > 0);
     assert!(mm.platform().take_woken().contains(&Worker::Kswapd(NODE)));
     // The oldest went first.
-    assert!(disk.is_cached(blocks - 1) && !disk.is_cached(0));
+    assert!(disk.is_cached(&mm, blocks - 1) && !disk.is_cached(&mm, 0));
     assert_eq!(disk.writes.load(Relaxed), 0, "nothing was dirty");
     mm.audit().expect("whole");
     disk.forget_all(&mm);
@@ -104,7 +104,7 @@ fn what_is_used_again_stays() {
     for block in kept..blocks {
         disk.read(&mm, block, CACHE).expect("a page");
     }
-    assert!((0..kept).all(|block| disk.is_cached(block)));
+    assert!((0..kept).all(|block| disk.is_cached(&mm, block)));
     assert_eq!(event(&mm, "pgrefill"), 0);
     // What is used no more is aged, once the others are too few.
     let (mut block, mut rest) = (0, kept);
@@ -115,7 +115,7 @@ fn what_is_used_again_stays() {
             disk.read(&mm, blocks + block, CACHE).expect("a page");
         }
         block += 1;
-        rest = (0..kept).filter(|&block| disk.is_cached(block)).count() as u32;
+        rest = (0..kept).filter(|&block| disk.is_cached(&mm, block)).count() as u32;
     }
     assert!(event(&mm, "pgrefill") > 0 && event(&mm, "pgdeactivate") > 0);
     mm.audit().expect("whole");
@@ -130,7 +130,10 @@ fn dirty_pages_are_written_first() {
         disk.write(&mm, block, u64::from(block) << 8, CACHE).expect("a page");
     }
     assert!(disk.writes.load(Relaxed) > u64::from(blocks) / 4);
-    assert_eq!(event(&mm, "nr_vmscan_write"), disk.writes.load(Relaxed));
+    // Reclaim has them written, with their neighbours.
+    let asked = event(&mm, "nr_vmscan_write");
+    assert!(asked > 0 && asked <= disk.writes.load(Relaxed));
+    assert_eq!(event(&mm, "nr_written"), disk.writes.load(Relaxed));
     for block in 0..blocks {
         assert_eq!(disk.read(&mm, block, CACHE), Ok(u64::from(block) << 8));
     }
@@ -179,6 +182,9 @@ fn boosting_is_no_reason_to_write() {
     let mm = machine(1);
     let disk = Disk::of(&mm);
     let zone = dma32(&mm);
+    let boost = |factor| mm.proc_write("/proc/sys/vm/watermark_boost_factor", factor);
+    // Nodes of the cache's tree cannot be moved either.
+    boost("0").expect("a knob");
     let most = (mm.free_pages_total() * 9 / 10) as u32;
     for block in 0..most {
         match block % 4 {
@@ -190,6 +196,7 @@ fn boosting_is_no_reason_to_write() {
     mm.lru_drain_all();
     mm.drain_all(None);
     mm.platform().take_woken();
+    boost("15000").expect("a knob");
     // What cannot be moved gets among what can: the marks are boosted.
     let mut held = Vec::new();
     while zone.boost() == 0 {
@@ -319,8 +326,8 @@ fn shrinkers_give_their_part() {
     let mm = machine(1);
     let things: &'static Things = Box::leak(Box::new(Things(AtomicU64::new(100_000))));
     mm.register_shrinker(things).expect("room for a shrinker");
-    (0..14).for_each(|_| mm.register_shrinker(things).expect("room for a shrinker"));
-    assert!(mm.register_shrinker(things).is_err(), "the slab layer is one of them");
+    (0..13).for_each(|_| mm.register_shrinker(things).expect("room for a shrinker"));
+    assert!(mm.register_shrinker(things).is_err(), "the slab layer and caches have two of them");
     let disk = Disk::of(&mm);
     for block in 0..(mm.managed_pages() * 2) as u32 {
         disk.read(&mm, block, CACHE).expect("a page");
