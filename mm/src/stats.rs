@@ -140,10 +140,10 @@ events! {
     SwpInZero = "swpin_zero",
     /// Pages of zeros that went to swap without being written.
     SwpOutZero = "swpout_zero",
-    /// Rounds of the flusher.
-    FlusherRun = "flusher_run",
     /// Requests that failed.
     AllocFailed = "alloc_failed",
+    /// Rounds of the flusher.
+    FlusherRun = "flusher_run",
     /// Pages that were handed out marked pfmemalloc.
     Pfmemalloc = "pgalloc_pfmemalloc",
     /// Frees that were refused: double, foreign, wrong order.

@@ -57,24 +57,24 @@ impl<P: Platform> Mm<P> {
         let (reclaimable, unreclaimable) = self.slab_totals();
         each("nr_slab_reclaimable", reclaimable)?;
         each("nr_slab_unreclaimable", unreclaimable)?;
-        for event in WORKINGSET {
-            each(event.name(), self.stats.get(event))?;
-        }
         for (key, kind) in
             [("nr_isolated_anon", LruKind::Anon), ("nr_isolated_file", LruKind::File)]
         {
             each(key, of_nodes(&|node| self.node_isolated_pages(node, kind)))?;
         }
+        for event in WORKINGSET {
+            each(event.name(), self.stats.get(event))?;
+        }
         let mapped = |pages: &AtomicU64| pages.load(Relaxed);
         each("nr_anon_pages", mapped(&self.spaces.mapped))?;
-        // In large pages.
-        let huge = mapped(&self.spaces.mapped_huge) / PAGEBLOCK_PAGES;
-        each("nr_anon_transparent_hugepages", huge)?;
         // What is in the swap cache counts as Linux counts it.
         let swapcached = self.swap_totals().cached;
         each("nr_file_pages", self.file_pages(FileCount::Pages) + swapcached)?;
         each("nr_dirty", self.file_pages(FileCount::Dirty))?;
         each("nr_writeback", self.file_pages(FileCount::Writeback))?;
+        // In large pages.
+        let huge = mapped(&self.spaces.mapped_huge) / PAGEBLOCK_PAGES;
+        each("nr_anon_transparent_hugepages", huge)?;
         each(Event::VmscanWrite.name(), self.stats.get(Event::VmscanWrite))?;
         each(Event::Dirtied.name(), self.stats.get(Event::Dirtied))?;
         each(Event::Written.name(), self.stats.get(Event::Written))?;
