@@ -86,7 +86,7 @@ pub(crate) fn dress(desc: &PageDesc, order: Order, page: LruPage, count: u32, ma
     desc.set_owner(page.owner);
     desc.set_index_and_private(page.index, 0);
     desc.set_inuse(mapped);
-    let kept = desc.head().flags() & PageFlags::KEPT;
+    let kept = desc.head().flags() & (PageFlags::KEPT | PageFlags::LOCKED);
     desc.set_head(HeadWord::new(PageType::Lru, order).with(kept).with_lru(page.flags));
     // Until this store nobody can get a reference.
     desc.count_word().store(count, Release);

@@ -82,13 +82,16 @@ impl<P: Platform> Mm<P> {
             let part = pfn.add(i);
             self.lru_add(part);
             if i > 0 {
+                self.map.page(part).unlock();
                 self.put_lru(part);
             }
         }
         Ok(())
     }
 
-    /// Writes the descriptors of the small pages, each with one reference.
+    /// Writes the descriptors of the small pages, each with one reference, and
+    /// locked: while not all entries are there nobody is to think that a page is
+    /// his alone.
     fn write_heads(&self, pfn: Pfn, key: Key) {
         let desc = self.map.page(pfn);
         let word = desc.head();
@@ -97,7 +100,7 @@ impl<P: Platform> Mm<P> {
         // The first one last: until then it stands for all of them.
         for i in 1..PAGEBLOCK_PAGES {
             let part = self.map.page(pfn.add(i));
-            part.set_head(HeadWord::TAIL.with(kept & PageFlags::KEPT));
+            part.set_head(HeadWord::TAIL.with(kept & PageFlags::KEPT | PageFlags::LOCKED));
             let as_page = LruPage { flags, owner: key.group, index: key.index + i as u32 };
             dress(part, Order(0), as_page, 1, 0);
         }

@@ -56,14 +56,18 @@ impl<P: Platform> Mm<P> {
 
     /// Whether one entry alone has to do with a page, which the caller has
     /// locked. A page that is in swap too may be somebody's who has not come
-    /// back for it.
+    /// back for it; one whose page lock somebody has may be on its way to or from
+    /// others' entries, which do not count as mapping it meanwhile.
     fn is_sole_user(&self, pfn: Pfn) -> bool {
         let desc = self.map.page(pfn);
         debug_assert!(desc.head().ty() == PageType::Lru);
-        if desc.mapcount() != 1 {
+        if desc.mapcount() != 1 || !desc.try_lock() {
             return false;
         }
-        !desc.head().lru().contains(LruFlags::SWAPCACHE) || self.leave_swap_cache(pfn)
+        let cached = desc.head().lru().contains(LruFlags::SWAPCACHE);
+        let sole = desc.mapcount() == 1 && (!cached || self.swap_take_over(pfn));
+        desc.unlock();
+        sole
     }
 
     /// Maps `page`, the caller's, in place of what is mapped as `seen`; frees it

@@ -164,7 +164,8 @@ impl<P: Platform> Mm<P> {
         let result = loop {
             let cpu = self.enter();
             let entries = space.entry_lock(va).lock(&cpu);
-            if mmu.get(space.root, va) != Entry::None {
+            // Nobody would take from a killed space what it got from now on.
+            if mmu.get(space.root, va) != Entry::None || space.is_killed() {
                 break Ok(Attempted::Retry);
             }
             if mmu.prepare(space.root, va, mapping.size, &mut || stash.take()) {

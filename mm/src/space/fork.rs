@@ -94,6 +94,10 @@ impl<P: Platform> Mm<P> {
                 break Ok(());
             };
             at = found.max(at);
+            // It is to let go of the regions, so that its memory can be had.
+            if from.is_killed() {
+                break Err(MapError::NoMemory);
+            }
             if let Err(why) = self.prepare_copy(mmu, to, at, size, &mut stash) {
                 break Err(why);
             }
@@ -167,7 +171,9 @@ impl<P: Platform> Mm<P> {
                         self.map.page(m.pfn).get();
                         self.add_mapping(m.pfn);
                     }
-                    Entry::Page(Mapping { writable: false, dirty: false, young: false, ..m })
+                    // What the parent wrote is not to be dropped as the child's.
+                    let dirty = m.dirty || m.writable;
+                    Entry::Page(Mapping { writable: false, dirty, young: false, ..m })
                 }
                 Entry::Swap(slot) if self.swap_dup(slot).is_err() => return (va, Shared::TooMany),
                 Entry::Swap(_) | Entry::None => entry,

@@ -97,18 +97,6 @@ impl<P: Platform> Mm<P> {
         true
     }
 
-    /// Takes a page that one entry maps out of the swap cache, if nobody else
-    /// may come back for it; whether it is out. The entry's lock may be held.
-    pub(super) fn leave_swap_cache(&self, pfn: Pfn) -> bool {
-        let desc = self.map.page(pfn);
-        if !desc.try_lock() {
-            return false;
-        }
-        let out = desc.mapcount() == 1 && self.swap_take_over(pfn);
-        desc.unlock();
-        out
-    }
-
     /// Switches a swap device off: what is on it comes back first. Interrupts
     /// on, no lock held; may wait for long.
     ///

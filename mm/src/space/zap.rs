@@ -76,10 +76,17 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Takes away all that a space maps, though its threads may be using it: they
-    /// are to end. False if its regions are just being changed.
+    /// Takes away all that a killed space maps, though its threads may be using
+    /// it: they are to end. False if its regions are just being changed. May wait;
+    /// no lock held.
     pub(crate) fn reap_space(&self, space: &Space) -> bool {
+        debug_assert!(space.is_killed());
         let Some(regions) = space.regions.try_read() else { return false };
+        {
+            // Whoever has not seen that it is killed has made his entry by then.
+            let cpu = self.enter();
+            space.entries.iter().for_each(|entries| drop(entries.lock(&cpu)));
+        }
         regions.iter().for_each(|region| self.zap(space, region.range()));
         true
     }

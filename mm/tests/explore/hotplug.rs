@@ -2,10 +2,10 @@
 //! pages, report, and look at what there is without a lock.
 
 use crate::run::explore;
-use crate::stage::{Part, Play};
+use crate::stage::{Part, Play, Slow};
 use mm::Gfp;
 use mm::hotplug::{HotplugError, MEMORY_BLOCK_PAGES, OnlineType};
-use mm::report::{NoPass, ReportDevice, ReportFailed};
+use mm::report::NoPass;
 use mm::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
 
 /// One memory block, of which a part may be out of use.
@@ -173,16 +173,6 @@ fn walkers_over_a_block_that_goes_and_comes() {
         arena.release_tables(&play.mm).expect("an empty arena");
         play.end();
     });
-}
-
-/// A host that takes its time.
-struct Slow;
-
-impl ReportDevice for Slow {
-    fn report(&self, _: &[PfnRange]) -> Result<(), ReportFailed> {
-        shuttle::thread::yield_now();
-        Ok(())
-    }
 }
 
 /// A block goes out of use whose free memory the host is being told of.

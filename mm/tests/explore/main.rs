@@ -36,6 +36,7 @@ mod report;
 mod reserve;
 mod run;
 mod slab;
+mod spaces;
 mod stage;
 mod swap;
 mod types;

@@ -2,13 +2,12 @@
 //! last, once it is free nobody is to have it again.
 
 use crate::run::explore;
-use crate::stage::{Part, Play};
+use crate::stage::{Part, Play, Slow};
 use mm::Gfp;
 use mm::contig::ContigError;
 use mm::migrate::MigrateMode;
 use mm::page::PageType;
 use mm::poison::{PoisonError, Recovery};
-use mm::report::{ReportDevice, ReportFailed};
 use mm::types::{MAX_ORDER, Order, Pfn, PfnRange};
 
 const MIB: u64 = 8;
@@ -215,16 +214,6 @@ fn a_bad_page_against_its_move() {
         arena.release_tables(&play.mm).expect("an empty arena");
         end(&play, pfn);
     });
-}
-
-/// A host that takes its time.
-struct Slow;
-
-impl ReportDevice for Slow {
-    fn report(&self, _: &[PfnRange]) -> Result<(), ReportFailed> {
-        shuttle::thread::yield_now();
-        Ok(())
-    }
 }
 
 /// A frame is found bad in a block that the host is being told of.

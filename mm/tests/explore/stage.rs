@@ -8,8 +8,10 @@ use mm::arena::MovableArena;
 use mm::early::{EarlyMem, RamRange, Reservation};
 use mm::host::Machine;
 use mm::mailbox::{Token, run_on_each};
+use mm::mmu::{Mmu, Root, VirtAddr};
 use mm::page::PageType;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
+use mm::report::{ReportDevice, ReportFailed};
 use mm::sync::HeldLocks;
 use mm::sync::explored::{Exploring, relax, stall};
 use mm::types::{CpuId, MigrateType, NodeId, Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
@@ -85,6 +87,18 @@ impl Stage {
     /// The workers that were woken since this was asked last.
     pub(crate) fn take_woken(&self) -> Vec<Worker> {
         self.machine.take_woken()
+    }
+
+    /// Runs `f` on the page behind `va` as a processor does, whose table it is;
+    /// false if that is to be made good first. Nobody else goes on meanwhile.
+    pub(crate) fn access(
+        &self,
+        root: Root,
+        va: VirtAddr,
+        write: bool,
+        f: impl FnMut(*mut u8),
+    ) -> bool {
+        self.machine.access(root, va, write, f).is_ok()
     }
 
     fn token(&self, cpu: CpuId) -> &Token {
@@ -179,6 +193,16 @@ unsafe impl Platform for Stage {
         me().context
     }
 
+    fn set_memalloc(&self, on: bool) -> bool {
+        let before = me().context.memalloc;
+        change(|me| me.context.memalloc = on);
+        before
+    }
+
+    fn mmu(&self) -> Option<&dyn Mmu> {
+        self.machine.mmu()
+    }
+
     fn now_ms(&self) -> u64 {
         self.machine.now_ms()
     }
@@ -205,6 +229,16 @@ unsafe impl Platform for Stage {
 pub(crate) struct Play {
     pub(crate) mm: Mm<Stage>,
     free: u64,
+}
+
+/// A host that takes its time over what it is told of free memory.
+pub(crate) struct Slow;
+
+impl ReportDevice for Slow {
+    fn report(&self, _: &[PfnRange]) -> Result<(), ReportFailed> {
+        shuttle::thread::yield_now();
+        Ok(())
+    }
 }
 
 /// What a CPU does in a scenario.
@@ -273,6 +307,22 @@ impl Play {
         self
     }
 
+    /// What is allocated by now, slabs aside, is to be so at the end.
+    pub(crate) fn settled(mut self) -> Self {
+        self.free = self.accounted();
+        self
+    }
+
+    /// Pages that are free, or kept for objects.
+    fn accounted(&self) -> u64 {
+        self.mm.lru_drain_all();
+        self.mm.slab_shrink();
+        self.mm.drain_all(None);
+        let slab = (0..self.mm.nodes() as u8).map(|node| self.mm.slab_pages(NodeId(node)));
+        let kept: u64 = slab.map(|(reclaimable, other)| reclaimable + other).sum();
+        self.mm.free_pages_total() + kept + self.mm.kmalloc_large_pages()
+    }
+
     /// An arena for movable pages.
     pub(crate) fn arena(&self) -> &'static MovableArena<Stage> {
         let arena: &'static MovableArena<Stage> = Box::leak(Box::default());
@@ -327,12 +377,7 @@ impl Play {
     pub(crate) fn end(&self) {
         self.whole();
         assert!(self.mm.platform().owned.lock().expect("no panic").is_empty());
-        self.mm.slab_shrink();
-        self.mm.drain_all(None);
-        let slab = (0..self.mm.nodes() as u8).map(|node| self.mm.slab_pages(NodeId(node)));
-        let kept: u64 = slab.map(|(reclaimable, other)| reclaimable + other).sum();
-        let kept = kept + self.mm.kmalloc_large_pages();
-        assert_eq!(self.mm.free_pages_total() + kept, self.free, "pages free");
+        assert_eq!(self.accounted(), self.free, "pages free");
         self.mm.audit().expect("whole");
     }
 
