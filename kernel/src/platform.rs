@@ -9,7 +9,7 @@ use crate::{numa, smp, workers};
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
-use mm::mmu::Mmu;
+use mm::mmu::{Mmu, Root};
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::steps::{Pop, Push};
 use mm::sync::HeldLocks;
@@ -156,6 +156,10 @@ unsafe impl Platform for Machine {
 
     fn mmu(&self) -> Option<&dyn Mmu> {
         Some(&Spaces)
+    }
+
+    fn current_root(&self) -> Option<Root> {
+        task::space::root()
     }
 
     fn now_ms(&self) -> u64 {

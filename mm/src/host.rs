@@ -86,6 +86,8 @@ std::thread_local! {
     static HELD: Cell<Option<(usize, CpuId, usize)>> = const { Cell::new(None) };
     /// The CPU that this thread prefers to be.
     static PREFERRED: Cell<CpuId> = const { Cell::new(CpuId(0)) };
+    /// The tables of the space that this thread is of.
+    static ROOT: Cell<Option<Root>> = const { Cell::new(None) };
     static CONTEXT: Cell<Context> = const { Cell::new(Context {
         memalloc: false, oom_victim: false, in_irq: false, rt: false,
     }) };
@@ -230,6 +232,11 @@ impl Machine {
     /// Changes the rights of this thread.
     pub fn set_context(&self, context: Context) {
         CONTEXT.set(context);
+    }
+
+    /// Says which address space this thread is of from now on.
+    pub fn run_in(&self, root: Option<Root>) {
+        ROOT.set(root);
     }
 
     /// Log lines also go to standard error from now on.
@@ -424,6 +431,10 @@ unsafe impl Platform for Machine {
 
     fn mmu(&self) -> Option<&dyn Mmu> {
         Some(&self.mmu)
+    }
+
+    fn current_root(&self) -> Option<Root> {
+        ROOT.get()
     }
 
     fn stall(&self) {

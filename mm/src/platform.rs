@@ -3,7 +3,7 @@
 //! The kernel implements it over real hardware, `mm::host` over a simulated
 //! machine. Calls nothing; names types of `mmu`, `steps`, `sync` and `types`.
 
-use crate::mmu::Mmu;
+use crate::mmu::{Mmu, Root};
 use crate::steps::{Pop, Push};
 use crate::sync::HeldLocks;
 use crate::types::{CpuId, NodeId, Pfn, PfnRange};
@@ -206,6 +206,11 @@ pub unsafe trait Platform: Sized + Sync + 'static {
 
     /// The address spaces of this machine, if it has any.
     fn mmu(&self) -> Option<&dyn Mmu> {
+        None
+    }
+
+    /// The tables of the calling thread's address space, if it has one.
+    fn current_root(&self) -> Option<Root> {
         None
     }
 

@@ -34,6 +34,18 @@ pub enum CompactResult {
     Success,
 }
 
+/// What the last resort came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Relief {
+    /// Something was or is being freed: a retry makes sense.
+    Freed,
+    /// There may be somebody to be killed, but not for this request: others may
+    /// kill him. Nobody knows whether they will.
+    Others,
+    /// Nobody is left who could give anything.
+    None,
+}
+
 /// One attempt to get memory, as the slow path describes it to those who can
 /// make room.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +83,6 @@ pub trait Pressure {
     /// how many were freed.
     fn discard(&self, pages: &mut PageList, gfp: Gfp) -> u64;
 
-    /// Last resort: frees memory by force. True if something was or is being
-    /// freed, so that a retry makes sense.
-    fn out_of_memory(&self, attempt: &Attempt) -> bool;
+    /// Last resort: frees memory by force.
+    fn out_of_memory(&self, attempt: &Attempt) -> Relief;
 }

@@ -6,7 +6,7 @@ use crate::gfp::Gfp;
 use crate::list::PageList;
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
+use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure, Relief};
 use crate::types::Pfn;
 
 impl<P: Platform> Pressure for Mm<P> {
@@ -34,7 +34,7 @@ impl<P: Platform> Pressure for Mm<P> {
         self.reclaim_isolated(pages, gfp)
     }
 
-    fn out_of_memory(&self, attempt: &Attempt) -> bool {
+    fn out_of_memory(&self, attempt: &Attempt) -> Relief {
         self.kill_for(attempt)
     }
 }

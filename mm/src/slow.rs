@@ -8,7 +8,7 @@ use crate::buddy::Buddy;
 use crate::gfp::{AllocError, AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::platform::{Context, LogLevel, Platform};
-use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure};
+use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure, Relief};
 use crate::stats::Event;
 use crate::types::{COSTLY_ORDER, MigrateType, Pfn, ZoneKind};
 use crate::zone::{Mark, Zone};
@@ -24,6 +24,8 @@ struct Effort {
     lucky_reclaims: u32,
     compactions: u32,
     priority: CompactPriority,
+    /// Rounds in which only others could have freed something.
+    hopes: u32,
 }
 
 impl<P: Platform> Mm<P> {
@@ -91,6 +93,7 @@ impl<P: Platform> Mm<P> {
             lucky_reclaims: 0,
             compactions: 0,
             priority: CompactPriority::SyncLight,
+            hopes: 0,
         };
         // Compaction first where contiguity, not memory, is likely to be short.
         let wants_block =
@@ -142,6 +145,10 @@ impl<P: Platform> Mm<P> {
             if costly && !gfp.contains(Gfp::RETRY_MAYFAIL) {
                 return self.nofail_or(&attempt, reserves, true);
             }
+            // Who is to die himself has had what there is for such, and need not go on.
+            if self.platform.context().oom_victim {
+                return self.nofail_or(&attempt, reserves, true);
+            }
             if self.retry_reclaim(&attempt, &mut effort, reclaimed)
                 || self.retry_compact(&attempt, &mut effort, reclaimed, compacted)
             {
@@ -151,13 +158,14 @@ impl<P: Platform> Mm<P> {
             if let Some(found) = self.walk(&attempt, Some(Mark::High), Reserves::No) {
                 return Ok(found);
             }
-            // Who is to die himself has had what there is for such.
-            let dying = self.platform.context().oom_victim;
-            if !dying && may_kill(&attempt) && self.out_of_memory(&attempt) {
-                effort.idle_reclaims = 0;
-                continue;
+            let relief =
+                if may_kill(&attempt) { self.out_of_memory(&attempt) } else { Relief::None };
+            match relief {
+                Relief::Freed => effort.idle_reclaims = 0,
+                // Not for ever: all of them may be waiting for others.
+                Relief::Others if effort.hopes < MAX_RETRIES => effort.hopes += 1,
+                _ => return self.nofail_or(&attempt, reserves, true),
             }
-            return self.nofail_or(&attempt, reserves, true);
         }
     }
 
@@ -337,11 +345,13 @@ impl<P: Platform> Mm<P> {
             if let (_, Some(found)) = self.compact_and_walk(&hard, CompactPriority::SyncFull) {
                 return Ok(found);
             }
-            if may_kill(attempt)
-                && self.out_of_memory(attempt)
-                && let Some(found) = self.walk(&hard, None, Reserves::All)
-            {
-                return Ok(found);
+            // Whatever that comes to: it may not fail, and what is kept for need
+            // is there for this.
+            if may_kill(attempt) {
+                self.out_of_memory(attempt);
+                if let Some(found) = self.walk(&hard, None, Reserves::All) {
+                    return Ok(found);
+                }
             }
             self.platform.stall();
         }

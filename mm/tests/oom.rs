@@ -2,11 +2,14 @@
 //! who is protected or for a request that may not kill.
 #![cfg(all(feature = "host", not(miri)))]
 
+use mm::host::swap::SwapDisk;
 use mm::host::{Machine, pc};
 use mm::mmu::VirtAddr;
+use mm::platform::{Context, Platform};
 use mm::space::{FaultError, HugePages, MapFlags, Prot, SpaceRef};
 use mm::types::{Order, PAGE_SIZE};
 use mm::{AllocError, Config, Gfp, Mm, Page, Request};
+use std::panic::AssertUnwindSafe;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
@@ -158,11 +161,148 @@ fn a_fault_of_the_chosen_ends_it() {
     assert_eq!(mm.audit().expect("whole").lru, 0);
 }
 
+/// All that requests of that kind can get; freed again.
+fn reach(mm: &Mm<Machine>, context: Context, gfp: Gfp) -> usize {
+    let before = mm.platform().context();
+    mm.platform().set_context(context);
+    let (held, why) = exhaust(mm, gfp);
+    mm.platform().set_context(before);
+    assert_eq!(why, AllocError::NoMemory);
+    let reach = held.len();
+    held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
+    reach
+}
+
 #[test]
-#[should_panic(expected = "panic_on_oom is set")]
-fn a_machine_may_rather_stop() {
+fn a_victim_has_part_of_the_reserves() {
     let mm = setup();
-    let (_space, _) = user(&mm, "one", 1000);
-    mm.proc_write("/proc/sys/vm/panic_on_oom", "1").expect("a knob");
-    exhaust(&mm, Gfp::KERNEL);
+    let none = Context::default();
+    let gfp = Gfp::KERNEL | Gfp::NORETRY;
+    let ordinary = reach(&mm, none, gfp);
+    let victim = reach(&mm, Context { oom_victim: true, ..none }, gfp);
+    let all = reach(&mm, Context { memalloc: true, ..none }, gfp);
+    assert!(ordinary < victim && victim < all, "{ordinary} {victim} {all}");
+    assert_eq!(reach(&mm, Context { oom_victim: true, ..none }, gfp | Gfp::NOMEMALLOC), ordinary);
+    // It is to end: it neither kills nor goes round for ever.
+    let (space, _) = user(&mm, "one", 1000);
+    let least = reach(&mm, Context { oom_victim: true, ..none }, Gfp::KERNEL);
+    assert!(least > 0 && !space.is_killed() && kills(&mm) == 0);
+    mm.audit().expect("whole");
+}
+
+/// Reclaim for such a request cannot do all it might, so nobody is killed for it;
+/// but nobody else is there who would kill, and it comes to an end all the same.
+#[test]
+fn a_request_without_file_systems_hopes_for_others_not_for_ever() {
+    let mm = setup();
+    let (space, _) = user(&mm, "one", 1000);
+    for gfp in [Gfp::NOFS, Gfp::NOIO] {
+        let (held, why) = exhaust(&mm, gfp);
+        assert_eq!((why, kills(&mm)), (AllocError::NoMemory, 0), "{gfp:?}");
+        held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
+    }
+    assert!(!space.is_killed());
+    // One that may not fail has what is kept for need.
+    let (held, _) = exhaust(&mm, Gfp::NOFS);
+    let more = mm.alloc_pages(Request::new(Order(0), Gfp::NOFS | Gfp::NOFAIL)).expect("it must");
+    assert_eq!(kills(&mm), 0);
+    held.into_iter().chain([more]).for_each(|page| mm.free_pages(page).expect("its own"));
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn whoever_asks_may_be_the_one() {
+    let mm = setup();
+    let (large, _) = user(&mm, "large", 2000);
+    let (small, _) = user(&mm, "small", 100);
+    let (safe, _) = user(&mm, "safe", 200);
+    safe.set_protected(true);
+    mm.proc_write("/proc/sys/vm/oom_kill_allocating_task", "1").expect("a knob");
+    let mut held = Vec::new();
+    let mut until = |many| {
+        while kills(&mm) < many {
+            held.push(mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("somebody's"));
+        }
+    };
+    mm.platform().run_in(Some(small.root()));
+    until(1);
+    assert!(small.is_killed() && !large.is_killed());
+    // One that is protected is not; then it is whoever uses most.
+    mm.platform().run_in(Some(safe.root()));
+    until(2);
+    assert!(!safe.is_killed() && large.is_killed());
+    mm.platform().run_in(None);
+    mm.audit().expect("whole");
+}
+
+#[test]
+fn when_nobody_may_be_killed_that_is_said() {
+    let mm = setup();
+    mm.platform().take_log();
+    let mut held = Vec::new();
+    while let Ok(page) = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)) {
+        held.push(page);
+    }
+    let log = mm.platform().take_log();
+    assert!(log.iter().any(|(_, line)| line.contains("no space may be killed")), "{log:?}");
+}
+
+/// Whatever it says beyond 0, and whether or not somebody could be killed.
+fn stops(level: &str, users: u64) {
+    let mm = setup();
+    let spaces: Vec<_> = (0..users).map(|_| user(&mm, "one", 1000)).collect();
+    mm.proc_write("/proc/sys/vm/panic_on_oom", level).expect("a knob");
+    let end = std::panic::catch_unwind(AssertUnwindSafe(|| exhaust(&mm, Gfp::KERNEL)));
+    let why = end.expect_err("it stops").downcast::<String>().expect("a message");
+    assert_eq!(*why, format!("out of memory, and panic_on_oom is set ({level})"));
+    assert_eq!(kills(&mm), 0);
+    assert!(spaces.iter().all(|(space, _)| !space.is_killed()));
+    let log = mm.platform().take_log();
+    assert!(log.iter().any(|(_, line)| line.contains("oom-killer invoked: ")));
+}
+
+#[test]
+fn a_machine_may_rather_stop() {
+    stops("1", 1);
+    stops("2", 1);
+    stops("2", 0);
+    let mm = setup();
+    assert!(mm.proc_write("/proc/sys/vm/panic_on_oom", "3").is_err());
+}
+
+/// What a request that may not kill comes to does not stop the machine either.
+#[test]
+fn a_machine_does_not_stop_for_less() {
+    let mm = setup();
+    mm.proc_write("/proc/sys/vm/panic_on_oom", "2").expect("a knob");
+    for gfp in [Gfp::KERNEL | Gfp::NORETRY, Gfp::KERNEL | Gfp::RETRY_MAYFAIL, Gfp::NOFS] {
+        let (held, why) = exhaust(&mm, gfp);
+        assert_eq!(why, AllocError::NoMemory);
+        held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
+    }
+}
+
+/// Memory of a space whose thread never runs again is there for others, what it
+/// has in swap too.
+#[test]
+fn what_sleeps_in_swap_is_had_too() {
+    let mm = setup();
+    let disk: &'static SwapDisk = Box::leak(Box::new(SwapDisk::new("/dev/disk", 2000)));
+    mm.swapon(disk, None).expect("a device");
+    let pages = mm.managed_pages() + 1000;
+    let (sleeper, at) = user(&mm, "sleeper", pages);
+    assert!(sleeper.swapped() > 500);
+    let (other, there) = user(&mm, "other", 1500);
+    assert!(sleeper.is_killed() && !other.is_killed());
+    assert_eq!((sleeper.rss(), sleeper.swapped()), (0, 0));
+    assert_eq!(mm.write_space(&sleeper, at, &[1]), Err(FaultError::Killed));
+    for i in 0..1500 {
+        let mut byte = [0];
+        mm.read_space(&other, there.add(i * PAGE), &mut byte).expect("its own");
+        assert_eq!(byte, [7]);
+    }
+    mm.audit().expect("whole");
+    [sleeper, other].into_iter().for_each(|space| mm.space_put(space));
+    mm.swapoff("/dev/disk").expect("nothing on it");
+    mm.audit().expect("whole");
 }

@@ -159,6 +159,7 @@ extern "C" fn trap_entry(frame: &mut TrapFrame) {
         18 => mce::handle(frame),
         1 if restart::is_probing() => restart::stepped(frame),
         14 if task::space::fault(frame) => {}
+        12 | 13 if task::space::stray(frame) => {}
         0..32 => crash::exception(frame),
         vector => {
             restart::rewind(frame);

@@ -4,11 +4,12 @@
 
 use super::spawn::{self, Config, JoinHandle, SpawnError};
 use super::{sched, thread::current};
-use crate::arch::trap::TrapFrame;
+use crate::arch::trap::{self, TrapFrame};
 use crate::arch::{irq, percpu};
 use crate::vm;
+use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
-use mm::mmu::VirtAddr;
+use mm::mmu::{Root, VirtAddr};
 use mm::space::{Access, FaultError, SpaceRef};
 use x86_64::registers::control::Cr2;
 use x86_64::structures::idt::PageFaultErrorCode;
@@ -91,6 +92,11 @@ fn own() -> Option<&'static SpaceRef<'static>> {
     unsafe { (*current().space.get()).as_ref() }
 }
 
+/// The tables of this thread's address space.
+pub(crate) fn root() -> Option<Root> {
+    own().map(|space| space.root())
+}
+
 /// Whether this thread is to end because the memory of its space is wanted.
 pub(crate) fn is_killed() -> bool {
     // One that has none is not even looked at.
@@ -104,11 +110,9 @@ pub(crate) fn fault(frame: &TrapFrame) -> bool {
     if addr >= UPPER {
         return vm::space::catch_up(addr);
     }
-    let thread = current();
-    let may_wait = frame.rflags & INTERRUPTS != 0
-        && thread.unpreemptible.load(Relaxed) == 0
-        && !percpu::in_irq();
-    let (Some(space), Some(mm), true) = (own(), spawn::manager(), may_wait) else { return false };
+    let (Some(space), Some(mm), true) = (own(), spawn::manager(), is_its_own(frame)) else {
+        return false;
+    };
     let code = PageFaultErrorCode::from_bits_truncate(frame.error);
     if code.contains(PageFaultErrorCode::MALFORMED_TABLE) {
         return false;
@@ -118,22 +122,46 @@ pub(crate) fn fault(frame: &TrapFrame) -> bool {
     } else {
         Access::Read
     };
+    let thread = current();
+    thread.faulting.store(true, Relaxed);
     irq::enable();
     // Nothing in an address space is code.
     let fetches = code.contains(PageFaultErrorCode::INSTRUCTION_FETCH);
     let made_good =
         if fetches { Err(FaultError::Protection) } else { mm.fault(space, VirtAddr(addr), access) };
     if let Err(why) = made_good {
-        log::warn!(
-            "{}: fault at {addr:#x} ip {:x} sp {:x} error {:x}: {why}; the thread is ended",
-            thread.name(),
-            frame.rip,
-            frame.rsp,
-            frame.error,
-        );
-        quit();
-        sched::exit();
+        end(frame, format_args!("fault at {addr:#x}"), format_args!("{why}"));
     }
     irq::disable();
+    thread.faulting.store(false, Relaxed);
     true
+}
+
+/// Ends the thread that has used what is no address at all, which is no page
+/// fault. False if it is the kernel's own mistake. Interrupts off.
+pub(crate) fn stray(frame: &TrapFrame) -> bool {
+    // With a number it is about a segment.
+    if own().is_none() || frame.error != 0 || !is_its_own(frame) {
+        return false;
+    }
+    irq::enable();
+    end(frame, format_args!("{}", trap::name(frame.vector)), format_args!("no such address"));
+}
+
+/// Whether the thread, and not what the kernel does for it, came to this trap.
+fn is_its_own(frame: &TrapFrame) -> bool {
+    let thread = current();
+    frame.rflags & INTERRUPTS != 0
+        && thread.unpreemptible.load(Relaxed) == 0
+        && !thread.faulting.load(Relaxed)
+        && !percpu::in_irq()
+}
+
+/// Ends this thread, and says why. Interrupts on.
+fn end(frame: &TrapFrame, what: fmt::Arguments<'_>, why: fmt::Arguments<'_>) -> ! {
+    let TrapFrame { rip, rsp, error, .. } = frame;
+    let name = current().name();
+    log::warn!("{name}: {what} ip {rip:x} sp {rsp:x} error {error:x}: {why}; the thread is ended");
+    quit();
+    sched::exit()
 }

@@ -75,6 +75,9 @@ pub(crate) struct Thread {
     pub(super) root: AtomicU64,
     /// Its address space; the thread's own.
     pub(super) space: UnsafeCell<Option<SpaceRef<'static>>>,
+    /// A fault of it is being made good: what that does wrong is the kernel's
+    /// mistake.
+    pub(super) faulting: AtomicBool,
     /// Its stack, in which all of this lies; None for idle threads.
     pub(super) stack: UnsafeCell<Option<KernelStack>>,
 }
@@ -102,6 +105,7 @@ impl Thread {
             next_dead: AtomicPtr::new(ptr::null_mut()),
             root: AtomicU64::new(0),
             space: UnsafeCell::new(None),
+            faulting: AtomicBool::new(false),
             stack: UnsafeCell::new(None),
         }
     }

@@ -9,7 +9,7 @@ use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageType};
 use crate::platform::{Platform, Worker};
-use crate::pressure::{Attempt, Pressure};
+use crate::pressure::{Attempt, Pressure, Relief};
 use crate::types::{MigrateType, Order, PfnRange, ZoneKind};
 use crate::zone::{Mark, Zone};
 
@@ -86,7 +86,7 @@ impl<P: Platform> Mm<P> {
             }
             let progress = self.reclaim_in_zone(zone.index(), lacking, gfp) > 0
                 || !gfp.intersects(Gfp::NORETRY | Gfp::RETRY_MAYFAIL)
-                    && self.out_of_memory(&attempt);
+                    && self.out_of_memory(&attempt) == Relief::Freed;
             if !progress {
                 break;
             }

@@ -6,8 +6,9 @@
 use super::score::Use;
 use crate::gfp::Gfp;
 use crate::mm::Mm;
+use crate::mmu::Root;
 use crate::platform::{LogLevel, Platform};
-use crate::pressure::Attempt;
+use crate::pressure::{Attempt, Relief};
 use crate::space::Space;
 use crate::stats::Event;
 use crate::sync::{AtomicBool, AtomicU8, Ordering, may_wait};
@@ -27,11 +28,18 @@ pub(crate) struct Oom {
     pub(crate) panic: AtomicU8,
     /// `oom_dump_tasks`: all spaces are listed before one is chosen.
     pub(crate) dump: AtomicBool,
+    /// `oom_kill_allocating_task`: whoever asks is chosen, whatever others use.
+    pub(crate) kill_allocating: AtomicBool,
 }
 
 impl Oom {
     pub(crate) const fn new() -> Self {
-        Self { busy: AtomicBool::new(false), panic: AtomicU8::new(0), dump: AtomicBool::new(true) }
+        Self {
+            busy: AtomicBool::new(false),
+            panic: AtomicU8::new(0),
+            dump: AtomicBool::new(true),
+            kill_allocating: AtomicBool::new(false),
+        }
     }
 }
 
@@ -42,51 +50,85 @@ struct Victim {
 }
 
 impl<P: Platform> Mm<P> {
-    /// The last resort for a request: true if something was or is being freed, so
-    /// that it makes sense to try again. Interrupts on, no lock held; may wait.
-    pub(crate) fn kill_for(&self, attempt: &Attempt) -> bool {
+    /// The last resort for a request. Interrupts on, no lock held; may wait.
+    pub(crate) fn kill_for(&self, attempt: &Attempt) -> Relief {
         may_wait(&self.platform, "somebody to give memory back");
         // One after the other: what the first gets may be enough for all.
         if self.oom.busy.swap(true, Ordering::Acquire) {
             self.platform.stall();
-            return true;
+            return Relief::Freed;
         }
-        let progress = self.notify_oom() > 0 || self.kill_alone(attempt);
+        let relief = self.kill_alone(attempt);
         self.oom.busy.store(false, Ordering::Release);
-        progress
+        relief
     }
 
-    fn kill_alone(&self, attempt: &Attempt) -> bool {
-        let Some(victim) = self.choose_victim() else { return false };
+    fn kill_alone(&self, attempt: &Attempt) -> Relief {
+        // What the dying have still is taken before anybody else is killed.
+        if self.notify_oom() > 0 || self.reap_dying() {
+            return Relief::Freed;
+        }
+        // Reclaim without the right to file systems did not do all it could:
+        // whoever has that right is to kill.
+        if !attempt.request.gfp.contains(Gfp::FS) {
+            self.platform.stall();
+            return Relief::Others;
+        }
+        let level = self.oom.panic.load(Ordering::Relaxed);
+        if level > 0 {
+            // Requests that are bound to a node come here never: 1 is as good as 2.
+            self.dump_oom(attempt);
+            panic!("out of memory, and panic_on_oom is set ({level})");
+        }
+        let asking = self.oom.kill_allocating.load(Ordering::Relaxed);
+        let by = if asking { self.platform.current_root() } else { None };
+        let Some(victim) =
+            by.and_then(|root| self.choose(Some(root))).or_else(|| self.choose(None))
+        else {
+            if !attempt.request.gfp.contains(Gfp::NOWARN) {
+                let line = format_args!("Out of memory, and no space may be killed for it");
+                self.platform.log(LogLevel::Warn, line);
+            }
+            return Relief::None;
+        };
         // SAFETY: pinned when it was chosen.
         let space = unsafe { victim.space.as_ref() };
-        // What is reserved for file systems' own requests may be all it takes to
-        // clean pages: whoever may use them is to kill.
-        let killed = attempt.request.gfp.contains(Gfp::FS);
-        if killed {
-            self.dump_oom(attempt);
-            let stop = self.oom.panic.load(Ordering::Relaxed) > 0;
-            assert!(!stop, "out of memory, and panic_on_oom is set");
-            self.log_victim(space, victim.points);
-            space.kill();
-            self.stats.count(Event::OomKill);
-            self.reap_victim(space);
-        }
+        self.dump_oom(attempt);
+        self.log_victim(space, victim.points);
+        space.kill();
+        self.stats.count(Event::OomKill);
+        self.reap_victim(space);
         self.unpin_space(victim.space);
-        if !killed {
-            self.platform.stall();
-        }
-        true
+        Relief::Freed
     }
 
-    /// The space with most points that has anything to give and may be chosen; it
-    /// is pinned. Those that are dying already have given what they had.
-    fn choose_victim(&self) -> Option<Victim> {
+    /// Takes what spaces that are killed have nevertheless: one whose regions were
+    /// just being changed. Whether there was any.
+    fn reap_dying(&self) -> bool {
+        let mut had = false;
+        self.each_space(&mut |space| {
+            let used = self.use_of_space(space);
+            if space.is_killed() && used.rss + used.swap > 0 && self.reap_space(space) {
+                had = true;
+            }
+            true
+        });
+        if had {
+            self.lru_drain_all();
+        }
+        had
+    }
+
+    /// The space with most points that has anything to give and may be chosen, or
+    /// the one with those tables; it is pinned. Those that are dying already have
+    /// given what they had.
+    fn choose(&self, only: Option<Root>) -> Option<Victim> {
         let mut best: Option<Victim> = None;
         self.each_space(&mut |space| {
             let used = self.use_of_space(space);
             let has_some = used.rss + used.swap > 0;
-            if space.is_killed() || space.is_protected() || !has_some {
+            let meant = only.is_none_or(|root| root == space.root());
+            if !meant || space.is_killed() || space.is_protected() || !has_some {
                 return true;
             }
             let total = self.managed_pages() + self.swap_totals().total;

@@ -94,6 +94,7 @@ pub const FILES: &[&str] = &[
     "/proc/sys/vm/lowmem_reserve_ratio",
     "/proc/sys/vm/min_free_kbytes",
     "/proc/sys/vm/oom_dump_tasks",
+    "/proc/sys/vm/oom_kill_allocating_task",
     "/proc/sys/vm/panic_on_oom",
     "/proc/sys/vm/percpu_pagelist_high_fraction",
     "/proc/sys/vm/swappiness",

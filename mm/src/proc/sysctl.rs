@@ -42,6 +42,7 @@ impl<P: Platform> Mm<P> {
             }
             "min_free_kbytes" => self.min_free_kbytes(),
             "oom_dump_tasks" => u64::from(self.oom.dump.load(Relaxed)),
+            "oom_kill_allocating_task" => u64::from(self.oom.kill_allocating.load(Relaxed)),
             "panic_on_oom" => u64::from(self.oom.panic.load(Relaxed)),
             "percpu_pagelist_high_fraction" => u64::from(t.pcp_high_fraction.load(Relaxed)),
             "swappiness" => u64::from(self.swappiness()),
@@ -106,6 +107,9 @@ impl<P: Platform> Mm<P> {
             }
             "min_free_kbytes" => self.force_min_free_kbytes(u64::from(number(0, i32::MAX)?)),
             "oom_dump_tasks" => self.oom.dump.store(number(0, i32::MAX)? != 0, Relaxed),
+            "oom_kill_allocating_task" => {
+                self.oom.kill_allocating.store(number(0, i32::MAX)? != 0, Relaxed);
+            }
             "panic_on_oom" => self.oom.panic.store(number(0, 2)? as u8, Relaxed),
             "percpu_pagelist_high_fraction" => {
                 let fraction = number(0, i32::MAX)?;
