@@ -5,13 +5,16 @@
 mod crew;
 mod device_suite;
 mod heap_suite;
+mod hog_suite;
 mod kernel_suites;
 mod provoke;
 mod restart_suite;
 mod smp_suite;
 mod space_suite;
 mod storm_suite;
+mod stray_suite;
 mod task_suite;
+mod tumult_suite;
 
 use crate::arch::irq::IrqMutex;
 use crate::arch::time;
@@ -126,6 +129,9 @@ pub(crate) fn run(
         &smp_suite::SUITES,
         &task_suite::SUITES,
         &space_suite::SUITES,
+        &stray_suite::SUITES,
+        &hog_suite::SUITES,
+        &tumult_suite::SUITES,
         &storm_suite::SUITES,
         &heap_suite::SUITES,
         Suites::<Machine>::ALL,

@@ -1,17 +1,17 @@
 //! Tests of address spaces as the processor sees them: threads whose memory
-//! comes when they touch it, that share it, copy it and lose it, and that end
-//! when they touch what is not theirs. Calls `task`, `mm`.
+//! comes when they touch it, that share it, copy it and lose it. Calls `task`, `mm`.
 
 use crate::platform::Machine;
 use crate::selftests::Subject;
 use crate::smp;
 use crate::task::{self, Config, JoinHandle};
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use mm::Mm;
 use mm::mmu::VirtAddr;
 use mm::space::{Advice, MapFlags, Prot, SpaceRef};
 use mm::types::PAGE_SIZE;
+use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::sched::Name;
 use selftest::{Case, CaseResult, Suite, Test, check, check_eq, check_ok, skip};
 
@@ -20,46 +20,59 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
     name: "space",
     cases: &[
         Case::quick("memory_comes_when_touched", memory_comes_when_touched),
-        Case::quick("strays_end_their_thread", strays_end_their_thread),
         Case::quick("a_fork_keeps_its_own", a_fork_keeps_its_own),
         Case::quick("all_cpus_share_one_space", all_cpus_share_one_space),
         Case::quick("what_is_unmapped_is_gone_everywhere", what_is_unmapped_is_gone_everywhere),
         Case::quick("advice_is_taken", advice_is_taken),
-        Case::quick("the_killed_end", the_killed_end),
     ],
 }];
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
 /// A space that is given back at the end of a test.
-struct Own {
+pub(super) struct Own {
     mm: &'static Mm<Machine>,
     space: Option<SpaceRef<'static>>,
 }
 
 impl Own {
-    fn new(mm: &'static Mm<Machine>, name: &str) -> Result<Self, mm::space::MapError> {
+    /// A new one.
+    pub(super) fn new(mm: &'static Mm<Machine>, name: &str) -> Result<Self, mm::space::MapError> {
         Ok(Self { mm, space: Some(mm.space_new(name)?) })
     }
 
-    fn of(mm: &'static Mm<Machine>, space: SpaceRef<'static>) -> Self {
+    /// That one.
+    pub(super) fn of(mm: &'static Mm<Machine>, space: SpaceRef<'static>) -> Self {
         Self { mm, space: Some(space) }
     }
 
     /// Maps that many pages, to be read and written.
-    fn map(&self, pages: u64) -> Result<u64, mm::space::MapError> {
+    pub(super) fn map(&self, pages: u64) -> Result<u64, mm::space::MapError> {
         let prot = Prot::READ | Prot::WRITE;
         let at = self.mm.mmap(self, None, pages * PAGE, prot, MapFlags::empty())?;
         Ok(at.0)
     }
 
     /// A thread that runs `run` in it.
-    fn run(&self, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle, task::SpawnError> {
-        let config = Config::new(Name::new("mapped"));
+    pub(super) fn run(
+        &self,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<JoinHandle, task::SpawnError> {
+        self.run_as("mapped", run)
+    }
+
+    /// [`run`](Self::run) under another name.
+    pub(super) fn run_as(
+        &self,
+        name: &'static str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<JoinHandle, task::SpawnError> {
+        let config = Config::new(Name::new(name));
         task::space::spawn_in(&config, self.mm.space_get(self), run)
     }
 
-    fn word(&self, at: u64) -> Option<u64> {
+    /// What is there.
+    pub(super) fn word(&self, at: u64) -> Option<u64> {
         let mut bytes = [0; 8];
         self.mm.read_space(self, VirtAddr(at), &mut bytes).ok()?;
         Some(u64::from_ne_bytes(bytes))
@@ -84,7 +97,7 @@ impl Drop for Own {
 }
 
 /// Writes where the thread's address space has memory, or the thread ends.
-fn put(at: u64, value: u64) {
+pub(super) fn put(at: u64, value: u64) {
     let ptr: *mut u64 = core::ptr::with_exposed_provenance_mut(at as usize);
     // SAFETY: an address of the lower half is the thread's own affair: if it is
     // not mapped the thread does not come back from here.
@@ -92,7 +105,7 @@ fn put(at: u64, value: u64) {
 }
 
 /// Reads there.
-fn get(at: u64) -> u64 {
+pub(super) fn get(at: u64) -> u64 {
     let ptr: *const u64 = core::ptr::with_exposed_provenance(at as usize);
     // SAFETY: as for `put`.
     unsafe { ptr.read_volatile() }
@@ -122,29 +135,6 @@ fn memory_comes_when_touched(test: &mut Test<'_, Subject>) -> CaseResult {
     check!(own.rss() >= PAGES, "{} pages are there", own.rss());
     check_ok!(test.on.mm.munmap(&own, VirtAddr(at), PAGES * PAGE));
     check_eq!(own.rss(), 0);
-    Ok(())
-}
-
-/// Whoever touches what is not its own ends there; nobody else notices.
-fn strays_end_their_thread(test: &mut Test<'_, Subject>) -> CaseResult {
-    static PASSED: AtomicU32 = AtomicU32::new(0);
-    PASSED.store(0, Relaxed);
-    let own = check_ok!(Own::new(test.on.mm, "stray"));
-    let (prot, flags) = (Prot::READ, MapFlags::empty());
-    let read_only = check_ok!(test.on.mm.mmap(&own, None, PAGE, prot, flags)).0;
-    let strays: [fn(u64); 4] =
-        [|_| put(0, 1), |at| put(at + PAGE, 1), |at| put(at, 1), |_| put(0x7fff_ffff_f000, 1)];
-    for stray in strays {
-        let thread = own.run(move || {
-            // What may be read may be read.
-            let zero = get(read_only);
-            PASSED.fetch_add(1, Relaxed);
-            stray(read_only);
-            PASSED.fetch_add(100 + zero as u32, Relaxed);
-        });
-        check_ok!(thread).join();
-    }
-    check_eq!(PASSED.load(Relaxed), strays.len() as u32);
     Ok(())
 }
 
@@ -192,32 +182,38 @@ fn all_cpus_share_one_space(test: &mut Test<'_, Subject>) -> CaseResult {
     Ok(())
 }
 
-/// A page that is unmapped is gone for a thread that uses it on another CPU all
+/// A page that is unmapped is gone for threads that use it on all other CPUs all
 /// the time.
 fn what_is_unmapped_is_gone_everywhere(test: &mut Test<'_, Subject>) -> CaseResult {
-    static ROUNDS: AtomicU64 = AtomicU64::new(0);
+    /// CPUs at most.
+    const MOST: usize = 16;
+    static ROUNDS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
     if smp::online().len() < 2 {
         skip!("one CPU");
     }
-    ROUNDS.store(0, Relaxed);
+    ROUNDS.iter().for_each(|rounds| rounds.store(0, Relaxed));
     let mm = test.on.mm;
     let own = check_ok!(Own::new(mm, "shot"));
     let at = check_ok!(own.map(1));
     let here = task::pin();
-    let config =
-        Config { cpus: smp::online().without(here.cpu()), ..Config::new(Name::new("user")) };
-    let thread = task::space::spawn_in(&config, mm.space_get(&own), move || {
-        loop {
-            put(at, ROUNDS.fetch_add(1, Release));
-        }
-    });
-    let thread = check_ok!(thread);
-    while ROUNDS.load(Acquire) < 1000 {
+    let others = smp::online().without(here.cpu());
+    let mut threads = [const { None }; MOST];
+    for ((cpu, thread), rounds) in others.iter().zip(&mut threads).zip(&ROUNDS) {
+        let config = Config { cpus: CpuSet::one(cpu), ..Config::new(Name::new("user")) };
+        *thread = Some(check_ok!(task::space::spawn_in(&config, mm.space_get(&own), move || {
+            loop {
+                put(at + u64::from(cpu.0) % 512 * 8, rounds.fetch_add(1, Release));
+            }
+        })));
+    }
+    let users = others.len().min(MOST);
+    while ROUNDS[..users].iter().any(|rounds| rounds.load(Acquire) < 1000) {
         task::sleep(1);
     }
     check_ok!(mm.munmap(&own, VirtAddr(at), PAGE));
-    // If it never ends the watchdog ends this.
-    thread.join();
+    // If they never end the watchdog ends this.
+    threads.into_iter().flatten().for_each(JoinHandle::join);
+    test.note(format_args!("{users} other CPUs"));
     Ok(())
 }
 
@@ -235,28 +231,5 @@ fn advice_is_taken(test: &mut Test<'_, Subject>) -> CaseResult {
     check_eq!(own.word(at + half), Some(9));
     check_ok!(own.run(write)).join();
     check_eq!(own.word(at), Some(9));
-    Ok(())
-}
-
-/// The threads of a space that is killed end when they next need memory.
-fn the_killed_end(test: &mut Test<'_, Subject>) -> CaseResult {
-    static WAITS: AtomicBool = AtomicBool::new(false);
-    static PASSED: AtomicBool = AtomicBool::new(false);
-    let own = check_ok!(Own::new(test.on.mm, "killed"));
-    let at = check_ok!(own.map(2));
-    WAITS.store(true, Relaxed);
-    PASSED.store(false, Relaxed);
-    let thread = check_ok!(own.run(move || {
-        put(at, 1);
-        while WAITS.load(Acquire) {
-            task::sleep(1);
-        }
-        put(at + PAGE, 1);
-        PASSED.store(true, Relaxed);
-    }));
-    own.kill();
-    WAITS.store(false, Release);
-    thread.join();
-    check!(!PASSED.load(Relaxed), "it goes on");
     Ok(())
 }
