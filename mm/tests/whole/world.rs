@@ -1,25 +1,24 @@
-//! Random operations on address spaces against a simple model: what each page
-//! holds. Seeds are printed; `QUARRY_SEED` sets one, `QUARRY_OPS` the number of
-//! operations.
-#![cfg(all(feature = "host", not(miri)))]
+//! Random operations on address spaces, and a simple model of them: what each
+//! page holds. Whatever is done with memory behind the programs' backs changes
+//! nothing of that.
 
-use mm::host::swap::SwapDisk;
-use mm::host::{Machine, pc};
+use crate::wild::Wild;
+use mm::host::Machine;
 use mm::mmu::VirtAddr;
+use mm::pressure::Pressure;
 use mm::space::{Access, Advice, FaultError, HugePages, MapError, MapFlags, Prot, SpaceRef};
-use mm::stats::Event;
-use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
-use mm::{Config, Gfp, Mm};
+use mm::types::{CpuId, NodeId, PAGE_SIZE, Pfn, PfnRange};
+use mm::{Gfp, Mm};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
-struct Rng(u64);
+/// SplitMix64.
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,19 +26,14 @@ impl Rng {
         z ^ z >> 31
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 }
 
-fn setting(name: &str, default: u64) -> u64 {
-    let Ok(text) = std::env::var(name) else { return default };
-    text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}"))
-}
-
 /// What a page holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Holds {
+pub(crate) enum Holds {
     /// That word, in its first and its last eight bytes.
     Word(u64),
     /// That, or nothing any more.
@@ -48,9 +42,9 @@ enum Holds {
 
 /// A space and what its pages hold, by number; what is mapped and not written
 /// holds `Word(0)`.
-struct Modelled<'m> {
-    space: SpaceRef<'m>,
-    pages: BTreeMap<u64, Holds>,
+pub(crate) struct Modelled<'m> {
+    pub(crate) space: SpaceRef<'m>,
+    pub(crate) pages: BTreeMap<u64, Holds>,
     locked: bool,
 }
 
@@ -81,13 +75,20 @@ fn access(
     Ok(words)
 }
 
+/// Why an access may fail: there is no memory, a device cannot read, or the space
+/// was killed. Nothing is lost by the first two.
+pub(crate) fn tolerate(space: &SpaceRef<'_>, why: FaultError) {
+    let killed = why == FaultError::Killed && space.is_killed();
+    let lacking = matches!(why, FaultError::NoMemory | FaultError::Io);
+    assert!(killed || lacking, "{}: {why}", space.name());
+}
+
 impl Modelled<'_> {
-    fn check(&mut self, mm: &Mm<Machine>, page: u64) {
+    pub(crate) fn check(&mut self, mm: &Mm<Machine>, page: u64) {
         let Some(&holds) = self.pages.get(&page) else { return };
         let words = match access(mm, &self.space, page, None) {
             Ok(words) => words,
-            Err(FaultError::NoMemory) => return,
-            Err(why) => panic!("page {page:#x} of {}: {why}", self.space.name()),
+            Err(why) => return tolerate(&self.space, why),
         };
         assert_eq!(words.0, words.1, "page {page:#x} of {}", self.space.name());
         match holds {
@@ -110,31 +111,54 @@ impl Modelled<'_> {
     }
 }
 
-struct World<'m> {
-    mm: &'m Mm<Machine>,
-    rng: Rng,
-    spaces: Vec<Modelled<'m>>,
+pub(crate) struct World<'m> {
+    pub(crate) mm: &'m Mm<Machine>,
+    pub(crate) rng: Rng,
+    pub(crate) spaces: Vec<Modelled<'m>>,
     contig: Vec<PfnRange>,
     /// Most pages that all spaces may have mapped.
     most: u64,
     /// To be any of that many CPUs, one after the other; None: this thread's.
     cpus: Option<u64>,
+    /// What happens to the machine meanwhile.
+    pub(crate) wild: Option<Wild>,
 }
 
-impl World<'_> {
-    fn step(&mut self) {
-        let mm = self.mm;
+impl<'m> World<'m> {
+    pub(crate) fn new(mm: &'m Mm<Machine>, seed: u64, most: u64, cpus: Option<u64>) -> Self {
+        let (spaces, contig) = (Vec::new(), Vec::new());
+        Self { mm, rng: Rng(seed), spaces, contig, most, cpus, wild: None }
+    }
+
+    pub(crate) fn step(&mut self) {
         if let Some(cpus) = self.cpus {
-            mm.platform().run_on(CpuId(self.rng.below(cpus) as u16));
+            self.mm.platform().run_on(CpuId(self.rng.below(cpus) as u16));
         }
-        if self.spaces.is_empty() {
-            let space = mm.space_new("first").expect("a space");
-            // Who is killed loses its memory, and there is nothing to compare.
-            space.set_protected(true);
-            self.spaces.push(Modelled { space, pages: BTreeMap::new(), locked: false });
+        self.bury();
+        if self.wild.is_some() && self.rng.below(5) == 0 {
+            return self.wild_step();
+        }
+        if self.spaces.is_empty() && !self.begin() {
+            return;
         }
         let which = self.rng.below(self.spaces.len() as u64) as usize;
-        match self.rng.below(100) {
+        let kind = self.rng.below(100);
+        self.act(which, kind);
+    }
+
+    /// Makes a first space, if there is memory for it.
+    pub(crate) fn begin(&mut self) -> bool {
+        let Ok(space) = self.mm.space_new("first") else { return false };
+        // Who is killed loses its memory, and there is nothing to compare.
+        space.set_protected(true);
+        self.spaces.push(Modelled { space, pages: BTreeMap::new(), locked: false });
+        true
+    }
+
+    /// One operation, of a kind out of 100, on one of the spaces.
+    pub(crate) fn act(&mut self, which: usize, kind: u64) {
+        let mm = self.mm;
+        match kind {
             0..4 => self.map(which),
             4..8 => self.unmap(which),
             8..11 => self.advise(which, Advice::DontNeed),
@@ -145,9 +169,10 @@ impl World<'_> {
             17..19 => self.contig(),
             19..20 => self.policy(which),
             20..22 => self.lock(which),
-            22..24 => {
-                mm.kswapd_round(mm::types::NodeId(0));
+            22 => {
+                mm.kswapd_round(NodeId(0));
             }
+            23 => self.reclaim(),
             24..28 => self.outside(which),
             28..65 => self.write(which),
             _ => {
@@ -194,8 +219,17 @@ impl World<'_> {
                 });
             }
             // At the end of the span.
-            Err(MapError::Invalid | MapError::NoMemory) => {}
+            Err(MapError::Invalid | MapError::NoMemory | MapError::Busy) => {}
             Err(why) => panic!("{why}"),
+        }
+    }
+
+    /// Ends the spaces that were killed: what they had is gone.
+    fn bury(&mut self) {
+        while let Some(at) = self.spaces.iter().position(|space| space.space.is_killed()) {
+            let dead = self.spaces.swap_remove(at).space;
+            assert!(!dead.is_protected(), "{} was killed", dead.name());
+            self.mm.space_put(dead);
         }
     }
 
@@ -212,7 +246,7 @@ impl World<'_> {
             Err(MapError::NotMapped) => assert!(!all),
             Err(MapError::Invalid) => return,
             // Some of it may be gone.
-            Err(MapError::NoMemory) => {
+            Err(MapError::NoMemory | MapError::Busy) => {
                 for page in pages {
                     if let Some(Holds::Word(word)) = space.pages.get(&page).copied() {
                         space.pages.insert(page, Holds::Maybe(word));
@@ -257,6 +291,17 @@ impl World<'_> {
         self.mm.compact_memory(None);
     }
 
+    /// Takes pages away that are not missed, and some that are.
+    fn reclaim(&mut self) {
+        let pages = 1 + self.rng.below(128);
+        for zone in self.mm.zones().iter().filter(|zone| zone.managed() > 0) {
+            // What was used lately is passed over the first time.
+            for _ in 0..1 + self.rng.below(2) {
+                self.mm.reclaim_in_zone(zone.index(), pages, Gfp::KERNEL | Gfp::RETRY_MAYFAIL);
+            }
+        }
+    }
+
     fn contig(&mut self) {
         if self.contig.len() < 2 && self.rng.below(2) == 0 {
             let start = Pfn((1 + self.rng.below(self.mm.managed_pages() / 512)) * 512);
@@ -292,6 +337,7 @@ impl World<'_> {
             }
             space.locked = false;
         } else if self.mm.mlock(&space.space, va, len.min(8) * PAGE) != Err(MapError::Invalid) {
+            // Some of it may be, whatever else is said.
             space.locked = true;
         }
     }
@@ -306,7 +352,7 @@ impl World<'_> {
             Ok(()) => {
                 space.pages.insert(page, Holds::Word(word));
             }
-            Err(why) => assert_eq!(why, FaultError::NoMemory),
+            Err(why) => tolerate(&space.space, why),
         }
     }
 
@@ -323,150 +369,30 @@ impl World<'_> {
                 Ok(_) => {
                     space.pages.insert(page, Holds::Word(word));
                 }
-                Err(why) => {
-                    assert_eq!(why, FaultError::NoMemory);
-                    return;
-                }
+                Err(why) => return tolerate(&space.space, why),
             }
         }
     }
 
-    fn check(&mut self) {
+    /// All is as it should be, at rest.
+    pub(crate) fn audit(&self) {
         self.mm.audit().unwrap_or_else(|why| panic!("{why}"));
     }
 
-    fn finish(mut self) {
+    /// Looks at each page, and ends all spaces.
+    pub(crate) fn finish(&mut self) {
+        self.tame();
+        self.bury();
+        let mut seen = [0, 0];
         for space in &mut self.spaces {
             let pages: Vec<u64> = space.pages.keys().copied().collect();
-            pages.into_iter().for_each(|page| space.check(self.mm, page));
-        }
-        self.check();
-        for space in self.spaces.drain(..) {
-            self.mm.space_put(space.space);
-        }
-        for range in self.contig.drain(..) {
-            self.mm.free_contig_range(range).expect("allocated");
-        }
-        self.check();
-    }
-}
-
-/// A machine of `mib` MiB, with swap of `slots` pages.
-fn machine(mib: u64, cpus: u16, slots: u32) -> Mm<Machine> {
-    let mm = pc(mib, cpus, &Config::default()).expect("a machine");
-    mm.slab_init().expect("slab");
-    if slots > 0 {
-        let device: &'static SwapDisk = Box::leak(Box::new(SwapDisk::new("ram", slots)));
-        mm.swapon(device, None).expect("a device");
-    }
-    mm
-}
-
-fn run(mib: u64, slots: u32, most: u64, seed: u64, ops: u64, audit_every: u64) {
-    let seed = setting("QUARRY_SEED", seed);
-    let ops = setting("QUARRY_OPS", ops);
-    println!("QUARRY_SEED={seed} QUARRY_OPS={ops}: {mib} MiB, {slots} slots");
-    let mm = machine(mib, 2, slots);
-    let mut world = World {
-        mm: &mm,
-        rng: Rng(seed),
-        spaces: Vec::new(),
-        contig: Vec::new(),
-        most,
-        cpus: Some(2),
-    };
-    for op in 1..=ops {
-        world.step();
-        if op % audit_every == 0 {
-            world.check();
-        }
-    }
-    world.finish();
-    let seen = |event| (Event::name(event), mm.stats().get(event));
-    println!(
-        "{:?}",
-        [
-            Event::PgFault,
-            Event::ThpFaultAlloc,
-            Event::ThpSplitPage,
-            Event::MigrateSuccess,
-            Event::PswpOut,
-            Event::PswpIn
-        ]
-        .map(seen)
-    );
-}
-
-#[test]
-fn with_room_for_all() {
-    run(32, 0, 4000, 1, 10_000, 100);
-}
-
-#[test]
-fn audited_after_each() {
-    run(12, 9000, 6000, 2, 700, 1);
-}
-
-#[test]
-fn with_less_memory_than_is_mapped() {
-    run(16, 40_000, 20_000, 3, 8000, 200);
-}
-
-#[test]
-fn without_room_and_without_swap() {
-    run(12, 0, 6000, 4, 10_000, 100);
-}
-
-/// Each thread has a space that only it writes to, while others move its pages.
-#[test]
-fn several_threads() {
-    let seed = setting("QUARRY_SEED", 5);
-    let ops = setting("QUARRY_OPS", 4000);
-    println!("QUARRY_SEED={seed} QUARRY_OPS={ops}");
-    let mm = machine(24, 4, 20_000);
-    let (mm, over) = (&mm, &AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..3)
-            .map(|i| {
-                scope.spawn(move || {
-                    mm.platform().run_on(CpuId(i));
-                    let rng = Rng(seed + 1000 * u64::from(i));
-                    let mut world = World {
-                        mm,
-                        rng,
-                        spaces: Vec::new(),
-                        contig: Vec::new(),
-                        most: 4000,
-                        cpus: None,
-                    };
-                    for _ in 0..ops {
-                        world.step();
-                    }
-                    world.finish_alone();
-                })
-            })
-            .collect();
-        scope.spawn(move || {
-            mm.platform().run_on(CpuId(3));
-            while !over.load(Relaxed) {
-                mm.compact_memory(None);
-                mm.kswapd_round(mm::types::NodeId(0));
-                std::thread::yield_now();
+            for page in pages {
+                space.check(self.mm, page);
+                let there = access(self.mm, &space.space, page, None).is_ok();
+                seen[usize::from(there)] += 1;
             }
-        });
-        let ends: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        over.store(true, Relaxed);
-        assert!(ends.into_iter().all(|end| end.is_ok()), "a thread has failed");
-    });
-    mm.audit().unwrap_or_else(|why| panic!("{why}"));
-}
-
-impl World<'_> {
-    fn finish_alone(mut self) {
-        for space in &mut self.spaces {
-            let pages: Vec<u64> = space.pages.keys().copied().collect();
-            pages.into_iter().for_each(|page| space.check(self.mm, page));
         }
+        println!("{} pages were there, {} had no room", seen[1], seen[0]);
         for space in self.spaces.drain(..) {
             self.mm.space_put(space.space);
         }
