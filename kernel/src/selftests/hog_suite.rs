@@ -81,7 +81,11 @@ fn a_hog_is_killed(test: &mut Test<'_, Subject>) -> CaseResult {
     let at = check_ok!(protected.map(1500));
     protected.set_protected(true);
     check_ok!(protected.run(move || (0..1500).for_each(|n| put(at + n * PAGE, n)))).join();
-    let before = (kills(mm), logged("Killed space hog", ""), logged("hog", ": killed; the thread"));
+    let before = (
+        kills(mm),
+        logged("Killed space hog", "Out of memory"),
+        logged("hog", ": killed; the thread"),
+    );
     PASSED.store(false, Relaxed);
     let hog = check_ok!(Own::new(mm, "hog"));
     let from = check_ok!(hog.map(PAGES));
@@ -93,7 +97,7 @@ fn a_hog_is_killed(test: &mut Test<'_, Subject>) -> CaseResult {
     check!(hog.is_killed() && !PASSED.load(Relaxed), "it had all it wanted");
     check_eq!((hog.rss(), hog.swapped()), (0, 0));
     check_eq!(kills(mm), before.0.map(|kills| kills + 1));
-    check_eq!(logged("Killed space hog", ""), before.1 + 1);
+    check_eq!(logged("Killed space hog", "Out of memory"), before.1 + 1);
     check_eq!(logged("hog", ": killed; the thread"), before.2 + 1);
     check!(!protected.is_killed() && others.iter().all(|other| !other.own().is_killed()));
     for n in 0..1500 {

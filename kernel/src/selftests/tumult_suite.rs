@@ -34,6 +34,10 @@ static WRONG: AtomicU64 = AtomicU64::new(0);
 /// Accesses that could not be made: there is no memory, or a device failed.
 static FAILED: AtomicU64 = AtomicU64::new(0);
 static ENOUGH: AtomicBool = AtomicBool::new(false);
+/// Rounds of those who disturb.
+static DISTURBED: AtomicU64 = AtomicU64::new(0);
+/// Rounds of those that a thread sees at least, if they come within reason.
+const DISTURBANCES: u64 = 100;
 
 fn short(test: &mut Test<'_, Subject>) -> CaseResult {
     run(test, 600, 150)
@@ -213,7 +217,10 @@ fn disturb(mm: &'static Mm<Machine>, rng: &mut Rng) {
         match rng.below(8) {
             0..5 => {
                 for zone in mm.zones().iter().filter(|zone| zone.managed() > 0) {
-                    mm.reclaim_in_zone(zone.index(), 64, Gfp::KERNEL | Gfp::RETRY_MAYFAIL);
+                    // What was used just now is passed over the first time.
+                    for _ in 0..2 {
+                        mm.reclaim_in_zone(zone.index(), 256, Gfp::KERNEL | Gfp::RETRY_MAYFAIL);
+                    }
                 }
             }
             5 => {
@@ -235,13 +242,14 @@ fn disturb(mm: &'static Mm<Machine>, rng: &mut Rng) {
                 }
             }
         }
-        task::sleep(1);
+        DISTURBED.fetch_add(1, Relaxed);
+        task::yield_now();
     }
 }
 
 fn run(test: &mut Test<'_, Subject>, pages: u64, rounds: u64) -> CaseResult {
     let mm = test.on.mm;
-    for count in [&ENDED, &WRONG, &FAILED] {
+    for count in [&ENDED, &WRONG, &FAILED, &DISTURBED] {
         count.store(0, Relaxed);
     }
     ENOUGH.store(false, Relaxed);
@@ -285,7 +293,10 @@ fn start(test: &mut Test<'_, Subject>, pages: u64, rounds: u64) -> [Option<JoinH
         memory.at = own.map(pages).ok()?;
         let outside = Own::of(mm, mm.space_get(&own));
         let thread = own.run_as("tumult", move || {
-            for _ in 0..rounds {
+            for round in 0..rounds * 100 {
+                if round >= rounds && DISTURBED.load(Relaxed) >= DISTURBANCES {
+                    break;
+                }
                 memory.act(&outside);
             }
             (0..memory.pages()).for_each(|page| memory.look(page));
