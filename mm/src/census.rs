@@ -3,6 +3,10 @@
 //! where fragmentation sits; its text is a file of `proc`. May call: `memmap`,
 //! `page`.
 
+mod room;
+
+pub use room::MovableRoom;
+
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageType};
 use crate::platform::Platform;

@@ -14,6 +14,8 @@ pub enum Errno {
     EPERM,
     /// No such name, file or fact.
     ENOENT,
+    /// Nobody of that name any more.
+    ESRCH,
     /// Interrupted by the user.
     EINTR,
     /// Damaged content.
@@ -24,6 +26,8 @@ pub enum Errno {
     EAGAIN,
     /// Out of memory.
     ENOMEM,
+    /// No such address, or not for that.
+    EFAULT,
     /// In use.
     EBUSY,
     /// A name used twice.
@@ -44,14 +48,16 @@ pub enum Errno {
 
 impl Errno {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::EPERM,
         Self::ENOENT,
+        Self::ESRCH,
         Self::EINTR,
         Self::EIO,
         Self::E2BIG,
         Self::EAGAIN,
         Self::ENOMEM,
+        Self::EFAULT,
         Self::EBUSY,
         Self::EEXIST,
         Self::EINVAL,
@@ -72,11 +78,13 @@ impl Errno {
         match self {
             Self::EPERM => "EPERM",
             Self::ENOENT => "ENOENT",
+            Self::ESRCH => "ESRCH",
             Self::EINTR => "EINTR",
             Self::EIO => "EIO",
             Self::E2BIG => "E2BIG",
             Self::EAGAIN => "EAGAIN",
             Self::ENOMEM => "ENOMEM",
+            Self::EFAULT => "EFAULT",
             Self::EBUSY => "EBUSY",
             Self::EEXIST => "EEXIST",
             Self::EINVAL => "EINVAL",
@@ -158,6 +166,12 @@ impl Error {
         // What does not fit is left out.
         let _ = fmt::Write::write_fmt(&mut self.about, format_args!("{what}"));
         self
+    }
+
+    /// As [`about`](Self::about), unless it says what it is about already.
+    #[must_use]
+    pub(crate) fn or_about(self, what: impl fmt::Display) -> Self {
+        if self.about.len > 0 { self } else { self.about(what) }
     }
 
     /// `ERRNO: why`, as a line about an expected error shows it.

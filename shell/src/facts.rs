@@ -70,6 +70,7 @@ impl<W: World> Lab<W> {
             "zone" => on.zone_fact(node, asked),
             "buddy" => on.buddy_fact(node, asked),
             "blocks" => on.blocks_fact(node, asked),
+            "lru" => on.lru_fact(node, asked).map(Value::Number),
             _ if rest != fact => None,
             "vmstat" => on.mm.vmstat_value(asked).map(Value::Number),
             "cache" => self.cache_fact(on, asked),
@@ -81,6 +82,9 @@ impl<W: World> Lab<W> {
             "report" => on.report_fact(asked),
             "balloon" => self.balloon_fact(asked).map(Value::Number),
             "zram" => self.zram_fact(asked).map(Value::Number),
+            "swap" => on.swap_fact(asked).map(Value::Number),
+            "oom" => on.oom_fact(asked).map(Value::Number),
+            "frag" => on.frag_fact(asked).map(Value::Number),
             "plug" => self.plug_fact(asked).map(Value::Number),
             "host" => self.world.host_fact(asked).map(Value::Number),
             "bad" => match asked {
@@ -88,6 +92,7 @@ impl<W: World> Lab<W> {
                 "out" => Some(Value::Number(on.mm.taken_pages())),
                 _ => None,
             },
+            _ if self.spaces.find(subject).is_some() => self.space_fact(on, rest)?,
             _ => return self.group_fact(on, subject, asked),
         };
         value.ok_or_else(|| unknown(fact))

@@ -24,7 +24,20 @@ const fn command(
 }
 
 /// What `help` explains beside commands: name and text.
-pub const TOPICS: &[[&str; 2]] = &[["facts", FACTS], ["gfp", GFP], ["values", VALUES]];
+pub const TOPICS: &[[&str; 2]] =
+    &[["facts", FACTS], ["gfp", GFP], ["places", PLACES], ["values", VALUES]];
+
+const PLACES: &str = "\
+A PLACE is SPACE (all that is mapped in it), SPACE.REGION, or SPACE.REGION[I], a page. Of the
+pages of each region there are meant, counted from 0:
+from=PAGE pages=N   so many from there on
+every=K             each K-th of them, as with punch
+keep=K              all but each K-th
+A region is called r0, r1 ... unless it is given a name. touch writes to the first bytes=N of
+a page (default: all 4096) and zeros behind; another salt=N makes it another pattern. verify
+knows what was written, advised and copied: untouched pages are zeros. Spaces have files:
+/proc/SPACE/maps, smaps, smaps_rollup, status, statm, oom_score and oom_score_adj.
+";
 
 const FACTS: &str = "\
 zone.ZONE.FACT      free min low high boost spanned present managed cma cma_free highatomic pcp
@@ -33,6 +46,12 @@ blocks.ZONE.TYPE    pageblocks
 vmstat.KEY          a line of /proc/vmstat
 cache.NAME.FACT     active_objs num_objs active_slabs num_slabs objperslab pagesperslab
                     reserve_objs objsize shared_avail alien_avail
+lru.LIST            inactive_anon active_anon inactive_file active_file unevictable
+                    isolated_anon isolated_file: pages; node1.lru... as with zones
+swap.FACT           total used free cached: pages of all swap devices
+oom.kills           spaces that were killed for their memory
+frag.FACT           free whole percent: free pages in pageblocks with no unmovable page, how many
+                    of them are in free blocks of 2 MiB, and that as a share
 fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
                     spent_budgets lost_pages known_pages, of what the host was told
@@ -42,6 +61,12 @@ plug.FACT           plugged requested most: bytes that the host has plugged, wan
 host.FACT           resident: pages that the host keeps memory for (a simulated machine only)
 bad.FACT            pages out: bad frames, and those out of use
 NAME.FACT           pages count pfn zone type node pfmemalloc of a group; NAME[I].FACT of a block
+SPACE.FACT          rss swap huge size locked shared referenced lazyfree tables faults majfaults
+                    adj points killed protected; memory in pages
+SPACE.REGION.FACT   rss swap huge size locked shared referenced lazyfree addr
+SPACE.REGION[I].FACT  of a page: state (none zero page huge swap), pfn zone node mapcount, and
+                    young writable dirty lru active referenced swapcache lazyfree mlocked
+                    unevictable
 ZONE is DMA DMA32 Normal or Movable, of node 0; node1.zone... is that of node 1, as with buddy
 and blocks. A group's zone is mixed if it is in several, so is the type of its pageblocks; its
 pfn and node are those of the first block, and pfmemalloc is true if it is true of some block.
@@ -68,6 +93,12 @@ type), with == or !=; true, false, 1 or 0 for pfmemalloc.
 
 /// The interpreter's own commands; those of a world come on top.
 pub const COMMANDS: &[Command] = &[
+    command(
+        "advise",
+        "advise PLACE free|dontneed|huge|nohuge [every=K | keep=K] [from=PAGE] [pages=N]",
+        "says of mapped pages, or each K-th, or all but these, that they are not needed, or how large",
+        "advise a dontneed every=2",
+    ),
     command(
         "alloc",
         "alloc NAME ORDER [GFP] [count=N] [node=N] [cpu=N]",
@@ -134,15 +165,21 @@ pub const COMMANDS: &[Command] = &[
         "fill f MOVABLE until=low",
     ),
     command(
+        "fork",
+        "fork SPACE NEW",
+        "makes a copy of an address space; pages are copied when they are written",
+        "fork a b",
+    ),
+    command(
         "free",
         "free NAME | NAME[I] [cpu=N]",
-        "gives a group of pages back, or one block of it",
+        "gives a group of pages back, or one block of it, or an address space",
         "free a[7]",
     ),
     command("get", "get FACT", "prints a fact (see: help facts)", "get zone.DMA32.free"),
     command(
         "help",
-        "help [COMMAND | facts | gfp | values]",
+        "help [COMMAND | facts | gfp | places | values]",
         "lists all commands, or explains one",
         "help alloc",
     ),
@@ -165,6 +202,12 @@ pub const COMMANDS: &[Command] = &[
         "kalloc o kmalloc-64 count=1000",
     ),
     command("kfree", "kfree NAME | NAME[I] [cpu=N]", "gives objects back", "kfree o"),
+    command(
+        "kill",
+        "kill SPACE",
+        "kills a space as the OOM killer does: what it has mapped is taken",
+        "kill a",
+    ),
     command("list", "list", "lists what the lab holds", "list"),
     command(
         "machine",
@@ -173,10 +216,28 @@ pub const COMMANDS: &[Command] = &[
         "machine",
     ),
     command(
+        "map",
+        "map SPACE[.REGION] SIZE [huge|nohuge] [ro] [locked] [at=0xADDR]",
+        "maps memory that is zero until it is written; nothing is allocated yet",
+        "map a.heap 64M",
+    ),
+    command(
         "memalloc",
         "memalloc on|off",
         "gives the lab PF_MEMALLOC, which may use the reserves",
         "memalloc on",
+    ),
+    command(
+        "mlock",
+        "mlock PLACE [every=K | keep=K] [from=PAGE] [pages=N]",
+        "keeps mapped pages in memory",
+        "mlock a.heap",
+    ),
+    command(
+        "munlock",
+        "munlock PLACE [every=K | keep=K] [from=PAGE] [pages=N]",
+        "lets mapped pages be reclaimed again",
+        "munlock a.heap",
     ),
     command(
         "note",
@@ -209,12 +270,24 @@ pub const COMMANDS: &[Command] = &[
         "poison 0x1234",
     ),
     command(
+        "protect",
+        "protect SPACE [off]",
+        "has the OOM killer never choose a space",
+        "protect a",
+    ),
+    command(
         "punch",
         "punch NAME every=K [cpu=N]",
         "gives each K-th block of a group back",
         "punch f every=2",
     ),
     command("reap", "reap", "has each CPU give up free objects and slabs, as a timer does", "reap"),
+    command(
+        "reclaim",
+        "reclaim PAGES [NODE]",
+        "reclaims as somebody does who wants that many pages",
+        "reclaim 1000",
+    ),
     command(
         "report",
         "report [now | all | on | off | order ORDER]",
@@ -228,6 +301,7 @@ pub const COMMANDS: &[Command] = &[
         "prints what is in each pageblock, for scripts/picture to draw",
         "snapshot before",
     ),
+    command("space", "space [NAME]", "makes an address space, or shows all", "space a"),
     command(
         "swapoff",
         "swapoff DEVICE",
@@ -241,14 +315,30 @@ pub const COMMANDS: &[Command] = &[
         "swapon /dev/zram0 prio=100",
     ),
     command("tick", "tick MS", "lets time pass; workers that are due run", "tick 2000"),
-    command("touch", "touch NAME", "writes a pattern made of name and index", "touch f"),
+    command(
+        "touch",
+        "touch NAME|PLACE [every=K | keep=K] [from=PAGE] [pages=N] [bytes=N] [salt=N]",
+        "writes a pattern made of name and index; of a space to all of its pages, or some",
+        "touch f",
+    ),
+    command(
+        "unmap",
+        "unmap PLACE [every=K | keep=K] [from=PAGE] [pages=N]",
+        "unmaps regions of a space, or pages of them",
+        "unmap a.heap",
+    ),
     command(
         "unpoison",
         "unpoison 0xPFN",
         "takes it back: the frame is as good as any other",
         "unpoison 0x1234",
     ),
-    command("verify", "verify NAME", "checks that the pattern is still there", "verify f"),
+    command(
+        "verify",
+        "verify NAME|PLACE [every=K | keep=K] [from=PAGE] [pages=N]",
+        "checks that the pattern is still there, and zeros where none was written",
+        "verify f",
+    ),
     command(
         "zram",
         "zram [SIZE | reset | compact] [limit=SIZE]",

@@ -2,15 +2,19 @@
 //! verdict out. May call: everything in this crate.
 
 use crate::commands::caches::Caches;
+use crate::commands::mapped::Buffer;
 use crate::errno::{Errno, Error};
 use crate::groups::Groups;
 use crate::ledger::Ledger;
+use crate::name::Name;
 use crate::notes::Notes;
 use crate::parse::{Words, text};
+use crate::spaces::Spaces;
 use crate::world::World;
 use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
+use mm::types::PAGE_SIZE;
 
 /// What some editors begin a file of UTF-8 with.
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -77,7 +81,11 @@ pub struct Lab<W: World> {
     pub(crate) groups: Groups,
     pub(crate) caches: Caches,
     pub(crate) notes: Notes,
+    pub(crate) spaces: Spaces,
+    pub(crate) buffer: Buffer,
     trace: bool,
+    /// Whether commands say nothing, unless they fail.
+    pub(crate) quiet: bool,
     /// Whether commands ran with the rights of `memalloc on`.
     pub(crate) memalloc: bool,
 }
@@ -105,7 +113,10 @@ impl<W: World> Lab<W> {
             groups: Groups::new(),
             caches: Caches::new(),
             notes: Notes::new(),
+            spaces: Spaces::new(),
+            buffer: [0; PAGE_SIZE],
             trace: false,
+            quiet: false,
             memalloc: false,
         }
     }
@@ -120,10 +131,15 @@ impl<W: World> Lab<W> {
         &mut self.world
     }
 
-    /// Names of groups and caches, for completion.
+    /// Names of groups, caches and spaces, for completion.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let groups = self.groups.iter().map(|group| group.name.as_str());
-        groups.chain(self.caches.names())
+        groups.chain(self.caches.names()).chain(self.space_names())
+    }
+
+    /// Names of spaces, for completion.
+    pub(crate) fn space_names(&self) -> impl Iterator<Item = &str> {
+        self.spaces.iter().map(|(_, held)| held.name.as_str())
     }
 
     /// Paths that `cat` can show, for completion.
@@ -144,7 +160,7 @@ impl<W: World> Lab<W> {
             Ok(()) => Outcome::Ok,
             Err(Stop::Unexpected) => Outcome::Unexpected,
             Err(Stop::Failed(error)) => {
-                self.print(format_args!("{error}\n"));
+                self.say(format_args!("{error}\n"));
                 Outcome::Failed(error)
             }
         }
@@ -175,11 +191,11 @@ impl<W: World> Lab<W> {
         }
         if verdict.is_none() && self.world.is_describing() {
             let error = Error::new(Errno::EINVAL, "a machine without its end");
-            self.print(format_args!("{error}\n"));
+            self.say(format_args!("{error}\n"));
             verdict = Some(Verdict::Failed(number));
         }
         let verdict = verdict.unwrap_or(Verdict::Ok(commands));
-        self.print(format_args!("{verdict}\n"));
+        self.say(format_args!("{verdict}\n"));
         verdict
     }
 
@@ -192,7 +208,25 @@ impl<W: World> Lab<W> {
     }
 
     pub(crate) fn print(&mut self, text: fmt::Arguments<'_>) {
+        if !self.quiet {
+            self.world.print(text);
+        }
+    }
+
+    /// Prints what is to be known even when commands are quiet.
+    pub(crate) fn say(&mut self, text: fmt::Arguments<'_>) {
         self.world.print(text);
+    }
+
+    /// The name of a group that is about to be made: no space's.
+    ///
+    /// # Errors
+    /// As [`Groups::new_name`].
+    pub(crate) fn new_group_name(&self, word: &str) -> Result<Name, Error> {
+        if self.spaces.find(word).is_some() {
+            return Err(Error::new(Errno::EEXIST, "the name is in use").about(word));
+        }
+        self.groups.new_name(word)
     }
 
     /// The machine to work on.

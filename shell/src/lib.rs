@@ -20,6 +20,8 @@ mod ledger;
 mod name;
 mod notes;
 mod parse;
+mod space_facts;
+mod spaces;
 mod world;
 
 pub use commands::files::SNAPSHOT;
@@ -31,4 +33,5 @@ pub use lab::{Lab, Outcome, Verdict};
 pub use name::NAME_MAX;
 pub use notes::NOTES_MAX;
 pub use parse::{LINE_MAX, WORDS_MAX, without_comment};
+pub use spaces::{REGIONS_MAX, SPACES_MAX};
 pub use world::{Plugged, World};

@@ -14,9 +14,9 @@ pub(crate) struct Name {
 }
 
 /// First words of facts, which a group of that name would hide.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 16] = [
     "zone", "buddy", "blocks", "vmstat", "cache", "fault", "report", "host", "balloon", "plug",
-    "bad", "zram",
+    "bad", "zram", "lru", "swap", "oom", "frag",
 ];
 
 impl Name {
@@ -43,6 +43,26 @@ impl Name {
         let mut name = Self { len: bytes.len() as u8, ..Self::NONE };
         name.bytes[..bytes.len()].copy_from_slice(bytes);
         Ok(name)
+    }
+
+    /// A letter with a number after it.
+    pub(crate) fn numbered(letter: char, number: u64) -> Self {
+        let mut name = Self::NONE;
+        let mut digits = [0; 20];
+        let (mut at, mut rest) = (digits.len(), number);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        let digits = &digits[at..];
+        name.bytes[0] = letter as u8;
+        name.bytes[1..=digits.len()].copy_from_slice(digits);
+        name.len = 1 + digits.len() as u8;
+        name
     }
 
     pub(crate) fn as_str(&self) -> &str {

@@ -7,6 +7,7 @@ use super::ram::Ram;
 use crate::output::Output;
 use mm::balloon::{BalloonHost, HostFailed};
 use mm::host::Machine;
+use mm::mmu::Mmu;
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::report::{ReportDevice, ReportFailed};
 use mm::sync::HeldLocks;
@@ -156,8 +157,16 @@ unsafe impl Platform for Host {
         self.machine.context()
     }
 
+    fn set_memalloc(&self, on: bool) -> bool {
+        self.machine.set_memalloc(on)
+    }
+
     fn now_ms(&self) -> u64 {
         self.machine.now_ms()
+    }
+
+    fn mmu(&self) -> Option<&dyn Mmu> {
+        self.machine.mmu()
     }
 
     fn wake(&self, worker: Worker) {

@@ -9,7 +9,7 @@ use crate::mm::Mm;
 use crate::mmu::Root;
 use crate::platform::{LogLevel, Platform};
 use crate::pressure::{Attempt, Relief};
-use crate::space::Space;
+use crate::space::{MapError, Space, SpaceRef};
 use crate::stats::Event;
 use crate::sync::{AtomicBool, AtomicU8, Ordering, may_wait};
 use crate::types::PAGE_SIZE;
@@ -100,6 +100,18 @@ impl<P: Platform> Mm<P> {
         self.reap_victim(space);
         self.unpin_space(victim.space);
         Relief::Freed
+    }
+
+    /// Kills a space for a person who says so: all further faults of it fail, and
+    /// what it has mapped is taken. Interrupts on, no lock held; may wait.
+    ///
+    /// # Errors
+    /// [`MapError::Foreign`].
+    pub fn kill_space(&self, space: &SpaceRef<'_>) -> Result<(), MapError> {
+        let space = self.own_space(space)?;
+        space.kill();
+        self.reap_victim(space);
+        Ok(())
     }
 
     /// Takes what spaces that are killed have nevertheless: one whose regions were

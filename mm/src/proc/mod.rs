@@ -19,6 +19,7 @@ mod meminfo;
 mod memory;
 mod pageblocks;
 mod reporting;
+mod space;
 mod sysctl;
 mod vmstat;
 mod zoneinfo;
@@ -28,6 +29,7 @@ pub use kpage::KPageFlags;
 pub use memory::{BLOCK_FILES, MEMORY_BLOCKS};
 pub use pageblocks::PAGEBLOCKS;
 pub use reporting::{REPORT_ORDER, REPORTING};
+pub use space::SPACE_FILES;
 
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -166,8 +168,10 @@ impl<P: Platform> Mm<P> {
                 if let Some(path) = path.strip_prefix(memory::DIRECTORY) {
                     return self.memory_read(path, out);
                 }
-                let name = path.strip_prefix(SYSCTL).ok_or(FileError::NotFound)?;
-                return self.sysctl_read(name, out);
+                return match path.strip_prefix(SYSCTL) {
+                    Some(name) => self.sysctl_read(name, out),
+                    None => self.space_read(path, out),
+                };
             }
         }
         Ok(())
@@ -193,7 +197,7 @@ impl<P: Platform> Mm<P> {
             REPORT_ORDER => self.report_order_write(text),
             HUGE_PAGES => self.huge_pages_write(text),
             _ if FILES.contains(&path) => Err(FileError::NotPermitted),
-            _ => Err(FileError::NotFound),
+            _ => self.space_write(path, text),
         }
     }
 }

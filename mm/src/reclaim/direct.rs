@@ -9,7 +9,7 @@ use crate::lru::Zones;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::pressure::Attempt;
-use crate::types::Order;
+use crate::types::{NodeId, Order, ZoneKind};
 use crate::zone::Zone;
 
 impl Scan {
@@ -74,13 +74,37 @@ impl<P: Platform> Mm<P> {
         scan.reclaimed
     }
 
+    /// Reclaims for somebody who wants pages to be free before they are needed:
+    /// until `pages` are that were not, on `node` or on all nodes one after the
+    /// other, or nothing more is to be had; returns how many were freed (Linux
+    /// `/sys/devices/system/node/nodeN/reclaim`). Interrupts on, no lock held;
+    /// may wait.
+    pub fn reclaim_proactively(&self, node: Option<NodeId>, pages: u64) -> u64 {
+        let mut scan = Scan::direct(Zones::up_to(ZoneKind::Movable), Order(0), pages, Gfp::KERNEL);
+        scan.target = pages;
+        let _freeing = self.freeing();
+        self.lru_drain_all();
+        for priority in (0..=DEFAULT_PRIORITY).rev() {
+            scan.priority = priority;
+            for node in self.lru_nodes().filter(|this| node.is_none_or(|node| node == *this)) {
+                if !scan.is_done() {
+                    self.reclaim_node(node, &mut scan);
+                }
+            }
+            if scan.is_done() {
+                break;
+            }
+        }
+        scan.reclaimed
+    }
+
     /// Frees those of some isolated pages that can be had at once or by writing
     /// them, whether they were used lately or not; the others stay on the list.
     /// Anonymous pages are left alone: they can be moved, and need not be read
     /// again. Returns the pages freed. Context as
     /// [`reclaim_for`](Self::reclaim_for).
     pub(crate) fn reclaim_isolated(&self, pages: &mut PageList, gfp: Gfp) -> u64 {
-        let scan = Scan::direct(Zones::up_to(crate::types::ZoneKind::Movable), Order(0), 0, gfp);
+        let scan = Scan::direct(Zones::up_to(ZoneKind::Movable), Order(0), 0, gfp);
         let scan = Scan { may_swap: false, ..scan };
         let _freeing = self.freeing();
         let freed = self.reclaim_pages(&scan, pages, true).reclaimed;

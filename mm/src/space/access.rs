@@ -4,9 +4,11 @@
 use super::region::{Region, Regions};
 use super::{Access, FaultError, MapError, Space, SpaceRef};
 use crate::mm::Mm;
-use crate::mmu::{Entry, MapSize, VirtAddr};
+use crate::mmu::{Entry, MapSize, Mapping, Mmu, VirtAddr};
 use crate::page::LruFlags;
 use crate::platform::Platform;
+use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
 use crate::types::{PAGE_SIZE, Pfn};
 use core::ops::Range;
 
@@ -91,22 +93,58 @@ impl<P: Platform> Mm<P> {
         access: Access,
     ) -> Result<Held, FaultError> {
         let region = regions.find(va).ok_or(FaultError::NoRegion)?;
+        let mmu = self.tables().map_err(|_| FaultError::NoRegion)?;
         loop {
-            self.fault_in(space, region, va, access)?;
-            let mmu = self.tables().map_err(|_| FaultError::NoRegion)?;
-            let cpu = self.enter();
-            let _entries = space.entry_lock(va).lock(&cpu);
-            // It may be gone again.
-            if let Entry::Page(m) = mmu.get(space.root, va.align_down(MapSize::Small))
-                && (m.writable || access == Access::Read)
-            {
-                let part = (va.0 - va.align_down(m.size).0) / PAGE;
-                let head = (!self.is_zero_page(m.pfn)).then_some(m.pfn);
-                if let Some(head) = head {
-                    self.map.page(head).get();
-                }
-                return Ok(Held { pfn: m.pfn.add(part), head });
+            if space.is_killed() {
+                return Err(FaultError::Killed);
             }
+            if let Some(held) = self.hold_mapped(mmu, space, va, access) {
+                return Ok(held);
+            }
+            // It may be gone again when this returns.
+            self.stats.count(Event::PgFault);
+            space.faults.fetch_add(1, Relaxed);
+            self.fault_in(space, region, va, access)?;
+        }
+    }
+
+    /// Keeps the page at `va`, if it is there and allows the access.
+    fn hold_mapped(
+        &self,
+        mmu: &dyn Mmu,
+        space: &Space,
+        va: VirtAddr,
+        access: Access,
+    ) -> Option<Held> {
+        let cpu = self.enter();
+        let _entries = space.entry_lock(va).lock(&cpu);
+        let Entry::Page(m) = mmu.get(space.root, va.align_down(MapSize::Small)) else {
+            return None;
+        };
+        if access == Access::Write && !m.writable {
+            return None;
+        }
+        let part = (va.0 - va.align_down(m.size).0) / PAGE;
+        let head = (!self.is_zero_page(m.pfn)).then_some(m.pfn);
+        if let Some(head) = head {
+            self.map.page(head).get();
+            if !m.young {
+                self.make_young(mmu, space, va.align_down(m.size), m);
+            }
+        }
+        Some(Held { pfn: m.pfn.add(part), head })
+    }
+
+    /// Has an entry say that its page was used: reclaim is to know of this use as
+    /// of one by the processor. The entry's lock is held.
+    fn make_young(&self, mmu: &dyn Mmu, space: &Space, va: VirtAddr, mapping: Mapping) {
+        let young = Entry::Page(Mapping { young: true, ..mapping });
+        // What the processor has noted since the entry was read is not to be lost.
+        if let Entry::Page(before) = mmu.replace(space.root, va, mapping.size, young)
+            && before.dirty
+            && !mapping.dirty
+        {
+            self.map.page(mapping.pfn).set_lru(LruFlags::DIRTY);
         }
     }
 

@@ -61,13 +61,18 @@ impl<P: Platform> Mm<P> {
 
     /// Whether a large page may be put at `va`, which is where one may begin.
     fn wants_huge(&self, region: &Region, va: VirtAddr) -> bool {
+        self.may_be_huge(region) && region.covers(va, MapSize::Large)
+    }
+
+    /// Whether a region's memory may come in large pages where they fit.
+    pub(crate) fn may_be_huge(&self, region: &Region) -> bool {
         let flags = region.flags();
         let wanted = match self.huge_pages() {
             HugePages::Never => false,
             HugePages::Madvise => flags.contains(RegionFlags::HUGE),
             HugePages::Always => true,
         };
-        wanted && !flags.contains(RegionFlags::NOHUGE) && region.covers(va, MapSize::Large)
+        wanted && !flags.contains(RegionFlags::NOHUGE)
     }
 
     /// Tries to fill untouched memory around `va` with a large page; None if it

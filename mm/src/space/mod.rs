@@ -30,12 +30,14 @@ mod life;
 mod map;
 pub(crate) mod region;
 mod swapped;
+mod usage;
 mod zap;
 
 pub use advise::Advice;
 pub use huge::HugePages;
 pub use map::{MapError, MapFlags};
 pub use region::{Prot, Region, RegionFlags};
+pub use usage::Usage;
 
 use crate::mmu::{Root, VirtAddr};
 use crate::page::NIL;

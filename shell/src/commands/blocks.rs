@@ -313,6 +313,7 @@ impl<W: World> Lab<W> {
             self.world.set_memalloc(false);
         }
         self.notes.clear();
+        self.forget_spaces(on);
         while let Some(mut group) = self.groups.take_any() {
             // What the manager refuses it has logged.
             let _ = self.give_back_all(on, group.kind, &mut group.list, None);

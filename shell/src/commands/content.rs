@@ -8,6 +8,7 @@ use crate::ledger::Cursor;
 use crate::name::Name;
 use crate::parse::Args;
 use crate::world::World;
+use core::fmt;
 use core::ptr::NonNull;
 use mm::arena::Handle;
 use mm::platform::Platform;
@@ -31,15 +32,37 @@ pub(crate) fn construct(object: NonNull<u8>) {
 
 /// The pattern of one block: each of its words is another.
 #[derive(Clone, Copy, Debug)]
-struct Pattern(u64);
+pub(super) struct Pattern(u64);
+
+/// FNV-1a over what is written to it.
+struct Hash(u64);
+
+impl fmt::Write for Hash {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = text
+            .bytes()
+            .fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        Ok(())
+    }
+}
 
 impl Pattern {
-    fn of(name: &Name, index: u64) -> Self {
-        // FNV-1a over the name, then spread by the index.
-        let hash = name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        });
+    /// What stands for a name in the patterns of its blocks, with a number that
+    /// tells several of the same name apart.
+    pub(super) fn hash(name: fmt::Arguments<'_>, salt: u64) -> u64 {
+        let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+        // It takes whatever is written.
+        let _ = fmt::Write::write_fmt(&mut hash, name);
+        hash.0.wrapping_add(salt.wrapping_mul(0xbf58_476d_1ce4_e5b9))
+    }
+
+    /// The pattern of block `index` of the name that `hash` stands for.
+    pub(super) fn seeded(hash: u64, index: u64) -> Self {
         Self(hash ^ index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn of(name: &Name, index: u64) -> Self {
+        Self::seeded(Self::hash(format_args!("{name}"), 0), index)
     }
 
     fn word(self, at: usize) -> [u8; WORD] {
@@ -47,13 +70,13 @@ impl Pattern {
     }
 
     /// Writes the pattern's words from number `from` on.
-    fn write(self, bytes: &mut [u8], from: usize) {
+    pub(super) fn write(self, bytes: &mut [u8], from: usize) {
         for (i, place) in bytes.chunks_mut(WORD).enumerate() {
             place.copy_from_slice(&self.word(from + i)[..place.len()]);
         }
     }
 
-    fn is_in(self, bytes: &[u8], from: usize) -> bool {
+    pub(super) fn is_in(self, bytes: &[u8], from: usize) -> bool {
         let mut words = bytes.chunks(WORD).enumerate();
         words.all(|(i, place)| *place == self.word(from + i)[..place.len()])
     }
@@ -95,8 +118,12 @@ impl<W: World> Subject<W> {
 
 impl<W: World> Lab<W> {
     pub(super) fn touch(&mut self, mut args: Args<'_>) -> Done {
-        let (on, group) = self.content_of(&mut args, "touch NAME")?;
+        let (on, word) = (self.subject()?, args.need("touch NAME")?);
+        if self.is_place(word) {
+            return self.touch_space(on, word, args);
+        }
         args.done()?;
+        let group = *self.groups.find(word)?;
         // What a constructor has made stays as it is.
         let kept = if self.is_constructed(&group) { CONSTRUCTED_BYTES } else { 0 };
         // Half of a pattern is none.
@@ -112,8 +139,12 @@ impl<W: World> Lab<W> {
     }
 
     pub(super) fn verify(&mut self, mut args: Args<'_>) -> Done {
-        let (on, group) = self.content_of(&mut args, "verify NAME")?;
+        let (on, word) = (self.subject()?, args.need("verify NAME")?);
+        if self.is_place(word) {
+            return self.verify_space(on, word, args);
+        }
         args.done()?;
+        let group = *self.groups.find(word)?;
         let constructed = self.is_constructed(&group);
         if !constructed && !group.touched {
             return Err(Error::new(Errno::EINVAL, "nothing was written by touch").into());
@@ -134,15 +165,6 @@ impl<W: World> Lab<W> {
         })?;
         self.print(format_args!("-> {}: {} blocks verified\n", group.name, group.live));
         Ok(())
-    }
-
-    fn content_of(
-        &mut self,
-        args: &mut Args<'_>,
-        form: &'static str,
-    ) -> Result<(Subject<W>, Group), Error> {
-        let on = self.subject()?;
-        Ok((on, *self.groups.find(args.need(form)?)?))
     }
 
     /// Calls `f` for each block with its index.

@@ -22,7 +22,7 @@ impl<W: World> Lab<W> {
         let align = args.option("align").map_or(Ok(1), count)?;
         let node = self.node(on, &mut args)?;
         args.done()?;
-        let name = self.groups.new_name(name)?;
+        let name = self.new_group_name(name)?;
         if !align.is_power_of_two() {
             return Err(Error::new(Errno::EINVAL, "the alignment is no power of two").into());
         }
@@ -43,7 +43,7 @@ impl<W: World> Lab<W> {
         let area = args.option("area").unwrap_or("default");
         let align = Order(args.option("align").map_or(Ok(0), small)?);
         args.done()?;
-        let name = self.groups.new_name(name)?;
+        let name = self.new_group_name(name)?;
         let area = area_named(on, area)?;
         super::pages::sane(on.mm.managed_pages(), pages, Order(0))?;
         let mut list = List::NEW;

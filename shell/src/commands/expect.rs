@@ -89,7 +89,7 @@ impl<W: World> Lab<W> {
             _ => operator.holds(is.number().unwrap_or(0), self.sum(value)?),
         };
         if !holds {
-            self.print(format_args!("expect: FAILED: {fact} is {is}\n"));
+            self.say(format_args!("expect: FAILED: {fact} is {is}\n"));
             return Err(Stop::Unexpected);
         }
         self.print(format_args!("expect: ok\n"));
@@ -149,9 +149,9 @@ impl<W: World> Lab<W> {
                 return Ok(());
             }
             Err(Stop::Failed(error)) => {
-                self.print(format_args!("expect: FAILED: it failed with {}\n", error.reason()));
+                self.say(format_args!("expect: FAILED: it failed with {}\n", error.reason()));
             }
-            Ok(()) => self.print(format_args!("expect: FAILED: it did not fail\n")),
+            Ok(()) => self.say(format_args!("expect: FAILED: it did not fail\n")),
             // It has said so.
             Err(Stop::Unexpected) => {}
         }

@@ -44,7 +44,7 @@ impl<W: World> Lab<W> {
             (None, None | Some("empty")) => Until::Empty,
             _ => return Err(Error::new(Errno::EINVAL, FORM).into()),
         };
-        let name = self.groups.new_name(name)?;
+        let name = self.new_group_name(name)?;
         if gfp.contains(Gfp::NOFAIL) {
             let why = "a fill ends by failing, and NOFAIL does not fail";
             return Err(Error::new(Errno::EINVAL, why).into());

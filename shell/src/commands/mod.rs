@@ -13,11 +13,14 @@ mod fill;
 mod helping;
 mod hotplug;
 mod machine;
+pub(crate) mod mapped;
 mod objects;
 mod pages;
 mod plug;
 mod promise;
+mod reclaim;
 mod report;
+mod space;
 mod swap;
 pub(crate) mod zram;
 
@@ -32,6 +35,7 @@ impl<W: World> Lab<W> {
         let Some((&name, rest)) = words.split_first() else { return Ok(()) };
         let args = Args::new(rest);
         match name {
+            "advise" => self.advise(args),
             "alloc" => self.alloc(args),
             "audit" => self.audit(args),
             "balloon" => self.balloon(args),
@@ -47,6 +51,7 @@ impl<W: World> Lab<W> {
             "expect-error" => self.expect_error(rest),
             "fail" => self.fail(args),
             "fill" => self.fill(args),
+            "fork" => self.fork(args),
             "free" => self.free(args),
             "get" => self.get(args),
             "help" => self.help(args),
@@ -54,23 +59,31 @@ impl<W: World> Lab<W> {
             "hotremove" => self.hotremove(args),
             "kalloc" => self.kalloc(args),
             "kfree" => self.kfree(args),
+            "kill" => self.kill(args),
             "list" => self.list(args),
             "machine" => self.begin_machine(args),
+            "map" => self.map(args),
             "memalloc" => self.memalloc(args),
+            "mlock" => self.mlock(args),
+            "munlock" => self.munlock(args),
             "note" => self.note(args),
             "offline" => self.offline(args),
             "online" => self.online(args),
             "plug" => self.plug(args),
             "poison" => self.poison(args),
+            "protect" => self.protect(args),
             "punch" => self.punch(args),
             "reap" => self.reap(args),
+            "reclaim" => self.reclaim(args),
             "report" => self.report(args),
             "shrink" => self.shrink(args),
             "snapshot" => self.snapshot(args),
+            "space" => self.space(args),
             "swapoff" => self.swapoff(args),
             "swapon" => self.swapon(args),
             "tick" => self.tick(args),
             "touch" => self.touch(args),
+            "unmap" => self.unmap(args),
             "unpoison" => self.unpoison(args),
             "verify" => self.verify(args),
             "zram" => self.zram(args),

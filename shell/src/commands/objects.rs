@@ -23,7 +23,7 @@ impl<W: World> Lab<W> {
         let node = self.node(on, &mut args)?;
         let cpu = Self::cpu(on, &mut args)?;
         args.done()?;
-        let name = self.groups.new_name(name)?;
+        let name = self.new_group_name(name)?;
         let source = self.source(on, source)?;
         if gfp.contains(Gfp::MOVABLE) {
             return Err(Error::new(Errno::EINVAL, "objects cannot be moved").into());

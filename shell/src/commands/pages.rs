@@ -23,7 +23,7 @@ impl<W: World> Lab<W> {
         let node = self.node(on, &mut args)?;
         let cpu = Self::cpu(on, &mut args)?;
         args.done()?;
-        let name = self.groups.new_name(name)?;
+        let name = self.new_group_name(name)?;
         let wanted = Wanted { kind: kind_of(order, gfp), request: Request { order, gfp, node } };
         sane(on.mm.managed_pages(), count, order)?;
         let mut list = List::NEW;
@@ -45,6 +45,7 @@ impl<W: World> Lab<W> {
             }
         }
         self.list_caches(on);
+        self.list_spaces();
         Ok(())
     }
 
@@ -59,6 +60,10 @@ impl<W: World> Lab<W> {
         let (name, index) = indexed(args.need(FORM)?)?;
         let cpu = Self::cpu(on, &mut args)?;
         args.done()?;
+        if let (Some(space), None) = (self.spaces.find(name), index) {
+            self.forget_space(on, space);
+            return Ok(());
+        }
         let group = *self.groups.find(name)?;
         if matches!(group.kind, Kind::Objects(_)) {
             return Err(Error::new(Errno::EINVAL, "objects are given back by kfree").into());

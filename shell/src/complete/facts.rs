@@ -2,6 +2,8 @@
 //! `zone.DMA32.free`. Calls `mm` for zones, caches and counters.
 
 use crate::lab::{Lab, Subject};
+use crate::space_facts::{OF_FRAG, OF_LRU, OF_PAGE, OF_REGION, OF_SPACE, OF_SWAP};
+use crate::spaces::Place;
 use crate::world::World;
 use core::convert::Infallible;
 use mm::types::{MigrateType, NR_ZONES};
@@ -75,7 +77,7 @@ impl<W: World> Lab<W> {
         };
         match (asked, asked.split_once('.')) {
             ("", _) => {
-                after.say_all(&["zone.", "buddy.", "blocks."]);
+                after.say_all(&["zone.", "buddy.", "blocks.", "lru."]);
                 if !node {
                     self.others(on, &mut after);
                 }
@@ -96,6 +98,7 @@ impl<W: World> Lab<W> {
             (_, Some(("blocks", _))) => {
                 MigrateType::ALL.iter().for_each(|ty| after.say(&[ty.name()]));
             }
+            ("lru", _) => after.say_all(&OF_LRU),
             _ if node => {}
             ("vmstat", _) => {
                 let Ok(()) = on.mm.vmstat_each(|key, _| {
@@ -103,6 +106,9 @@ impl<W: World> Lab<W> {
                     Ok::<(), Infallible>(())
                 });
             }
+            ("swap", _) => after.say_all(&OF_SWAP),
+            ("oom", _) => after.say(&["kills"]),
+            ("frag", _) => after.say_all(&OF_FRAG),
             ("bad", _) => after.say_all(&["pages", "out"]),
             ("fault", _) => after.say_all(&["seen", "failed"]),
             ("report", _) => {
@@ -121,13 +127,30 @@ impl<W: World> Lab<W> {
             ("host", _) => after.say_all(self.world().host_facts()),
             ("cache", _) => on.mm.caches().for_each(|cache| after.say(&[cache.name(), "."])),
             (_, Some(("cache", _))) => after.say_all(&OF_CACHE),
-            _ => after.say_all(&OF_GROUP),
+            _ => self.of_held(asked, &mut after),
+        }
+    }
+
+    /// What can be asked of a group, a space, a region or a page of one.
+    fn of_held(&self, asked: &str, after: &mut After<'_>) {
+        match self.spaces.place(asked) {
+            Ok(Place { page: Some(_), .. }) => after.say_all(&OF_PAGE),
+            Ok(Place { region: Some(_), .. }) => after.say_all(&OF_REGION),
+            Ok(place) => {
+                after.say_all(&OF_SPACE);
+                for region in self.spaces.regions_of(place.space) {
+                    after.say(&[region.name.as_str(), "."]);
+                    after.say(&[region.name.as_str(), "[0]."]);
+                }
+            }
+            Err(_) => after.say_all(&OF_GROUP),
         }
     }
 
     /// What facts begin with, but for those of zones.
     fn others(&self, on: Subject<W>, after: &mut After<'_>) {
         after.say_all(&["vmstat.", "cache.", "fault.", "report.", "host.", "bad."]);
+        after.say_all(&["swap.", "oom.", "frag."]);
         if self.world().balloon().is_some() {
             after.say(&["balloon."]);
         }
@@ -144,6 +167,7 @@ impl<W: World> Lab<W> {
                 .for_each(|n| after.say(&["node", decimal(n, &mut digits), "."]));
         }
         self.groups.iter().for_each(|group| after.say(&[group.name.as_str(), "."]));
+        self.space_names().for_each(|name| after.say(&[name, "."]));
     }
 }
 

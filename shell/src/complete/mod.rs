@@ -10,6 +10,7 @@ use crate::gfp::gfp_words;
 use crate::help::COMMANDS;
 use crate::lab::Lab;
 use crate::world::World;
+use mm::proc::SPACE_FILES;
 
 /// A word of a synopsis.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,11 +86,51 @@ impl<W: World> Lab<W> {
             "GFP" => gfp_words().for_each(each),
             "FACT" => self.each_fact(word, each),
             "OP" => ["==", "!=", "<", "<=", ">", ">="].into_iter().for_each(each),
-            "PATH" => self.files().for_each(each),
+            "PATH" => {
+                self.files().for_each(&mut *each);
+                self.each_space_file(each);
+            }
+            "SPACE" | "SPACE[.REGION]" => self.space_names().for_each(each),
+            "PLACE" => self.each_place(each),
+            "NAME|PLACE" => {
+                self.names().for_each(&mut *each);
+                self.each_place(each);
+            }
             "ERRNO" => Errno::ALL.iter().for_each(|errno| each(errno.name())),
             "NAME" | "CACHE" => self.names().for_each(each),
             _ if kind.starts_with("COMMAND") => self.each_command(&mut |name, _| each(name)),
             _ => literals(kind, each),
+        }
+    }
+}
+
+/// Calls `each` with `parts` in one piece, unless they are longer than any name.
+fn joined(parts: &[&str], each: &mut dyn FnMut(&str)) {
+    let mut text = [0; 128];
+    let mut len = 0;
+    for part in parts {
+        let Some(place) = text.get_mut(len..len + part.len()) else { return };
+        place.copy_from_slice(part.as_bytes());
+        len += part.len();
+    }
+    each(core::str::from_utf8(&text[..len]).unwrap_or_default());
+}
+
+impl<W: World> Lab<W> {
+    /// Calls `each` with all spaces and regions.
+    fn each_place(&self, each: &mut dyn FnMut(&str)) {
+        for (at, held) in self.spaces.iter() {
+            each(held.name.as_str());
+            for region in self.spaces.regions_of(at) {
+                joined(&[held.name.as_str(), ".", region.name.as_str()], each);
+            }
+        }
+    }
+
+    /// Calls `each` with the files of all spaces.
+    fn each_space_file(&self, each: &mut dyn FnMut(&str)) {
+        for name in self.space_names() {
+            SPACE_FILES.iter().for_each(|file| joined(&["/proc/", name, "/", file], each));
         }
     }
 }
