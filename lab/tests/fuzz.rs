@@ -109,12 +109,63 @@ fn gfp(rng: &mut Rng) -> String {
     words.join("|")
 }
 
+/// A command about address spaces, what they are swapped to, and loops.
+fn about_spaces(rng: &mut Rng) -> String {
+    let space = rng.pick(&["s", "t", "u"]).unwrap();
+    let place = rng.pick(&["s", "t", "u", "s.r0", "t.r1", "u.r0[5]", "s.r1[600]", "v"]).unwrap();
+    let pick = rng.pick(&["", "", "every=2", "keep=4", "from=100 pages=300", "every=0"]).unwrap();
+    let most = 1 << rng.below(26);
+    let n = rng.below(most);
+    match rng.below(24) {
+        0..=2 => format!("space {space}"),
+        3..=6 => format!(
+            "map {space} {n} {}",
+            rng.pick(&["", "huge", "nohuge", "ro", "locked", "at=0x40000000"]).unwrap()
+        ),
+        7..=10 => format!("touch {place} {pick} bytes={} salt={}", n % 5000, n % 9),
+        11..=12 => format!("verify {place} {pick}"),
+        13 => format!("unmap {place} {pick}"),
+        14 => format!("fork {space} {}", rng.pick(&["s", "t", "u", "v"]).unwrap()),
+        15 => format!(
+            "advise {place} {} {pick}",
+            rng.pick(&["free", "dontneed", "huge", "nohuge", "x"]).unwrap()
+        ),
+        16 => format!("{} {place} {pick}", rng.pick(&["mlock", "munlock"]).unwrap()),
+        17 => format!("reclaim {} {}", n % 9000, rng.pick(&["", "0", "1", "9"]).unwrap()),
+        18 => format!("{} {space}", rng.pick(&["free", "kill", "protect"]).unwrap()),
+        19 => rng
+            .pick(&["zram 16M", "zram reset", "zram 64M limit=1M", "swapon /dev/zram0"])
+            .unwrap()
+            .to_string(),
+        20 => rng.pick(&["swapoff /dev/zram0", "zram compact", "tick 300"]).unwrap().to_string(),
+        21 => rng.pick(&["repeat 2", "repeat 0", "end", "end", "quiet off"]).unwrap().to_string(),
+        22 => format!(
+            "echo {} > {}",
+            rng.pick(&["0", "1", "2", "200", "always", "never", "-1000"]).unwrap(),
+            rng.pick(&[
+                "/proc/s/oom_score_adj",
+                "/proc/sys/vm/swappiness",
+                "/proc/sys/vm/drop_caches",
+                "/sys/kernel/mm/transparent_hugepage/enabled"
+            ])
+            .unwrap()
+        ),
+        _ => format!(
+            "cat {}",
+            rng.pick(&["/proc/s/smaps", "/proc/t/maps", "/proc/u/status", "/proc/swaps"]).unwrap()
+        ),
+    }
+}
+
 fn command(rng: &mut Rng) -> String {
     let name = rng.pick(&["a", "b", "c", "d", "a[3]", "x.y", "7", ""]).unwrap();
     let cache = rng.pick(&["small", "large", "kmalloc-64", "100", "5000", "0", "none"]).unwrap();
     let most = 1 << rng.below(12);
     let n = rng.below(most);
     let zone = rng.pick(&["DMA", "DMA32", "Normal", "Movable", "Gold"]).unwrap();
+    if rng.percent(40) {
+        return about_spaces(rng);
+    }
     match rng.below(34) {
         0..=3 => format!("alloc {name} {} {} count={n}", rng.below(12), gfp(rng)),
         4 => format!("alloc {name} {} cpu={} node={}", rng.below(4), rng.below(4), rng.below(3)),
@@ -216,6 +267,7 @@ fn play(lab: &mut Lab<HostWorld>, kept: &Kept, rng: &mut Rng, commands: &[String
         }
     }
     sound(lab, "all of them");
+    lab.abandon();
     lab.reset();
     sound(lab, "giving all back");
     taken(lab.world())

@@ -120,6 +120,12 @@ pub const COMMANDS: &[Command] = &[
     ),
     command("cat", "cat PATH", "prints a file as Linux has it", "cat /proc/buddyinfo"),
     command(
+        "chance",
+        "chance PERCENT COMMAND...",
+        "runs COMMAND so often of 100 times, by chance",
+        "chance 30 tick 100",
+    ),
+    command(
         "cma",
         "cma NAME PAGES [area=AREA] [align=ORDER]",
         "allocates from a contiguous area (its number, or default)",
@@ -140,6 +146,7 @@ pub const COMMANDS: &[Command] = &[
         "prints words, or writes them to a file",
         "echo 1 > /proc/sys/vm/compact_memory",
     ),
+    command("end", "end", "ends a loop (or, on the host, a machine's description)", "end"),
     command(
         "expect",
         "expect FACT OP VALUE [+|- VALUE]",
@@ -281,6 +288,12 @@ pub const COMMANDS: &[Command] = &[
         "gives each K-th block of a group back",
         "punch f every=2",
     ),
+    command(
+        "quiet",
+        "quiet on|off",
+        "has commands say nothing unless they fail, or again what they do",
+        "quiet on",
+    ),
     command("reap", "reap", "has each CPU give up free objects and slabs, as a timer does", "reap"),
     command(
         "reclaim",
@@ -289,11 +302,18 @@ pub const COMMANDS: &[Command] = &[
         "reclaim 1000",
     ),
     command(
+        "repeat",
+        "repeat N",
+        "runs the lines up to `end` N times; words like k{1-8} and {a,b} are picked anew",
+        "repeat 100",
+    ),
+    command(
         "report",
         "report [now | all | on | off | order ORDER]",
         "shows what the host was told of free memory, or has a pass made, over all memory too",
         "report now",
     ),
+    command("seed", "seed N", "sets what is picked at random from here on; 1 at first", "seed 42"),
     command("shrink", "shrink CACHE", "gives all free slabs of a cache back", "shrink c"),
     command(
         "snapshot",
@@ -321,6 +341,7 @@ pub const COMMANDS: &[Command] = &[
         "writes a pattern made of name and index; of a space to all of its pages, or some",
         "touch f",
     ),
+    command("try", "try COMMAND...", "runs COMMAND, and goes on if it fails", "try alloc big 10"),
     command(
         "unmap",
         "unmap PLACE [every=K | keep=K] [from=PAGE] [pages=N]",

@@ -3,12 +3,14 @@
 
 use crate::commands::caches::Caches;
 use crate::commands::mapped::Buffer;
+use crate::commands::swap::Switched;
 use crate::errno::{Errno, Error};
 use crate::groups::Groups;
 use crate::ledger::Ledger;
 use crate::name::Name;
 use crate::notes::Notes;
 use crate::parse::{Words, text};
+use crate::script::{Body, Line, Random};
 use crate::spaces::Spaces;
 use crate::world::World;
 use core::fmt;
@@ -83,9 +85,19 @@ pub struct Lab<W: World> {
     pub(crate) notes: Notes,
     pub(crate) spaces: Spaces,
     pub(crate) buffer: Buffer,
+    pub(crate) switched: Switched,
     trace: bool,
     /// Whether commands say nothing, unless they fail.
     pub(crate) quiet: bool,
+    /// A loop whose end has not come.
+    pub(crate) body: Body,
+    pub(crate) random: Random,
+    /// The line of the script that is being read, from 1 on; 0 at the prompt.
+    pub(crate) number: u64,
+    /// The line of a loop that failed.
+    pub(crate) failed_at: Option<u64>,
+    /// Commands of the script that were run.
+    commands: u64,
     /// Whether commands ran with the rights of `memalloc on`.
     pub(crate) memalloc: bool,
 }
@@ -115,8 +127,14 @@ impl<W: World> Lab<W> {
             notes: Notes::new(),
             spaces: Spaces::new(),
             buffer: [0; PAGE_SIZE],
+            switched: Switched::NOTHING,
             trace: false,
             quiet: false,
+            body: Body::new(),
+            random: Random::FIRST,
+            number: 0,
+            failed_at: None,
+            commands: 0,
             memalloc: false,
         }
     }
@@ -156,7 +174,7 @@ impl<W: World> Lab<W> {
     /// Runs a line: at most one command. What it has to say, its error too, has
     /// been printed when this returns. With interrupts on, no lock held.
     pub fn line(&mut self, line: &[u8]) -> Outcome {
-        match text(line).map_err(Stop::from).and_then(|text| self.run(text)) {
+        match text(line).map_err(Stop::from).and_then(|text| self.line_or_loop(text)) {
             Ok(()) => Outcome::Ok,
             Err(Stop::Unexpected) => Outcome::Unexpected,
             Err(Stop::Failed(error)) => {
@@ -170,31 +188,32 @@ impl<W: World> Lab<W> {
     /// line, the verdict, has been printed when this returns. What the script
     /// holds at its end stays held.
     pub fn script(&mut self, script: &[u8]) -> Verdict {
-        let (mut commands, mut number) = (0, 0);
+        (self.number, self.commands, self.failed_at) = (0, 0, None);
+        self.abandon();
         let mut verdict = None;
         let script = script.strip_prefix(UTF8_MARK).unwrap_or(script);
         for line in script.split(|&b| b == b'\n') {
-            number += 1;
-            let said = text(line).unwrap_or("?");
-            if said.is_empty() {
+            self.number += 1;
+            if text(line).is_ok_and(str::is_empty) {
                 continue;
             }
-            if self.trace {
-                self.print(format_args!("+ {said}\n"));
-            }
-            // The description of a machine is one command.
-            commands += u64::from(!self.world.is_describing());
             if !self.line(line).is_ok() {
-                verdict = Some(Verdict::Failed(number));
+                verdict = Some(Verdict::Failed(self.failed_at.take().unwrap_or(self.number)));
                 break;
             }
         }
-        if verdict.is_none() && self.world.is_describing() {
-            let error = Error::new(Errno::EINVAL, "a machine without its end");
-            self.say(format_args!("{error}\n"));
-            verdict = Some(Verdict::Failed(number));
+        let open = if self.world.is_describing() {
+            Some("a machine without its end")
+        } else {
+            self.body.is_open().then_some("a loop without its end")
+        };
+        if let (None, Some(why)) = (verdict, open) {
+            self.say(format_args!("{}\n", Error::new(Errno::EINVAL, why)));
+            verdict = Some(Verdict::Failed(self.number));
         }
-        let verdict = verdict.unwrap_or(Verdict::Ok(commands));
+        self.abandon();
+        self.number = 0;
+        let verdict = verdict.unwrap_or(Verdict::Ok(self.commands));
         self.say(format_args!("{verdict}\n"));
         verdict
     }
@@ -249,8 +268,17 @@ impl<W: World> Lab<W> {
         Ok(())
     }
 
-    fn run(&mut self, text: &str) -> Done {
-        if self.world.is_describing() && !text.is_empty() {
+    /// Runs a line that is no part of a loop's frame.
+    pub(crate) fn run(&mut self, text: &str) -> Done {
+        let describing = self.world.is_describing();
+        let line = if describing { None } else { Some(self.picked(text)?) };
+        let text = line.as_ref().map_or(text, Line::as_str);
+        if self.trace && !text.is_empty() {
+            self.print(format_args!("+ {text}\n"));
+        }
+        // The description of a machine is one command.
+        self.commands += u64::from(!describing && !text.is_empty());
+        if describing && !text.is_empty() {
             return Ok(self.world.describe(text)?);
         }
         let words = Words::split(text)?;

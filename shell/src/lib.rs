@@ -20,6 +20,7 @@ mod ledger;
 mod name;
 mod notes;
 mod parse;
+mod script;
 mod space_facts;
 mod spaces;
 mod world;

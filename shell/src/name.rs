@@ -25,6 +25,18 @@ impl Name {
     /// # Errors
     /// EINVAL for what is no name, or one that a fact begins with.
     pub(crate) fn new(word: &str) -> Result<Self, Error> {
+        let node = word.strip_prefix("node").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        if node || RESERVED.contains(&word) {
+            return Err(Error::new(Errno::EINVAL, "facts begin with that name").about(word));
+        }
+        Self::of_part(word)
+    }
+
+    /// The name of a part of something that has a name.
+    ///
+    /// # Errors
+    /// EINVAL for what is no name.
+    pub(crate) fn of_part(word: &str) -> Result<Self, Error> {
         let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
         let bad = || Error::new(Errno::EINVAL, "not a name").about(word);
         let bytes = word.as_bytes();
@@ -35,10 +47,6 @@ impl Name {
         }
         if bytes.len() > NAME_MAX {
             return Err(Error::new(Errno::EINVAL, "a name has 31 letters at most").about(word));
-        }
-        let node = word.strip_prefix("node").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        if node || RESERVED.contains(&word) {
-            return Err(Error::new(Errno::EINVAL, "facts begin with that name").about(word));
         }
         let mut name = Self { len: bytes.len() as u8, ..Self::NONE };
         name.bytes[..bytes.len()].copy_from_slice(bytes);

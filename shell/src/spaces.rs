@@ -269,7 +269,7 @@ impl Spaces {
     /// EINVAL for what is no name, EEXIST for one in use.
     pub(crate) fn new_region_name(&self, space: usize, word: Option<&str>) -> Result<Name, Error> {
         if let Some(word) = word {
-            let name = Name::new(word)?;
+            let name = Name::of_part(word)?;
             if self.find_region(space, word).is_some() {
                 return Err(Error::new(Errno::EEXIST, "the name is in use").about(word));
             }

@@ -6,7 +6,7 @@ mod world;
 
 use shell::{COMMANDS, Lab, Outcome};
 use std::collections::BTreeMap;
-use world::{HostWorld, free_pages, lab, said};
+use world::{HostWorld, free_pages, lab, ok, said};
 
 /// SplitMix64.
 struct Rng(u64);
@@ -101,6 +101,17 @@ const FACTS: &[&str] = &[
     "f[0].pfn",
     "g[5].zone",
     "h.count",
+    "s.rss",
+    "t.huge",
+    "s.r0.swap",
+    "s.r0[7].state",
+    "t.r1[600].pfn",
+    "u.points",
+    "lru.inactive_anon",
+    "node1.lru.unevictable",
+    "swap.used",
+    "oom.kills",
+    "frag.percent",
     "..",
     "a.",
 ];
@@ -124,8 +135,80 @@ fn options(rng: &mut Rng) -> String {
     options
 }
 
+const SPACES: &[&str] = &["s", "t", "u", "v"];
+
+/// Pages of a space, some or all.
+fn place(rng: &mut Rng) -> String {
+    let space = rng.pick(SPACES);
+    match rng.below(5) {
+        0 => format!("{space}.r{}[{}]", rng.below(3), rng.below(300)),
+        1 | 2 => format!("{space}.r{}", rng.below(4)),
+        _ => space.into(),
+    }
+}
+
+fn picks(rng: &mut Rng) -> String {
+    match rng.below(6) {
+        0 => format!(" every={}", rng.below(5)),
+        1 => format!(" keep={}", rng.below(5)),
+        2 => format!(" from={} pages={}", rng.below(700), rng.below(300)),
+        3 => format!(" pages={}", rng.pick(NUMBERS)),
+        _ => String::new(),
+    }
+}
+
+/// A line about address spaces.
+fn about_spaces(rng: &mut Rng) -> String {
+    let (space, place, picks) = (rng.pick(SPACES), place(rng), picks(rng));
+    match rng.below(20) {
+        0 | 1 => format!("space {space}"),
+        2..=4 => {
+            let size = rng.pick(&["4K", "100K", "1M", "3M", "5M", "0", "16M", "900M", "99T"]);
+            let how = rng.pick(&["", " huge", " nohuge", " ro", " locked", " huge locked"]);
+            let at =
+                if rng.one_in(4) { format!(" at={}", rng.pick(NUMBERS)) } else { String::new() };
+            format!("map {space} {size}{how}{at}")
+        }
+        5..=8 => format!("touch {place}{picks} bytes={} salt={}", rng.below(4100), rng.below(9)),
+        9 | 10 => format!("verify {place}{picks}"),
+        11 => format!("unmap {place}{picks}"),
+        12 => format!("fork {space} {}", rng.pick(SPACES)),
+        13 | 14 => {
+            let advice = rng.pick(&["free", "dontneed", "huge", "nohuge", "gladly"]);
+            format!("advise {place} {advice}{picks}")
+        }
+        15 => format!("{} {place}{picks}", rng.pick(&["mlock", "munlock", "munlock"])),
+        16 => format!("reclaim {} {}", rng.below(600), rng.pick(&["", "0", "1", "7"])),
+        17 => format!("free {space}"),
+        18 => format!("{} {space}", rng.pick(&["kill", "protect", "protect", "space"])),
+        _ => {
+            let file = rng.pick(&["maps", "smaps", "smaps_rollup", "status", "oom_score", "x"]);
+            let adj = rng.pick(&["0", "-1000", "1000", "1001", "many"]);
+            match rng.below(3) {
+                0 => format!("echo {adj} > /proc/{space}/oom_score_adj"),
+                _ => format!("cat /proc/{space}/{file}"),
+            }
+        }
+    }
+}
+
+/// A line that runs others.
+fn about_lines(rng: &mut Rng) -> String {
+    match rng.below(4) {
+        0 => format!("try {}", about_spaces(rng)),
+        1 => format!("chance {} {}", rng.below(110), about_spaces(rng)),
+        2 => format!("seed {}", rng.pick(NUMBERS)),
+        _ => "touch {s,t,u} every={1-5}".into(),
+    }
+}
+
 /// A line as somebody could mean it.
 fn sound(rng: &mut Rng) -> String {
+    match rng.below(10) {
+        0..=3 => return about_spaces(rng),
+        4 => return about_lines(rng),
+        _ => {}
+    }
     let (name, gfp, cache) = (rng.pick(NAMES), rng.pick(GFP), rng.pick(CACHES));
     let order = if rng.one_in(3) { rng.below(12) } else { rng.below(4) };
     match rng.below(36) {
@@ -238,10 +321,17 @@ fn state(lab: &mut Lab<HostWorld>) -> State {
     let audit = lab.world().mm.audit().expect("whole");
     State {
         groups,
-        pages: audit.allocated - audit.slab - audit.large_kmalloc,
+        pages: lasting(&audit, lab),
         faults: lab.world().mm.fault_plan(),
         memalloc: mm::platform::Platform::context(lab.world().mm.platform()).memalloc,
     }
+}
+
+/// Pages that somebody holds until he gives them back: not those that come and go
+/// with accesses to memory, nor slabs.
+fn lasting(audit: &mm::audit::Audit, lab: &Lab<HostWorld>) -> u64 {
+    let tables = lab.world().mm.vmstat_value("nr_page_table_pages").expect("a counter");
+    audit.allocated - audit.slab - audit.large_kmalloc - audit.lru - tables
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -296,21 +386,60 @@ fn whatever_is_typed_at_an_odd_machine() {
 fn whatever_is_typed_at(lab: &mut Lab<HostWorld>) {
     let (seed, lines) = (setting("QUARRY_SEED", 1), setting("QUARRY_OPS", 3000));
     println!("QUARRY_SEED={seed} QUARRY_OPS={lines}");
+    // What address spaces share is there from the first one on.
+    for line in ["space first", "map first 4K", "verify first", "free first"] {
+        ok(lab, line);
+    }
     let free = free_pages(lab);
     let mut before = None;
     for _ in 0..2 {
         let [ok, failed, unexpected] = run(lab, &mut Rng(seed), lines / 2);
         println!("{ok} ok, {failed} failed, {unexpected} expectations not met");
         assert!(ok > lines / 10 && failed > lines / 10 && unexpected > 0);
+        lab.abandon();
         lab.reset();
         let mm = lab.world().mm;
         mm.slab_shrink();
         mm.drain_all(None);
         mm.audit().expect("whole");
         let audit = mm.audit().expect("whole");
-        let others = audit.allocated - audit.slab - audit.large_kmalloc;
+        let others = lasting(&audit, lab);
         assert_eq!(*before.get_or_insert(others), others);
         // Arrays of free objects of the general caches.
         assert!(free - free_pages(lab) < 64, "{free} pages were free");
     }
+}
+
+/// Loops, well-formed or not: what they run fails when it likes, but a script has
+/// at most one error, and all of it goes back.
+#[test]
+fn whatever_is_repeated() {
+    let (seed, scripts) = (setting("QUARRY_SEED", 1), setting("QUARRY_OPS", 3000) / 30);
+    println!("QUARRY_SEED={seed}");
+    let mut rng = Rng(seed);
+    let (mut lab, mut whole) = (lab(32, 1), 0);
+    for _ in 0..scripts {
+        let mut script = Vec::new();
+        for _ in 0..rng.below(40) {
+            let text = match rng.below(9) {
+                0 => format!("repeat {}", rng.below(4)).into_bytes(),
+                1 => b"end".to_vec(),
+                2 => format!("quiet {}", rng.pick(&["on", "off"])).into_bytes(),
+                3 if rng.one_in(4) => line(&mut rng),
+                _ => format!("try {}", sound(&mut rng)).into_bytes(),
+            };
+            script.extend(text);
+            script.push(b'\n');
+        }
+        let verdict = lab.script(&script);
+        let out = said(&mut lab);
+        let errors = out.lines().filter(|line| line.starts_with("error:")).count();
+        assert!(errors <= 1, "{out}");
+        assert!(out.ends_with(&format!("{verdict}\n")), "{out}");
+        whole += u64::from(matches!(verdict, shell::Verdict::Ok(_)));
+        lab.world().mm.audit().expect("whole");
+        lab.reset();
+    }
+    println!("{whole} of {scripts} came to their end");
+    assert!(whole > scripts / 20);
 }

@@ -288,3 +288,86 @@ fn files_can_be_read() {
     assert_eq!(long.lines().nth(700), Some("line 700 \u{e4}"));
     assert_eq!(ok(&mut lab, "echo hello   world"), "hello world\n");
 }
+
+#[test]
+fn loops_run_their_lines_again() {
+    let mut lab = lab(64, 1);
+    let script = "alloc a 0 count=9\nrepeat 3   # times\n  repeat 2\n\n    free a[{0-0}]\n    alloc b 0\n\
+                  free b\n    alloc a2 0\n free a2\n try free a[0]\n end\n end\n";
+    // The second round finds the block gone.
+    assert_eq!(lab.script(script.as_bytes()), Verdict::Failed(5));
+    assert!(
+        said(&mut lab)
+            .ends_with("error: ENOENT: the group has no such block: a[0]\nlab: FAILED at line 5\n")
+    );
+    lab.reset();
+    let script = "repeat 3\nrepeat 2\nalloc a 0\nfree a\nend\ntick 5\nend\naudit";
+    assert_eq!(lab.script(script.as_bytes()), Verdict::Ok(3 * (2 * 2 + 1) + 1));
+    said(&mut lab);
+    // At the prompt a line comes at a time.
+    for line in ["repeat 2", "note n fault.seen", "# nothing", "repeat 2", "end"] {
+        assert_eq!(ok(&mut lab, line), "");
+    }
+    assert_eq!(ok(&mut lab, "end"), "-> $n = 0\n-> $n = 0\n");
+    for line in ["end", "repeat", "repeat 0", "repeat x", "repeat 2 3", "try repeat 2"] {
+        fails(&mut lab, Errno::EINVAL, line);
+    }
+    // What makes no sense ends the recording.
+    ok(&mut lab, "repeat 2");
+    fails(&mut lab, Errno::EINVAL, "repeat none");
+    ok(&mut lab, "audit");
+    ok(&mut lab, "repeat 2");
+    fails(&mut lab, Errno::EINVAL, "machine");
+    ok(&mut lab, "audit");
+    for _ in 0..4 {
+        ok(&mut lab, "repeat 1");
+    }
+    fails(&mut lab, Errno::EINVAL, "repeat 1");
+    ok(&mut lab, "repeat 1");
+    for _ in 0..20 {
+        ok(&mut lab, &format!("echo {}", "x".repeat(800)));
+    }
+    fails(&mut lab, Errno::E2BIG, &format!("echo {}", "x".repeat(800)));
+    assert_eq!(lab.script(b"audit\nrepeat 2\naudit"), Verdict::Failed(3));
+    assert!(said(&mut lab).contains("error: EINVAL: a loop without its end\n"));
+    assert_eq!(lab.script(b"end"), Verdict::Failed(1));
+    assert_eq!(lab.script(b"repeat 5\nfree x\nend"), Verdict::Failed(2));
+    assert_eq!(lab.script(b""), Verdict::Ok(0));
+    // The user has seen enough.
+    said(&mut lab);
+    ok(&mut lab, "repeat 0x100000000");
+    lab.world_mut().patience.set(100);
+    assert!(matches!(lab.line(b"end"), Outcome::Failed(error) if error.errno == Errno::EINTR));
+}
+
+#[test]
+fn chance_is_the_same_each_time() {
+    let mut lab = lab(64, 1);
+    let mut play = || {
+        lab.reset();
+        said(&mut lab);
+        let script = "seed 5\nrepeat 50\nchance 30 echo yes\necho {1-6} {a,b}\nend";
+        assert!(matches!(lab.script(script.as_bytes()), Verdict::Ok(101)));
+        said(&mut lab)
+    };
+    let said_first = play();
+    assert_eq!(play(), said_first);
+    let yes = said_first.lines().filter(|line| *line == "yes").count();
+    assert!((5..=25).contains(&yes), "{yes} of 50");
+    assert_eq!(ok(&mut lab, "chance 0 free nothing"), "");
+    fails(&mut lab, Errno::ENOENT, "chance 100 free nothing");
+    fails(&mut lab, Errno::ERANGE, "chance 101 audit");
+    fails(&mut lab, Errno::EINVAL, "chance 50");
+    assert_eq!(ok(&mut lab, "try free x"), "-> ENOENT: no such group: x\n");
+    assert_eq!(ok(&mut lab, "try try audit").lines().count(), 1);
+    fails(&mut lab, Errno::EINVAL, &"try ".repeat(15));
+    // An expectation that is not met is no error to go on after.
+    assert_eq!(lab.line(b"try expect fault.seen == 7"), Outcome::Unexpected);
+    said(&mut lab);
+    ok(&mut lab, "quiet on");
+    assert_eq!(ok(&mut lab, "list"), "");
+    assert_eq!(ok(&mut lab, "cat /proc/buddyinfo"), "");
+    fails(&mut lab, Errno::ENOENT, "free x");
+    ok(&mut lab, "quiet off");
+    assert_eq!(ok(&mut lab, "audit").lines().count(), 1);
+}

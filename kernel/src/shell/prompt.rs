@@ -105,7 +105,8 @@ impl Session {
             Action::End => {
                 console::print(format_args!("`poweroff` or `reboot` leaves this machine\n"));
             }
-            Action::Interrupt => {}
+            // A loop that was begun is not meant any more either.
+            Action::Interrupt => self.shell.lab.abandon(),
         }
         let interrupted = input::take_interrupt();
         self.begin();

@@ -6,6 +6,7 @@ use crate::errno::{Errno, Error};
 use crate::groups::{GONE, Group, Kind, Source};
 use crate::lab::{Lab, Subject};
 use crate::ledger::{Cursor, Ledger, List};
+use crate::script::Random;
 use crate::world::World;
 use core::fmt;
 use core::ptr::NonNull;
@@ -313,7 +314,10 @@ impl<W: World> Lab<W> {
             self.world.set_memalloc(false);
         }
         self.notes.clear();
+        self.quiet = false;
+        self.random = Random::FIRST;
         self.forget_spaces(on);
+        self.switch_all_off(on);
         while let Some(mut group) = self.groups.take_any() {
             // What the manager refuses it has logged.
             let _ = self.give_back_all(on, group.kind, &mut group.list, None);

@@ -4,10 +4,8 @@ use crate::errno::{Errno, Error};
 use crate::facts::Value;
 use crate::lab::{Done, Lab, Stop};
 use crate::parse::{Args, number};
+use crate::script::not_too_deep;
 use crate::world::World;
-
-/// How many `expect-error` one may contain.
-const NESTED_MOST: usize = 2;
 
 /// A comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,11 +136,7 @@ impl<W: World> Lab<W> {
         if command.is_empty() {
             return Err(Error::new(Errno::EINVAL, "expect-error ERRNO COMMAND...").into());
         }
-        // Each level takes its share of a stack that may be small.
-        let nested = command.chunks(2).take_while(|pair| pair[0] == "expect-error").count();
-        if nested > NESTED_MOST {
-            return Err(Error::new(Errno::EINVAL, "nested too deeply").into());
-        }
+        not_too_deep(command)?;
         match self.command(command) {
             Err(Stop::Failed(error)) if error.errno == errno => {
                 self.print(format_args!("-> {}\nexpect: ok\n", error.reason()));

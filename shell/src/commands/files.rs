@@ -16,6 +16,7 @@ const CENSUS: &str = "/sys/kernel/debug/quarry/pageblocks";
 /// Prints what is written to it, until the user has seen enough.
 struct Printer<'a, W: World> {
     world: &'a mut W,
+    quiet: bool,
     /// What was printed last does not end a line.
     in_line: bool,
 }
@@ -25,7 +26,9 @@ impl<W: World> Write for Printer<'_, W> {
         if self.world.interrupted() {
             return Err(fmt::Error);
         }
-        self.world.print(format_args!("{text}"));
+        if !self.quiet {
+            self.world.print(format_args!("{text}"));
+        }
         if !text.is_empty() {
             self.in_line = !text.ends_with('\n');
         }
@@ -111,7 +114,7 @@ impl<W: World> Lab<W> {
         &mut self,
         write: impl FnOnce(&mut dyn Write) -> Result<(), FileError>,
     ) -> Result<(), FileError> {
-        let mut printer = Printer { world: &mut self.world, in_line: false };
+        let mut printer = Printer { world: &mut self.world, quiet: self.quiet, in_line: false };
         let result = write(&mut printer);
         if result.is_err() && printer.in_line {
             self.print(format_args!("\n"));

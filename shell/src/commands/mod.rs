@@ -21,7 +21,7 @@ mod promise;
 mod reclaim;
 mod report;
 mod space;
-mod swap;
+pub(crate) mod swap;
 pub(crate) mod zram;
 
 use crate::errno::{Errno, Error};
@@ -41,6 +41,7 @@ impl<W: World> Lab<W> {
             "balloon" => self.balloon(args),
             "cache" => self.cache(args),
             "cat" => self.cat(args),
+            "chance" => self.chance(rest),
             "cma" => self.cma(args),
             "compact" => self.compact(args),
             "contig" => self.contig(args),
@@ -73,9 +74,15 @@ impl<W: World> Lab<W> {
             "poison" => self.poison(args),
             "protect" => self.protect(args),
             "punch" => self.punch(args),
+            "quiet" => self.set_quiet(args),
             "reap" => self.reap(args),
             "reclaim" => self.reclaim(args),
+            "end" | "repeat" => {
+                let why = "loops stand on lines of their own";
+                Err(Error::new(Errno::EINVAL, why).about(name).into())
+            }
             "report" => self.report(args),
+            "seed" => self.seed(args),
             "shrink" => self.shrink(args),
             "snapshot" => self.snapshot(args),
             "space" => self.space(args),
@@ -83,6 +90,7 @@ impl<W: World> Lab<W> {
             "swapon" => self.swapon(args),
             "tick" => self.tick(args),
             "touch" => self.touch(args),
+            "try" => self.attempt(rest),
             "unmap" => self.unmap(args),
             "unpoison" => self.unpoison(args),
             "verify" => self.verify(args),

@@ -1,10 +1,23 @@
 //! Devices to swap to, switched on and off. May call `mm`.
 
 use crate::errno::{Errno, Error};
-use crate::lab::{Done, Lab};
+use crate::lab::{Done, Lab, Subject};
 use crate::parse::{Args, small};
 use crate::world::World;
+use mm::mmu::SwapEntry;
 use mm::swap::{SwapOffError, SwapOnError};
+
+/// What the lab has switched on.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    devices: [Option<&'static str>; SwapEntry::DEVICES],
+    /// The device of compressed memory was given a size.
+    pub(crate) zram: bool,
+}
+
+impl Switched {
+    pub(crate) const NOTHING: Self = Self { devices: [None; SwapEntry::DEVICES], zram: false };
+}
 
 impl From<SwapOnError> for Error {
     fn from(why: SwapOnError) -> Self {
@@ -38,6 +51,9 @@ impl<W: World> Lab<W> {
         let none = Error::new(Errno::ENOENT, "no such device").about(path);
         let device = self.world.swap_device(path).ok_or(none)?;
         on.mm.swapon(device, priority).map_err(Error::from)?;
+        if let Some(place) = self.switched.devices.iter_mut().find(|place| place.is_none()) {
+            *place = Some(device.name());
+        }
         Ok(())
     }
 
@@ -47,6 +63,26 @@ impl<W: World> Lab<W> {
         let path = args.need("swapoff DEVICE")?;
         args.done()?;
         on.mm.swapoff(path).map_err(Error::from)?;
+        for place in self.switched.devices.iter_mut().filter(|place| **place == Some(path)) {
+            *place = None;
+        }
         Ok(())
+    }
+
+    /// Switches off what the lab has switched on. All that the lab has mapped is
+    /// gone by then.
+    pub(crate) fn switch_all_off(&mut self, on: Subject<W>) {
+        for name in self.switched.devices.iter_mut().filter_map(Option::take) {
+            // What others have there has to come back; if it cannot, it stays.
+            if let Err(why) = on.mm.swapoff(name) {
+                self.world.print(format_args!("{name} stays on: {}\n", Error::from(why).reason()));
+            }
+        }
+        if core::mem::take(&mut self.switched.zram)
+            && let Some(zram) = self.world.zram()
+            && !zram.is_swap(on.mm)
+        {
+            zram.reset(on.mm);
+        }
     }
 }

@@ -78,6 +78,7 @@ impl<W: World> Lab<W> {
                 let slots = number(size)?.div_ceil(PAGE_SIZE as u64);
                 let slots = u32::try_from(slots).map_err(|_| Error::from(SetUpError::Size))?;
                 zram.set_up(on.mm, slots).map_err(Error::from)?;
+                self.switched.zram = true;
             }
         }
         if let Some(limit) = limit {
