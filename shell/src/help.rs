@@ -50,8 +50,8 @@ lru.LIST            inactive_anon active_anon inactive_file active_file unevicta
                     isolated_anon isolated_file: pages; node1.lru... as with zones
 swap.FACT           total used free cached: pages of all swap devices
 oom.kills           spaces that were killed for their memory
-frag.FACT           free whole percent: free pages in pageblocks with no unmovable page, how many
-                    of them are in free blocks of 2 MiB, and that as a share
+frag.FACT           free whole possible percent: free pages in pageblocks with no unmovable page;
+                    how many of them are in free blocks of 2 MiB, could be, and the share that is
 fault.FACT          seen failed: page allocations since fail was armed
 report.FACT         passes batches blocks pages bytes failures skipped_zones short_lists
                     spent_budgets lost_pages known_pages, of what the host was told

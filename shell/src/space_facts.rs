@@ -11,7 +11,7 @@ use mm::mmu::{Entry, MapSize, Mapping, VirtAddr};
 use mm::proc::KPageFlags;
 use mm::space::Space;
 use mm::stats::Event;
-use mm::types::{NodeId, PAGE_SIZE, Pfn};
+use mm::types::{NodeId, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn};
 
 /// What can be asked of a space, in pages where it is memory.
 pub(crate) const OF_SPACE: [&str; 15] = [
@@ -65,7 +65,7 @@ pub(crate) const OF_LRU: [&str; 7] = [
 /// What can be asked of swap.
 pub(crate) const OF_SWAP: [&str; 4] = ["total", "used", "free", "cached"];
 /// What can be asked of free memory that could be whole.
-pub(crate) const OF_FRAG: [&str; 3] = ["free", "whole", "percent"];
+pub(crate) const OF_FRAG: [&str; 4] = ["free", "whole", "possible", "percent"];
 
 impl<W: World> Lab<W> {
     /// A fact about a space, one of its regions, or a page of that; `place` is
@@ -234,6 +234,7 @@ impl<W: World> Subject<W> {
         Some(match asked {
             "free" => room.free,
             "whole" => room.whole,
+            "possible" => room.free / PAGEBLOCK_PAGES * PAGEBLOCK_PAGES,
             "percent" => room.percent(),
             _ => return None,
         })

@@ -309,7 +309,7 @@ fn loops_run_their_lines_again() {
         assert_eq!(ok(&mut lab, line), "");
     }
     assert_eq!(ok(&mut lab, "end"), "-> $n = 0\n-> $n = 0\n");
-    for line in ["end", "repeat", "repeat 0", "repeat x", "repeat 2 3", "try repeat 2"] {
+    for line in ["end", "repeat", "repeat 0", "repeat x", "repeat 2 3", "chance 100 repeat 2"] {
         fails(&mut lab, Errno::EINVAL, line);
     }
     // What makes no sense ends the recording.
