@@ -139,6 +139,12 @@ pub const COMMANDS: &[Command] = &[
         "contig c 1000 align=512",
     ),
     command("destroy", "destroy CACHE", "destroys a cache that has no objects in use", "destroy c"),
+    command(
+        "disk",
+        "disk DEVICE [write | read | verify OFFSET SIZE | sync | drop]",
+        "shows what is cached of a disk; writes a pattern through its cache, and finds it again",
+        "disk /dev/vda write 0 64K",
+    ),
     command("drain", "drain", "gives the pages of all per-CPU lists back to the buddy", "drain"),
     command(
         "echo",
@@ -334,6 +340,7 @@ pub const COMMANDS: &[Command] = &[
         "lets pages go to a device; the highest priority first",
         "swapon /dev/zram0 prio=100",
     ),
+    command("sync", "sync", "writes all that is newer in memory than on its disk", "sync"),
     command("tick", "tick MS", "lets time pass; workers that are due run", "tick 2000"),
     command(
         "touch",

@@ -8,6 +8,7 @@ use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
 use mm::balloon::Balloon;
+use mm::cache::PageCache;
 use mm::platform::Platform;
 use mm::swap::SwapDevice;
 use mm::types::CpuId;
@@ -65,6 +66,14 @@ pub trait World {
     /// The device of that path, `/dev/zram0`, that can be swapped to.
     fn swap_device(&self, _path: &str) -> Option<&'static dyn SwapDevice> {
         None
+    }
+
+    /// The page cache of the disk of that path, `/dev/vda`, if there is one.
+    ///
+    /// # Errors
+    /// ENOSPC where there are too many.
+    fn page_cache(&self, _path: &str) -> Result<Option<&'static PageCache>, Error> {
+        Ok(None)
     }
 
     /// What is plugged into the machine by a device, if there is one.

@@ -46,7 +46,9 @@ impl<P: Platform> Mm<P> {
                 continue;
             }
             if word.order().0 > 0 {
-                if self.move_block_away(pfn, word.order(), node, gfp, mode).out_of_memory {
+                let moved = self.move_block_away(pfn, word.order(), node, gfp, mode);
+                // Its parts go one by one, the next time they are met.
+                if moved.out_of_memory && !(gfp.can_block() && self.take_apart(pfn)) {
                     return Evacuation::OutOfMemory;
                 }
             } else if self.isolate_seen(pfn, word, mode).is_ok() {
@@ -95,7 +97,12 @@ impl<P: Platform> Mm<P> {
             return Migrated::default();
         }
         let mut list = PageList::of_one(&self.map, pfn);
-        let request = Request::new(order, target_gfp(gfp)).on(node);
+        // A large page can be taken apart: no reason to try hard.
+        let how = match self.map.page(pfn).head().ty() {
+            PageType::Lru => (target_gfp(gfp) - Gfp::RETRY_MAYFAIL) | Gfp::NORETRY,
+            _ => target_gfp(gfp),
+        };
+        let request = Request::new(order, how).on(node);
         let mut target = || self.alloc_pages(request).ok().map(|page| page.pfn);
         let mut unused = |pfn| {
             let freed = self.free_pages(Page { pfn, order });
@@ -104,6 +111,22 @@ impl<P: Platform> Mm<P> {
         let result = self.migrate_blocks(&mut list, order, &mut target, &mut unused, mode);
         self.putback_list(&mut list);
         result
+    }
+
+    /// Makes small pages of a large one where it is. False if it cannot be, or is
+    /// none. May wait.
+    #[cold]
+    fn take_apart(&self, pfn: Pfn) -> bool {
+        let desc = self.map.page(pfn);
+        if desc.head().ty() != PageType::Lru || !desc.get_unless_zero() {
+            return false;
+        }
+        self.lock_page(desc);
+        // Between the look and the reference it may have become something else.
+        let apart = desc.head().ty() == PageType::Lru && self.split_page(pfn).is_ok();
+        desc.unlock();
+        self.put_counted(pfn, desc);
+        apart
     }
 
     /// Moves what is on the list; what stays goes back to its owners.

@@ -4,6 +4,7 @@
 
 mod contig;
 mod disk;
+mod large;
 mod spaces;
 
 use disk::Disk;

@@ -7,6 +7,7 @@ pub(crate) mod blocks;
 pub(crate) mod caches;
 mod content;
 mod contiguous;
+mod disk;
 mod expect;
 pub(crate) mod files;
 mod fill;
@@ -46,6 +47,7 @@ impl<W: World> Lab<W> {
             "compact" => self.compact(args),
             "contig" => self.contig(args),
             "destroy" => self.destroy(args),
+            "disk" => self.disk(args),
             "drain" => self.drain(args),
             "echo" => self.echo(rest),
             "expect" => self.expect(rest),
@@ -88,6 +90,7 @@ impl<W: World> Lab<W> {
             "space" => self.space(args),
             "swapoff" => self.swapoff(args),
             "swapon" => self.swapon(args),
+            "sync" => self.sync(args),
             "tick" => self.tick(args),
             "touch" => self.touch(args),
             "try" => self.attempt(rest),
