@@ -24,6 +24,7 @@
 extern crate std;
 
 pub mod balloon;
+pub mod blk;
 pub mod config;
 pub mod device;
 pub mod dma;

@@ -194,6 +194,21 @@ impl<H: Memory, const SIZE: usize> Queue<H, SIZE> {
             return Err(Error::Invalid);
         }
         device.check()?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.put(chain) }
+    }
+
+    /// [`Queue::submit`] without a look at the device, which may have to be waited
+    /// for: for drivers that have the queue under a lock.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::submit`] but [`Error::Broken`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Queue::submit`].
+    pub(crate) unsafe fn put(&mut self, chain: &[Buffer]) -> Result<Token, Error> {
         let room = Self::check(chain)?;
         if self.ring.available_desc() < chain.len() {
             return Err(Error::Full);
@@ -222,6 +237,16 @@ impl<H: Memory, const SIZE: usize> Queue<H, SIZE> {
         if device.number() == self.device && self.ring.should_notify() {
             device.ring(self.index);
         }
+    }
+
+    /// Whether the device wants to be told of what was put in.
+    pub(crate) fn wants_bell(&self) -> bool {
+        self.ring.should_notify()
+    }
+
+    /// Buffers that there is room for.
+    pub(crate) fn room(&self) -> usize {
+        self.ring.available_desc()
     }
 
     /// Whether the device says that it is done with something, right or wrong.
@@ -422,7 +447,9 @@ impl<H: Memory, const SIZE: usize> Queue<H, SIZE> {
         }
     }
 
-    fn take(&mut self) -> Result<Option<Done>, Fault> {
+    /// [`Queue::poll`] without a look at the device: whoever gets a fault shuts it
+    /// off, when that can be waited for.
+    pub(crate) fn take(&mut self) -> Result<Option<Done>, Fault> {
         let queue = self.index;
         let used = self.used_index().wrapping_sub(self.taken);
         if used == 0 {
@@ -463,7 +490,7 @@ impl<H: Memory, const SIZE: usize> Queue<H, SIZE> {
 }
 
 /// How often a device's status is looked at while it is waited for (ms).
-const STATUS_MS: u64 = 500;
+pub(crate) const STATUS_MS: u64 = 500;
 
 /// Hands `f` the buffers of `chain` as slices, in the form that virtio-drivers
 /// wants: it takes no more from them than address and length.

@@ -5,7 +5,7 @@ use super::config::{self, Config};
 use super::env::{self, Events};
 use super::list::{self, Use};
 use super::registers::{self, Registers};
-use super::{balloon, entropy, hotplug, messages, pins, virtio_mem};
+use super::{balloon, blk, entropy, hotplug, messages, pins, virtio_mem};
 use crate::arch::devices::Delivery;
 use crate::memory::iomem;
 use crate::platform::Machine;
@@ -38,6 +38,7 @@ pub(crate) struct Found {
 /// works; what goes on is for threads of its own.
 fn driver(kind: DeviceType) -> Option<fn(&'static Mm<Machine>, Found)> {
     match kind {
+        DeviceType::Block => Some(blk::start),
         DeviceType::EntropySource => Some(entropy::start),
         DeviceType::Memory => Some(virtio_mem::start),
         DeviceType::MemoryBalloon => Some(balloon::start),
@@ -105,6 +106,10 @@ pub(super) fn release(config: &'static Config, segment: u16, bus: u8) -> bool {
         let address = function.address;
         if let Some((kind, number)) = driven {
             let gone = match kind {
+                DeviceType::Block => {
+                    blk::remove(number);
+                    true
+                }
                 DeviceType::EntropySource => {
                     entropy::remove(number);
                     true

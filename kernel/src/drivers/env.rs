@@ -13,6 +13,8 @@ pub(crate) const DEVICES: usize = 64;
 
 /// How often a driver that waits looks, interrupt or not (ms).
 const POLL_MS: u64 = 50;
+/// The same where no interrupts come.
+const SILENT_POLL_MS: u64 = 1;
 
 /// What happens at one device, and who waits for it.
 pub(crate) struct Events {
@@ -85,10 +87,12 @@ impl Env for Events {
 
     fn wait(&self, limit_ms: u64, ready: &mut dyn FnMut() -> bool) -> bool {
         let until = self.now_ms().saturating_add(limit_ms);
+        let silent = self.silent.load(Ordering::Relaxed);
+        let poll = if silent { SILENT_POLL_MS } else { POLL_MS };
         loop {
             let left = until.saturating_sub(self.now_ms());
             if task::may_sleep() {
-                if self.waiters.wait_until_for(left.min(POLL_MS), &mut *ready) {
+                if self.waiters.wait_until_for(left.min(poll), &mut *ready) {
                     return true;
                 }
             } else if ready() {

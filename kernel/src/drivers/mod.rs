@@ -4,6 +4,7 @@
 
 pub(crate) mod balloon;
 mod bind;
+pub(crate) mod blk;
 mod config;
 pub(crate) mod dma;
 pub(crate) mod entropy;

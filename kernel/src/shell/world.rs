@@ -105,7 +105,8 @@ impl World for Kernel {
     }
 
     fn swap_device(&self, path: &str) -> Option<&'static dyn SwapDevice> {
-        drivers::zram::swap(self.on?.mm, path)
+        let disk = || Some(drivers::blk::find(path)?.swap() as &'static dyn SwapDevice);
+        drivers::zram::swap(self.on?.mm, path).or_else(disk)
     }
 
     fn balloon_target(&self) -> Option<u64> {

@@ -1,0 +1,6 @@
+//! virtio-blk against simulated devices, honest, failing and evil.
+
+mod device;
+mod evil;
+mod honest;
+mod threads;
