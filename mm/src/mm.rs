@@ -37,6 +37,8 @@ use crate::zonelist::NO_ZONE;
 #[derive(Debug)]
 pub(crate) struct Tunables {
     pub(crate) min_free_kb: AtomicU64,
+    /// Measured by the slow path; not tuned, but read as they are.
+    pub(crate) longest_wait_ms: AtomicU64,
     /// What somebody set; 0 if nobody did.
     pub(crate) user_min_free_kb: AtomicU64,
     /// That is to be in force even if it is less than the rule gives.
@@ -59,6 +61,7 @@ impl Tunables {
     pub(crate) fn new() -> Self {
         Self {
             min_free_kb: AtomicU64::new(0),
+            longest_wait_ms: AtomicU64::new(0),
             user_min_free_kb: AtomicU64::new(0),
             min_free_forced: AtomicBool::new(false),
             scale_factor: AtomicU32::new(watermark::DEFAULT_SCALE_FACTOR),

@@ -139,6 +139,8 @@ bitflags! {
         const FAILED = 1 << 29;
         /// A swap device did not take it: to be swapped to one that takes any.
         const REFUSED = 1 << 30;
+        /// Was read before anybody asked for it, and nobody has asked since.
+        const READAHEAD = 1 << 31;
     }
 }
 

@@ -10,6 +10,7 @@ use crate::mm::Mm;
 use crate::platform::{Context, LogLevel, Platform};
 use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure, Relief};
 use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
 use crate::types::{COSTLY_ORDER, MigrateType, Pfn, ZoneKind};
 use crate::zone::{Mark, Zone};
 
@@ -68,6 +69,30 @@ impl<P: Platform> Mm<P> {
     #[cold]
     #[inline(never)]
     pub(crate) fn alloc_slow(&self, first: &Attempt) -> Result<(Pfn, bool), AllocError> {
+        let Request { order, gfp, .. } = first.request;
+        let counts = order.0 == 0 && gfp.contains(Gfp::KERNEL);
+        let began = if counts { self.platform.now_ms() } else { 0 };
+        let result = self.try_slow(first);
+        if counts {
+            let waited = self.platform.now_ms().saturating_sub(began);
+            self.tunables.longest_wait_ms.fetch_max(waited, Relaxed);
+        }
+        result
+    }
+
+    /// The longest that a request for one page with the rights of GFP_KERNEL has
+    /// waited since boot, or since [`reset_longest_wait`](Self::reset_longest_wait),
+    /// in milliseconds; whether it was served does not matter. Any context.
+    pub fn longest_wait_ms(&self) -> u64 {
+        self.tunables.longest_wait_ms.load(Relaxed)
+    }
+
+    /// Begins anew with [`longest_wait_ms`](Self::longest_wait_ms).
+    pub fn reset_longest_wait(&self) {
+        self.tunables.longest_wait_ms.store(0, Relaxed);
+    }
+
+    fn try_slow(&self, first: &Attempt) -> Result<(Pfn, bool), AllocError> {
         let gfp = first.request.gfp;
         let order = first.request.order;
         // What this CPU has put by is its to give, whoever asks; what others

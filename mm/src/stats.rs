@@ -136,6 +136,10 @@ events! {
     BalloonDeflate = "balloon_deflate",
     /// Pages the host has been given in exchange for others.
     BalloonMigrate = "balloon_migrate",
+    /// Pages that were read from swap before anybody asked for them.
+    SwapRa = "swap_ra",
+    /// Of these, pages that were asked for while they were there.
+    SwapRaHit = "swap_ra_hit",
     /// Pages that came back from swap as zeros, which nobody had written.
     SwpInZero = "swpin_zero",
     /// Pages of zeros that went to swap without being written.

@@ -51,6 +51,10 @@ impl<P: Platform> SwapDevice for ZramSwap<P> {
         })
     }
 
+    fn is_synchronous(&self) -> bool {
+        true
+    }
+
     fn may_refuse(&self) -> bool {
         true
     }

@@ -97,6 +97,7 @@ pub const FILES: &[&str] = &[
     "/proc/sys/vm/min_free_kbytes",
     "/proc/sys/vm/oom_dump_tasks",
     "/proc/sys/vm/oom_kill_allocating_task",
+    "/proc/sys/vm/page-cluster",
     "/proc/sys/vm/panic_on_oom",
     "/proc/sys/vm/percpu_pagelist_high_fraction",
     "/proc/sys/vm/swappiness",
@@ -110,11 +111,15 @@ pub const FILES: &[&str] = &[
     "/sys/kernel/debug/extfrag/unusable_index",
     REPORTING,
     MEMORY_BLOCKS,
+    LONGEST_WAIT,
     "/sys/kernel/debug/quarry/pageblocks",
     POISONED,
     HUGE_PAGES,
     REPORT_ORDER,
 ];
+
+/// The longest that a request has waited (ms); 0 is written there to begin anew.
+const LONGEST_WAIT: &str = "/sys/kernel/debug/quarry/longest_wait_ms";
 
 /// The frames that are known to be bad.
 const POISONED: &str = "/sys/kernel/debug/quarry/poisoned";
@@ -161,6 +166,7 @@ impl<P: Platform> Mm<P> {
             MEMORY_BLOCKS => self.write_memory_blocks(out)?,
             "/sys/kernel/debug/quarry/pageblocks" => self.write_pageblocks(out)?,
             REPORTING => self.write_reporting(out)?,
+            LONGEST_WAIT => writeln!(out, "{}", self.longest_wait_ms())?,
             POISONED => self.write_poisoned(out)?,
             HUGE_PAGES => self.write_huge_pages(out)?,
             REPORT_ORDER => writeln!(out, "{}", self.report_order_knob())?,
@@ -196,6 +202,13 @@ impl<P: Platform> Mm<P> {
             "/proc/slabinfo" => self.slabinfo_write(text).map_err(|_| FileError::Invalid),
             REPORT_ORDER => self.report_order_write(text),
             HUGE_PAGES => self.huge_pages_write(text),
+            LONGEST_WAIT => match text.trim() {
+                "0" => {
+                    self.reset_longest_wait();
+                    Ok(())
+                }
+                _ => Err(FileError::Invalid),
+            },
             _ if FILES.contains(&path) => Err(FileError::NotPermitted),
             _ => self.space_write(path, text),
         }

@@ -8,6 +8,7 @@ use super::FileError;
 use crate::mm::Mm;
 use crate::platform::{Platform, Worker};
 use crate::reclaim::policy::MAX_SWAPPINESS;
+use crate::swap::MOST_CLUSTER;
 use crate::sync::Ordering::Relaxed;
 use crate::types::{NR_ZONES, PAGE_SIZE};
 use core::fmt;
@@ -43,6 +44,7 @@ impl<P: Platform> Mm<P> {
             "min_free_kbytes" => self.min_free_kbytes(),
             "oom_dump_tasks" => u64::from(self.oom.dump.load(Relaxed)),
             "oom_kill_allocating_task" => u64::from(self.oom.kill_allocating.load(Relaxed)),
+            "page-cluster" => u64::from(self.page_cluster()),
             "panic_on_oom" => u64::from(self.oom.panic.load(Relaxed)),
             "percpu_pagelist_high_fraction" => u64::from(t.pcp_high_fraction.load(Relaxed)),
             "swappiness" => u64::from(self.swappiness()),
@@ -110,6 +112,7 @@ impl<P: Platform> Mm<P> {
             "oom_kill_allocating_task" => {
                 self.oom.kill_allocating.store(number(0, i32::MAX)? != 0, Relaxed);
             }
+            "page-cluster" => self.set_page_cluster(number(0, MOST_CLUSTER as i32)?),
             "panic_on_oom" => self.oom.panic.store(number(0, 2)? as u8, Relaxed),
             "percpu_pagelist_high_fraction" => {
                 let fraction = number(0, i32::MAX)?;

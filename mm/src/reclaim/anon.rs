@@ -8,7 +8,7 @@ use crate::page::{LruFlags, PageDesc};
 use crate::platform::Platform;
 use crate::rmap::Unmap;
 use crate::stats::Event;
-use crate::swap::SwapOutError;
+use crate::swap::{Leaving, SwapOutError, SwapOuts};
 use crate::types::{Order, Pfn};
 
 impl<P: Platform> Mm<P> {
@@ -29,8 +29,15 @@ impl<P: Platform> Mm<P> {
         found.young
     }
 
-    /// Reclaims an anonymous page that is isolated and locked.
-    pub(super) fn reclaim_anon(&self, scan: &Scan, pfn: Pfn, page: &PageDesc) -> Fate {
+    /// Reclaims an anonymous page that is isolated and locked. If it has to be
+    /// written it is one of `outs` then.
+    pub(super) fn reclaim_anon(
+        &self,
+        scan: &Scan,
+        pfn: Pfn,
+        page: &PageDesc,
+        outs: &mut SwapOuts,
+    ) -> Fate {
         if page.head().order() > Order(0) {
             // Without swap its parts would stay as well.
             let useful = scan.may_swap || page.head().lru().contains(LruFlags::LAZYFREE);
@@ -45,15 +52,25 @@ impl<P: Platform> Mm<P> {
         let unmap = &mut |entry| {
             self.try_unmap(pfn, Unmap::Swap(entry));
         };
-        let fate = match self.swap_out(pfn, unmap) {
+        match self.swap_out_begin(pfn, unmap, outs) {
+            Ok(Leaving::Waits) => {
+                self.stats.count(Event::VmscanWrite);
+                Fate::Waits
+            }
+            Ok(Leaving::Gone) => Fate::Freed,
+            Err(why) => Self::fate_of_swap_out(Err(why)),
+        }
+    }
+
+    /// What becomes of a page that was to go to swap.
+    pub(super) fn fate_of_swap_out(result: Result<(), SwapOutError>) -> Fate {
+        match result {
             Ok(()) => Fate::Freed,
-            Err(SwapOutError::InUse) => return Fate::Keep,
+            Err(SwapOutError::InUse) => Fate::Keep,
             // Not to be looked at again soon.
-            Err(SwapOutError::NoSlot | SwapOutError::Mapped) => return Fate::Activate,
+            Err(SwapOutError::NoSlot | SwapOutError::Mapped) => Fate::Activate,
             Err(SwapOutError::Refused | SwapOutError::Io) => Fate::Activate,
-        };
-        self.stats.count(Event::VmscanWrite);
-        fate
+        }
     }
 
     /// Makes small pages of a large one: their turn comes soon.

@@ -10,6 +10,7 @@ use crate::mm::Mm;
 use crate::page::{LruFlags, PageDesc};
 use crate::platform::Platform;
 use crate::stats::Event;
+use crate::swap::SwapOuts;
 use crate::types::Pfn;
 
 /// What becomes of a page.
@@ -23,6 +24,8 @@ pub(super) enum Fate {
     Keep,
     /// It is isolated no more; what is left is a reference.
     Left,
+    /// It stays locked until it is written, with others.
+    Waits,
 }
 
 /// What a pass over isolated pages came to, in pages.
@@ -44,10 +47,11 @@ impl<P: Platform> Mm<P> {
         let mut kept = PageList::new();
         let mut emptied = Emptied::new();
         let written = self.stats.get(Event::VmscanWrite);
-        while let Some(pfn) = pages.pop_front(&self.map) {
+        let mut outs = SwapOuts::new();
+        let mut settle = |pfn: Pfn, fate: Fate| {
             let page = self.map.page(pfn);
             let order = page.head().order();
-            match self.reclaim_page(scan, pfn, page, forced) {
+            match fate {
                 Fate::Freed => {
                     self.lru_end_isolation(pfn);
                     self.free_emptied_page(pfn, order, page, &mut emptied);
@@ -60,8 +64,18 @@ impl<P: Platform> Mm<P> {
                 }
                 Fate::Keep => kept.push_back(&self.map, pfn),
                 Fate::Left => self.put_lru(pfn),
+                Fate::Waits => {}
+            }
+        };
+        while let Some(pfn) = pages.pop_front(&self.map) {
+            let page = self.map.page(pfn);
+            let fate = self.reclaim_page(scan, pfn, page, forced, &mut outs);
+            settle(pfn, fate);
+            if outs.is_full() {
+                self.reclaim_outs(&mut outs, &mut settle);
             }
         }
+        self.reclaim_outs(&mut outs, &mut settle);
         self.free_emptied(&mut emptied);
         passed.written = self.stats.get(Event::VmscanWrite) - written;
         self.stats.add(Event::Activate, passed.activated);
@@ -69,17 +83,42 @@ impl<P: Platform> Mm<P> {
         passed
     }
 
-    fn reclaim_page(&self, scan: &Scan, pfn: Pfn, page: &PageDesc, forced: bool) -> Fate {
+    /// Writes the pages that wait for it, all at a time, and lets go of them.
+    fn reclaim_outs(&self, outs: &mut SwapOuts, settle: &mut dyn FnMut(Pfn, Fate)) {
+        self.swap_out_write(outs, &mut |pfn, written| {
+            let fate = Self::fate_of_swap_out(written);
+            self.map.page(pfn).unlock();
+            settle(pfn, fate);
+        });
+    }
+
+    fn reclaim_page(
+        &self,
+        scan: &Scan,
+        pfn: Pfn,
+        page: &PageDesc,
+        forced: bool,
+        outs: &mut SwapOuts,
+    ) -> Fate {
         // Whoever has it locked uses it.
         if !page.try_lock() {
             return Fate::Keep;
         }
-        let fate = self.reclaim_locked(scan, pfn, page, forced);
-        page.unlock();
+        let fate = self.reclaim_locked(scan, pfn, page, forced, outs);
+        if fate != Fate::Waits {
+            page.unlock();
+        }
         fate
     }
 
-    fn reclaim_locked(&self, scan: &Scan, pfn: Pfn, page: &PageDesc, forced: bool) -> Fate {
+    fn reclaim_locked(
+        &self,
+        scan: &Scan,
+        pfn: Pfn,
+        page: &PageDesc,
+        forced: bool,
+        outs: &mut SwapOuts,
+    ) -> Fate {
         let flags = page.head().lru();
         if flags.contains(LruFlags::MLOCKED) {
             self.lru_change(pfn, LruFlags::UNEVICTABLE, LruFlags::ACTIVE);
@@ -99,7 +138,7 @@ impl<P: Platform> Mm<P> {
             if page.head().lru().contains(LruFlags::UNEVICTABLE) {
                 return Fate::Keep;
             }
-            return self.reclaim_anon(scan, pfn, page);
+            return self.reclaim_anon(scan, pfn, page, outs);
         }
         // What was used once other than by mapping it is not worth writing yet.
         let may_write = scan.may_write && use_of == Use::No;

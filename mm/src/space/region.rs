@@ -4,6 +4,7 @@
 
 use super::Space;
 use crate::mmu::{MapSize, VirtAddr};
+use crate::swap::Window;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::types::PAGE_SIZE;
 use bitflags::bitflags;
@@ -54,6 +55,8 @@ pub struct Region {
     /// Where page 0 of the group is in this space.
     base: u64,
     flags: AtomicU32,
+    /// What is known of its faults on pages in swap.
+    window: AtomicU64,
 }
 
 intrusive_adapter!(pub(crate) ByStart = UnsafeRef<Region>: Region { by_start => RBTreeAtomicLink });
@@ -98,6 +101,7 @@ impl Region {
             end: AtomicU64::new(range.end.0),
             base: base.0,
             flags: AtomicU32::new(flags.bits()),
+            window: AtomicU64::new(0),
         }
     }
 
@@ -109,6 +113,14 @@ impl Region {
     /// What it is.
     pub fn flags(&self) -> RegionFlags {
         RegionFlags::from_bits_truncate(self.flags.load(Relaxed))
+    }
+
+    /// Changes what is known of its faults on pages in swap. Of two who do so at
+    /// the same time one may be forgotten.
+    pub(crate) fn with_window<R>(&self, f: impl FnOnce(Window) -> (Window, R)) -> R {
+        let (window, result) = f(Window::from_bits(self.window.load(Relaxed)));
+        self.window.store(window.bits(), Relaxed);
+        result
     }
 
     pub(crate) fn set_flags(&self, flags: RegionFlags) {

@@ -11,7 +11,7 @@ use crate::mmu::{Entry, MapSize, Mapping, Mmu, SwapEntry, VirtAddr};
 use crate::page::LruFlags;
 use crate::platform::Platform;
 use crate::stats::Event;
-use crate::swap::{SwapInError, SwapOffError, SwappedIn};
+use crate::swap::{ReadAhead, SwapInError, SwapOffError, SwappedIn, WantsBack};
 use crate::sync::Ordering::Relaxed;
 use crate::types::{Order, Pfn};
 
@@ -31,14 +31,8 @@ impl<P: Platform> Mm<P> {
         gfp: Gfp,
     ) -> Result<Attempted, FaultError> {
         let locked = region.flags().contains(RegionFlags::LOCKED);
-        let mut fresh = || {
-            let page = self.anon_page(Order(0), gfp).ok()?;
-            let flags = LruFlags::ANON | if locked { LOCKED } else { LruFlags::empty() };
-            let as_page = LruPage { flags, owner: region.group, index: region.index(va) };
-            self.make_lru(page, as_page).ok()?;
-            Some(page.pfn)
-        };
-        let SwappedIn { pfn, read } = match self.swap_in(slot, &mut fresh) {
+        let mut wants = Wants { mm: self, mmu, space, region, va, slot, gfp };
+        let SwappedIn { pfn, read, ahead } = match self.swap_in_for(slot, &mut wants) {
             Ok(back) => back,
             // Somebody else was quicker: the entry says what is there now.
             Err(SwapInError::Stale) => {
@@ -51,6 +45,9 @@ impl<P: Platform> Mm<P> {
         if read {
             self.stats.count(Event::PgMajFault);
             space.major.fetch_add(1, Relaxed);
+        }
+        if ahead {
+            region.with_window(|window| (window.hit(region.index(va)), ()));
         }
         let desc = self.map.page(pfn);
         let entered = self.enter_swapped(mmu, space, va, slot, pfn, access);
@@ -136,5 +133,91 @@ impl<P: Platform> Mm<P> {
             }
         }
         Ok(())
+    }
+}
+
+/// A fault that wants its page back.
+struct Wants<'a, P: Platform> {
+    mm: &'a Mm<P>,
+    mmu: &'a dyn Mmu,
+    space: &'a Space,
+    region: &'a Region,
+    va: VirtAddr,
+    slot: SwapEntry,
+    gfp: Gfp,
+}
+
+impl<P: Platform> Wants<'_, P> {
+    /// A page for `va`, on no list.
+    fn page(&self, va: VirtAddr, gfp: Gfp, flags: LruFlags) -> Option<Pfn> {
+        let page = self.mm.anon_page(Order(0), gfp).ok()?;
+        let (owner, index) = (self.region.group, self.region.index(va));
+        self.mm.make_lru(page, LruPage { flags: LruFlags::ANON | flags, owner, index }).ok()?;
+        Some(page.pfn)
+    }
+
+    /// Has the page of `slot`, which the entry for `va` should name, read with the
+    /// one that is wanted. False if there is no memory for more.
+    fn read_too(&self, ahead: &mut ReadAhead, va: VirtAddr, slot: SwapEntry) -> bool {
+        let Self { mm, mmu, space, .. } = self;
+        // Not at the cost of what is in use.
+        let gfp = self.gfp.difference(Gfp::RECLAIM) | Gfp::NOWARN;
+        let Some(pfn) = self.page(va, gfp, LruFlags::empty()) else { return false };
+        let desc = mm.map.page(pfn);
+        // Nobody knows it but those who look at any page for a moment.
+        mm.lock_page(desc);
+        let cpu = mm.enter();
+        let entries = space.entry_lock(va).lock(&cpu);
+        let named = mmu.get(space.root, va) == Entry::Swap(slot);
+        let read = named && mm.swap_read_too(ahead, slot, pfn);
+        drop(entries);
+        drop(cpu);
+        if !read {
+            desc.unlock();
+            mm.put_lru(pfn);
+        }
+        true
+    }
+}
+
+impl<P: Platform> WantsBack for Wants<'_, P> {
+    fn fresh(&mut self) -> Option<Pfn> {
+        let locked = self.region.flags().contains(RegionFlags::LOCKED);
+        self.page(self.va, self.gfp, if locked { LOCKED } else { LruFlags::empty() })
+    }
+
+    fn if_named(&mut self, f: &mut dyn FnMut()) {
+        let cpu = self.mm.enter();
+        let _entries = self.space.entry_lock(self.va).lock(&cpu);
+        if self.mmu.get(self.space.root, self.va) == Entry::Swap(self.slot) {
+            f();
+        }
+    }
+
+    /// The pages beside it in its region, as far as one table names them.
+    fn around(&mut self, ahead: &mut ReadAhead) {
+        let Self { mm, mmu, space, region, va, .. } = *self;
+        let here = region.index(va);
+        let most = 1 << mm.page_cluster();
+        let wanted = region.with_window(|window| window.next(here, most));
+        let block = va.0 / MapSize::Large.bytes();
+        for index in wanted.filter(|&index| index != here) {
+            let Some(at) = region.place(index, MapSize::Small) else { continue };
+            if at.0 / MapSize::Large.bytes() != block {
+                continue;
+            }
+            let found = {
+                let cpu = mm.enter();
+                let _entries = space.entry_lock(at).lock(&cpu);
+                mmu.get(space.root, at)
+            };
+            let Entry::Swap(slot) = found else { continue };
+            if ahead.can_have(slot)
+                && mm.swap_is_to_be_read(slot)
+                && !self.read_too(ahead, at, slot)
+            {
+                return;
+            }
+        }
     }
 }

@@ -64,6 +64,12 @@ pub trait SwapDevice: Sync {
         }
     }
 
+    /// Whether it answers at once, without a wait: then nothing is read before
+    /// anybody asks.
+    fn is_synchronous(&self) -> bool {
+        false
+    }
+
     /// Whether there are pages that it refuses. These go to devices that do not,
     /// whatever the priorities, if there are such.
     fn may_refuse(&self) -> bool {

@@ -1,7 +1,10 @@
-//! A page's content to its slot and back. May call: `cache`, and the devices.
+//! Pages' contents to their slots and back. May call: `cache`, and the devices.
 
+use super::ahead::{ReadAhead, WantsBack};
 use super::cache::Inserted;
+use super::out::SwapOuts;
 use super::{IoFailed, PageBytes, SwapDevice, WriteFailed};
+use crate::block::{BlockRead, BlockWrite};
 use crate::mm::Mm;
 use crate::mmu::SwapEntry;
 use crate::page::{LruFlags, PageFlags};
@@ -9,6 +12,7 @@ use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
 use crate::types::Pfn;
+use arrayvec::ArrayVec;
 
 /// Why a page could not be brought back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +48,8 @@ pub struct SwappedIn {
     pub pfn: Pfn,
     /// Its device was asked for it: that makes a fault a major one.
     pub read: bool,
+    /// Its device had been asked for it before anybody wanted it.
+    pub ahead: bool,
 }
 
 impl<P: Platform> Mm<P> {
@@ -66,23 +72,21 @@ impl<P: Platform> Mm<P> {
         unsafe { &mut *self.platform.frame(pfn).cast::<PageBytes>() }
     }
 
-    /// Writes a page of the cache to its slot if that does not have it already.
-    /// The page is locked, mapped nowhere, and nobody but the caller and the
-    /// cache has a reference. May wait for the device. A page of zeros is only
-    /// noted.
+    /// Has a page of the cache ready to be written to its slot, if that does not
+    /// have it already: false if there is nothing to write. The page is locked,
+    /// mapped nowhere, and nobody but the caller and the cache has a reference.
+    /// A page of zeros is only noted. After true comes
+    /// [`swap_write_batch`](Self::swap_write_batch), and the page stays locked.
     ///
     /// # Errors
-    /// When the device fails, or has before: the slot will not be used again once
-    /// it is given up. Or when it does not take the page. The page is dirty and
-    /// active then.
-    pub(super) fn swap_write(&self, pfn: Pfn) -> Result<(), WriteFailed> {
+    /// When the device has failed at this slot before.
+    pub(super) fn swap_write_begin(&self, pfn: Pfn) -> Result<bool, IoFailed> {
         let desc = self.map.page(pfn);
         debug_assert!(desc.head().flags().contains(PageFlags::LOCKED) && desc.mapcount() == 0);
         if !desc.head().lru().contains(LruFlags::DIRTY) {
-            return Ok(());
+            return Ok(false);
         }
         let entry = SwapEntry::from_bits(desc.private());
-        let Some(device) = self.swap_device(entry) else { return Err(WriteFailed::Io) };
         // SAFETY: the page is locked and mapped by nobody; those who find it in
         // the cache lock it before they look.
         let content: &PageBytes = unsafe { self.content(pfn) };
@@ -94,34 +98,83 @@ impl<P: Platform> Mm<P> {
             !word.has_failed()
         });
         if noted != Some(true) {
-            return Err(WriteFailed::Io);
+            return Err(IoFailed);
         }
         desc.clear_lru(LruFlags::DIRTY);
         if zero {
             self.stats.count(Event::SwpOutZero);
-            return Ok(());
+            return Ok(false);
         }
         desc.set_lru(LruFlags::WRITEBACK);
-        let written = device.write(entry.slot(), content);
-        desc.clear_lru(LruFlags::WRITEBACK);
-        if let Err(why) = written {
-            desc.set_lru(LruFlags::DIRTY | LruFlags::FAILED);
-            self.lru_change(pfn, LruFlags::ACTIVE, LruFlags::empty());
-            if why == WriteFailed::Refused {
-                desc.set_lru(LruFlags::REFUSED);
-                return Err(why);
+        Ok(true)
+    }
+
+    /// Writes pages that are ready for it, as many at a time as their devices can,
+    /// and tells `each` what became of them. After a failure a page is dirty and
+    /// active, and its slot will not be used again once it is given up, unless the
+    /// device only did not take the page. Waits for the devices.
+    pub(super) fn swap_write_batch(
+        &self,
+        pages: &[Pfn],
+        each: &mut dyn FnMut(Pfn, Result<(), WriteFailed>),
+    ) {
+        let entry_of = |pfn: Pfn| SwapEntry::from_bits(self.map.page(pfn).private());
+        for part in pages.chunks(SwapOuts::MOST) {
+            let mut todo: ArrayVec<Pfn, { SwapOuts::MOST }> = part.iter().copied().collect();
+            // Those of one device go together.
+            while let Some(index) = todo.first().map(|&pfn| entry_of(pfn).device()) {
+                let mut batch = ArrayVec::<BlockWrite<'_>, { SwapOuts::MOST }>::new();
+                let mut of = ArrayVec::<Pfn, { SwapOuts::MOST }>::new();
+                todo.retain(|&mut pfn| {
+                    let entry = entry_of(pfn);
+                    let here = entry.device() == index;
+                    if here {
+                        of.push(pfn);
+                        // SAFETY: as in `swap_write_begin`, until `each` is told.
+                        let content = unsafe { self.content(pfn) };
+                        batch.push(BlockWrite::new(entry.slot().into(), content));
+                    }
+                    !here
+                });
+                if let Some(device) = self.with_swap(index, |on| on.active.device) {
+                    device.write_batch(&mut batch);
+                }
+                for (pfn, one) in of.into_iter().zip(batch) {
+                    each(pfn, self.swap_write_end(pfn, one.result));
+                }
             }
-            self.with_swap(entry.device(), |mut on| {
-                let word = on.slot(entry.slot());
-                on.set(entry.slot(), word.failed());
-            });
-            self.note_swap_write(entry, false);
-            self.note_swap_failure(device, entry, "write");
+        }
+    }
+
+    /// Notes how writing a page has ended.
+    fn swap_write_end(
+        &self,
+        pfn: Pfn,
+        written: Result<(), WriteFailed>,
+    ) -> Result<(), WriteFailed> {
+        let desc = self.map.page(pfn);
+        let entry = SwapEntry::from_bits(desc.private());
+        desc.clear_lru(LruFlags::WRITEBACK);
+        let Err(why) = written else {
+            self.note_swap_write(entry, true);
+            self.stats.count(Event::PswpOut);
+            return Ok(());
+        };
+        desc.set_lru(LruFlags::DIRTY | LruFlags::FAILED);
+        self.lru_change(pfn, LruFlags::ACTIVE, LruFlags::empty());
+        if why == WriteFailed::Refused {
+            desc.set_lru(LruFlags::REFUSED);
             return Err(why);
         }
-        self.note_swap_write(entry, true);
-        self.stats.count(Event::PswpOut);
-        Ok(())
+        self.with_swap(entry.device(), |mut on| {
+            let word = on.slot(entry.slot());
+            on.set(entry.slot(), word.failed());
+        });
+        self.note_swap_write(entry, false);
+        if let Some(device) = self.swap_device(entry) {
+            self.note_swap_failure(device, entry, "write");
+        }
+        Err(why)
     }
 
     fn note_swap_write(&self, entry: SwapEntry, ok: bool) {
@@ -145,9 +198,9 @@ impl<P: Platform> Mm<P> {
     /// Brings the page of `entry` back: from the cache, or by reading it. Two who
     /// want the same page read it once. `fresh` allocates a page and makes it an
     /// anonymous one with one reference, on no list, which it is put on here; it
-    /// is not called if the page is in memory. The caller names `entry` itself, or finds out afterwards,
-    /// with the page locked, whether what named it still does. Interrupts on, no
-    /// lock held; may wait for memory, the page lock, and the device.
+    /// is not called if the page is in memory. The caller names `entry` itself.
+    /// Interrupts on, no lock held; may wait for memory, the page lock, and the
+    /// device.
     ///
     /// # Errors
     /// See [`SwapInError`]; the slot stays as it is.
@@ -156,12 +209,31 @@ impl<P: Platform> Mm<P> {
         entry: SwapEntry,
         fresh: &mut dyn FnMut() -> Option<Pfn>,
     ) -> Result<SwappedIn, SwapInError> {
+        self.swap_in_for(entry, &mut Named { fresh })
+    }
+
+    /// As [`swap_in`](Self::swap_in), for somebody who can tell whether what he
+    /// found still names the slot, and what else he may want soon.
+    ///
+    /// # Errors
+    /// See [`SwapInError`]; the slot stays as it is.
+    pub(crate) fn swap_in_for(
+        &self,
+        entry: SwapEntry,
+        wants: &mut dyn WantsBack,
+    ) -> Result<SwappedIn, SwapInError> {
         loop {
             if let Some(pfn) = self.swap_lookup(entry) {
                 let desc = self.map.page(pfn);
                 self.lock_page(desc);
-                if self.is_cached_as(pfn, entry) && desc.head().lru().contains(LruFlags::UPTODATE) {
-                    return Ok(SwappedIn { pfn, read: false });
+                let flags = desc.head().lru();
+                if self.is_cached_as(pfn, entry) && flags.contains(LruFlags::UPTODATE) {
+                    let ahead = flags.contains(LruFlags::READAHEAD);
+                    if ahead {
+                        desc.clear_lru(LruFlags::READAHEAD);
+                        self.stats.count(Event::SwapRaHit);
+                    }
+                    return Ok(SwappedIn { pfn, read: false, ahead });
                 }
                 // It has left the cache meanwhile, or could not be read.
                 desc.unlock();
@@ -171,45 +243,47 @@ impl<P: Platform> Mm<P> {
             if self.swap_slot(entry).is_none() {
                 return Err(SwapInError::Stale);
             }
-            let pfn = fresh().ok_or(SwapInError::NoMemory)?;
+            let pfn = wants.fresh().ok_or(SwapInError::NoMemory)?;
             let desc = self.map.page(pfn);
             // Nobody knows it but those who look at any page for a moment.
             self.lock_page(desc);
-            match self.swap_insert(entry, pfn) {
-                Inserted::Yes { zero } => return self.swap_read(entry, pfn, zero),
-                another => {
-                    desc.unlock();
-                    self.put_lru(pfn);
-                    if another == Inserted::Stale {
-                        return Err(SwapInError::Stale);
-                    }
-                }
+            let mut inserted = Inserted::Stale;
+            // What names the slot by now may be another's page.
+            wants.if_named(&mut || inserted = self.swap_insert(entry, pfn));
+            if let Inserted::Yes { zero } = inserted {
+                return self.swap_read(entry, pfn, zero, wants);
+            }
+            desc.unlock();
+            self.put_lru(pfn);
+            if inserted == Inserted::Stale {
+                return Err(SwapInError::Stale);
             }
         }
     }
 
-    /// Reads a page that has just been put in the cache, locked.
-    fn swap_read(&self, entry: SwapEntry, pfn: Pfn, zero: bool) -> Result<SwappedIn, SwapInError> {
-        let desc = self.map.page(pfn);
-        // SAFETY: the page is new and locked; those who find it in the cache lock
-        // it before they look.
-        let content = unsafe { self.content(pfn) };
-        let read = match self.swap_device(entry) {
-            _ if zero => {
-                content.fill(0);
-                self.stats.count(Event::SwpInZero);
-                Ok(())
+    /// Reads a page that has just been put in the cache, locked, and what is
+    /// wanted besides.
+    fn swap_read(
+        &self,
+        entry: SwapEntry,
+        pfn: Pfn,
+        zero: bool,
+        wants: &mut dyn WantsBack,
+    ) -> Result<SwappedIn, SwapInError> {
+        let read = if zero {
+            // SAFETY: the page is new and locked; those who find it in the cache
+            // lock it before they look.
+            unsafe { self.content(pfn) }.fill(0);
+            self.stats.count(Event::SwpInZero);
+            Ok(())
+        } else {
+            let mut ahead = ReadAhead::new(entry);
+            if self.swap_device(entry).is_some_and(|device| !device.is_synchronous()) {
+                wants.around(&mut ahead);
             }
-            Some(device) => {
-                let read = device.read(entry.slot(), content);
-                match read {
-                    Ok(()) => self.stats.count(Event::PswpIn),
-                    Err(_) => self.note_swap_failure(device, entry, "read"),
-                }
-                read
-            }
-            None => Err(IoFailed),
+            self.swap_read_batch(entry, pfn, &ahead)
         };
+        let desc = self.map.page(pfn);
         if read.is_err() {
             self.swap_forget(pfn);
             desc.unlock();
@@ -219,6 +293,71 @@ impl<P: Platform> Mm<P> {
         desc.set_lru(LruFlags::UPTODATE);
         // Reclaim finds it, whatever becomes of whoever wanted it.
         self.lru_add(pfn);
-        Ok(SwappedIn { pfn, read: !zero })
+        Ok(SwappedIn { pfn, read: !zero, ahead: false })
     }
+
+    /// Reads a page, and those that are in the cache and locked to be read with
+    /// it; these are unlocked then, and referenced by the cache alone.
+    fn swap_read_batch(
+        &self,
+        entry: SwapEntry,
+        pfn: Pfn,
+        ahead: &ReadAhead,
+    ) -> Result<(), IoFailed> {
+        // SAFETY: the pages are new and locked; those who find them in the cache
+        // lock them before they look.
+        let read = |slot: u32, pfn| BlockRead::new(slot.into(), unsafe { self.content(pfn) });
+        let mut batch = ArrayVec::<BlockRead<'_>, { ReadAhead::MOST + 1 }>::new();
+        batch.push(read(entry.slot(), pfn));
+        batch.extend(ahead.pages().iter().map(|&(slot, pfn)| read(slot, pfn)));
+        let device = self.swap_device(entry);
+        if let Some(device) = device {
+            device.read_batch(&mut batch);
+        }
+        let mut results = batch.into_iter().map(|one| one.result);
+        let result = results.next().unwrap_or(Err(IoFailed));
+        match (result, device) {
+            (Ok(()), _) => self.stats.count(Event::PswpIn),
+            (Err(_), Some(device)) => self.note_swap_failure(device, entry, "read"),
+            (Err(_), None) => {}
+        }
+        for (&(_, pfn), result) in ahead.pages().iter().zip(results) {
+            self.swap_read_ahead(pfn, result);
+        }
+        result
+    }
+
+    /// A page that was read before anybody asked is in the cache for whoever does,
+    /// or forgotten if it could not be read: who asks is told then.
+    fn swap_read_ahead(&self, pfn: Pfn, result: Result<(), IoFailed>) {
+        let desc = self.map.page(pfn);
+        match result {
+            Ok(()) => {
+                desc.set_lru(LruFlags::UPTODATE | LruFlags::READAHEAD);
+                self.stats.count(Event::PswpIn);
+                self.stats.count(Event::SwapRa);
+                self.lru_add(pfn);
+            }
+            Err(_) => self.swap_forget(pfn),
+        }
+        desc.unlock();
+        self.put_lru(pfn);
+    }
+}
+
+/// Whoever wants a page, and knows no more than its slot.
+struct Named<'a> {
+    fresh: &'a mut dyn FnMut() -> Option<Pfn>,
+}
+
+impl WantsBack for Named<'_> {
+    fn fresh(&mut self) -> Option<Pfn> {
+        (self.fresh)()
+    }
+
+    fn if_named(&mut self, f: &mut dyn FnMut()) {
+        f();
+    }
+
+    fn around(&mut self, _ahead: &mut ReadAhead) {}
 }

@@ -29,6 +29,7 @@
 //! No memory is asked for on the way out: what is known of slots is there since
 //! the device was switched on.
 
+mod ahead;
 mod array;
 mod audit;
 mod cache;
@@ -44,12 +45,14 @@ mod slot;
 mod users;
 
 pub use crate::block::{IoFailed, PageBytes, WriteFailed};
+pub(crate) use ahead::{MOST_CLUSTER, ReadAhead, WantsBack, Window};
 pub use audit::SwapNames;
 pub use device::{SwapDevice, SwapKind};
 pub use io::{SwapInError, SwappedIn};
 pub use off::SwapOffError;
 pub use on::SwapOnError;
 pub use out::SwapOutError;
+pub(crate) use out::{Leaving, SwapOuts};
 pub use registry::SwapArea;
 pub use users::TooManyUsers;
 
@@ -135,6 +138,8 @@ pub(crate) struct Swap {
     to_discard: AtomicU64,
     /// Times that a device has failed.
     failures: AtomicU64,
+    /// Pages that are read at a time at most, log2.
+    page_cluster: AtomicU32,
 }
 
 impl Swap {
@@ -146,6 +151,7 @@ impl Swap {
             turn: AtomicU32::new(0),
             to_discard: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            page_cluster: AtomicU32::new(ahead::DEFAULT_CLUSTER),
         }
     }
 }

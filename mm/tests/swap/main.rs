@@ -3,6 +3,8 @@
 #![cfg(feature = "host")]
 
 mod basics;
+#[cfg(not(miri))]
+mod batch;
 mod model;
 #[cfg(not(miri))]
 mod spaces;
