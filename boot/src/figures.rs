@@ -33,6 +33,7 @@ pub fn run_options(glob: &str) -> RunOptions {
         accel: Accel::Tcg,
         machine: Machine::Pc,
         disk: Disk::Hd,
+        drive: Vec::new(),
         image: None,
         no_serial: false,
         picture: None,

@@ -79,6 +79,11 @@ pub struct RunOptions {
     /// What the image is attached as.
     #[arg(long, value_enum, default_value_t = Disk::Hd)]
     pub disk: Disk,
+    /// A virtio disk besides, `/dev/vda` and so on, several times: an empty one of
+    /// that size, with K, M, G or T, whose content goes when QEMU ends; or a file,
+    /// which is written to.
+    #[arg(long, value_name = "SIZE|FILE", value_parser = parse_drive)]
+    pub drive: Vec<Drive>,
     /// Boot this image; build none.
     #[arg(long, value_name = "FILE", conflicts_with = "checked")]
     pub image: Option<PathBuf>,
@@ -407,6 +412,24 @@ impl Memory {
     }
 }
 
+/// A disk besides the one with the image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Drive {
+    /// An empty one of that size.
+    Empty(Memory),
+    /// What is in this file.
+    File(PathBuf),
+}
+
+/// A number with a unit is a size; a file of such a name has a `./` before it.
+fn parse_drive(text: &str) -> Result<Drive, String> {
+    match parse_memory(text) {
+        Ok(size) if text.ends_with(|c: char| c.is_ascii_alphabetic()) => Ok(Drive::Empty(size)),
+        _ if text.is_empty() => Err("want a size or a file".into()),
+        _ => Ok(Drive::File(text.into())),
+    }
+}
+
 fn parse_memory(text: &str) -> Result<Memory, String> {
     let (digits, unit) = match text.chars().last() {
         Some(unit) if unit.is_ascii_alphabetic() => (&text[..text.len() - 1], unit),
@@ -496,6 +519,16 @@ mod tests {
             let error = refused(&["--memory", text]);
             assert_eq!(error.exit_code(), 2, "{text}");
         }
+    }
+
+    #[test]
+    fn drives_are_sizes_or_files() {
+        let drives =
+            run(&["--drive", "1g", "--drive", "a.img", "--drive", "12", "--drive", "./1G"]);
+        let file = |path: &str| Drive::File(path.into());
+        let empty = Drive::Empty(Memory("1G".into()));
+        assert_eq!(drives.drive, [empty, file("a.img"), file("12"), file("./1G")]);
+        assert_eq!(refused(&["--drive", ""]).kind(), ErrorKind::ValueValidation);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The QEMU command line. Pure, but for looking where the firmware lies.
 
-use crate::options::{Disk, RunOptions};
+use crate::options::{Disk, Drive, RunOptions};
 use std::path::{Path, PathBuf};
 
 /// The program.
@@ -67,6 +67,9 @@ pub fn arguments(
             arg(&["-device", "usb-storage,drive=stick,removable=on,bootindex=0"]);
         }
     }
+    for drive in &options.drive {
+        arg(&["-drive", &besides(drive)]);
+    }
     arg(&["-display", "none", "-nic", "none"]);
     // A crash that resets the machine ends the run instead of starting it over.
     arg(&["-no-reboot"]);
@@ -85,6 +88,18 @@ pub fn arguments(
     }
     args.extend(options.qemu.0.iter().cloned());
     args
+}
+
+/// A virtio disk. An empty one is an overlay over nothing, which grows in the
+/// host's directory for temporary files as it is written.
+fn besides(drive: &Drive) -> String {
+    let of = match drive {
+        Drive::Empty(size) => {
+            format!("driver=null-co,size={},read-zeroes=on,snapshot=on", size.0)
+        }
+        Drive::File(path) => format!("format=raw,cache=unsafe,file={}", escape_path(path)),
+    };
+    format!("if=virtio,discard=unmap,{of}")
 }
 
 /// Above this many KiB the host is not asked to set aside what the machine may
@@ -199,6 +214,18 @@ mod tests {
         assert!(has(&args, "-drive", "if=none,id=stick,format=raw,snapshot=on,file=/x/a,,b.img"));
         assert!(has(&args, "-serial", "none") && has(&args, "-qmp", "stdio"));
         assert!(!args.iter().any(|arg| arg.contains("isa-debug-exit") || arg.contains("stdio,")));
+    }
+
+    #[test]
+    fn disks_besides() {
+        let args = args(&["--drive", "1G", "--drive", "/x/a,b"], None);
+        let empty = "if=virtio,discard=unmap,driver=null-co,size=1G,read-zeroes=on,snapshot=on";
+        assert!(has(&args, "-drive", empty));
+        assert!(has(
+            &args,
+            "-drive",
+            "if=virtio,discard=unmap,format=raw,cache=unsafe,file=/x/a,,b"
+        ));
     }
 
     #[test]
