@@ -200,7 +200,8 @@ impl World for HostWorld {
 
     fn swap_device(&self, path: &str) -> Option<&'static dyn SwapDevice> {
         let zram = self.machine.zram_swap();
-        (zram.name() == path).then_some(zram as _)
+        let disk = || self.machine.disk_swap(path).map(|disk| disk as _);
+        (zram.name() == path).then_some(zram as _).or_else(disk)
     }
 
     fn balloon_target(&self) -> Option<u64> {

@@ -12,6 +12,7 @@ use super::ram::{self, Ram};
 use crate::output::Output;
 use mm::arena::MovableArena;
 use mm::balloon::{Balloon, Terms};
+use mm::block::SwapOnBlock;
 use mm::cmdline::tokens;
 use mm::early::{EarlyMem, RamRange, Reservation};
 use mm::firmware::numa::{CpuAffinity, MemoryAffinity, NumaNote, NumaTables, Topology};
@@ -19,10 +20,12 @@ use mm::firmware::{
     Map, RawMap, RawRegion, Region, ZoneLayout, apply_edits, check_ram, populate, sanitize,
 };
 use mm::host::Machine;
+use mm::host::disk::RamDisk;
 use mm::options::{Accept, Options};
 use mm::platform::{LogLevel, Platform};
 use mm::proc::{IoRange, write_iomem};
 use mm::slab::SlabDefaults;
+use mm::swap::SwapDevice;
 use mm::types::{CpuId, PAGE_SIZE, Pfn, PfnRange};
 use mm::{Mm, SetupError};
 use shell::{Errno, Error, Plugged};
@@ -57,12 +60,33 @@ pub struct Simulated {
     balloon: Lent<Balloon<Host>>,
     zram: Lent<Zram<Host>>,
     zram_swap: Lent<ZramSwap<Host>>,
+    disks: Vec<Lent<Disk>>,
     /// The command line, which the slab layer keeps words of.
     cmdline: Lent<str>,
     /// The firmware's map, cleaned.
     map: Vec<Region>,
     /// RAM that is less than a page.
     scraps: Vec<Region>,
+}
+
+/// A disk, and what swap sees of it.
+#[derive(Debug)]
+struct Disk {
+    swap: SwapOnBlock,
+    // It is what the former refers to.
+    _disk: Lent<RamDisk>,
+}
+
+impl Disk {
+    /// # Safety
+    /// As for [`Lent::new`].
+    unsafe fn new(number: usize, blocks: u64) -> Self {
+        let letter = char::from(b'a' + number as u8);
+        let disk = RamDisk::new(&format!("/dev/vd{letter}"), blocks).discarding();
+        // SAFETY: passed on to the caller.
+        let disk = unsafe { Lent::new(Box::new(disk)) };
+        Self { swap: SwapOnBlock::new(disk.get()), _disk: disk }
+    }
 }
 
 /// Room for what a boot writes down.
@@ -130,6 +154,11 @@ impl Simulated {
     /// The same as swap sees it.
     pub(crate) fn zram_swap(&self) -> &'static ZramSwap<Host> {
         self.zram_swap.get()
+    }
+
+    /// The disk of that path, as swap sees it.
+    pub(crate) fn disk_swap(&self, path: &str) -> Option<&'static SwapOnBlock> {
+        self.disks.iter().map(|disk| &disk.get().swap).find(|swap| swap.name() == path)
     }
 
     /// What is plugged in.
@@ -277,6 +306,9 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
     let zram = unsafe { Lent::new(Box::new(Zram::new("/dev/zram0"))) };
     // SAFETY: as the arena.
     let zram_swap = unsafe { Lent::new(Box::new(ZramSwap::new(mm.get(), zram.get()))) };
+    // SAFETY: as the arena.
+    let disk = |(number, &blocks)| unsafe { Lent::new(Box::new(Disk::new(number, blocks))) };
+    let disks = description.disks().iter().enumerate().map(disk).collect();
     // SAFETY: it goes before the manager.
     let plug = unsafe { Plug::new(mm.get(), plug_window) };
     let simulated = Simulated {
@@ -286,6 +318,7 @@ unsafe fn boot(description: &Description, output: &Output) -> Result<Simulated, 
         balloon,
         zram,
         zram_swap,
+        disks,
         cmdline,
         map: map.regions().to_vec(),
         scraps: map.scraps().to_vec(),

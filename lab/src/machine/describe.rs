@@ -10,19 +10,22 @@
 //! cpus 2
 //! cmdline cma=16M movablecore=64M
 //! reporting                           # the host takes back what is free
+//! disk 1G                             # /dev/vda; the next one is /dev/vdb
 //! end
 //! ```
 
 use mm::cmdline::{parse_number, parse_size};
 use mm::firmware::numa::Distances;
 use mm::firmware::{RawRegion, RegionKind, parse_kind};
-use mm::types::MAX_NODES;
+use mm::types::{MAX_NODES, PAGE_SIZE};
 use shell::{Errno, Error, without_comment};
 
 /// CPUs that a machine may have, as many as the kernel would bring up.
 const MAX_CPUS: u16 = 256;
 /// Ranges that nodes may have, all together.
 const MAX_RANGES: usize = 256;
+/// Disks that a machine may have.
+pub(super) const MAX_DISKS: usize = 4;
 /// Bytes of a command line.
 const MAX_CMDLINE: usize = 4096;
 
@@ -62,6 +65,8 @@ pub struct Description {
     cmdline: String,
     /// There is a device for free page reporting.
     reporting: bool,
+    /// Blocks of a page of each disk.
+    disks: Vec<u64>,
 }
 
 /// The machine that is there unless a script describes another: QEMU's PC with
@@ -88,6 +93,7 @@ impl Description {
             cpus: 1,
             cmdline: String::new(),
             reporting: false,
+            disks: Vec::new(),
         }
     }
 
@@ -124,9 +130,17 @@ impl Description {
                 self.reporting = true;
                 Ok(())
             }
+            "disk" => {
+                let blocks = address(rest)? / PAGE_SIZE as u64;
+                if self.disks.len() == MAX_DISKS || blocks == 0 {
+                    return Err(invalid("a machine has up to 4 disks, of a page each at least"));
+                }
+                self.disks.push(blocks);
+                Ok(())
+            }
             _ => {
-                let why = "a machine is described by mem, node, distance, cpus, cmdline \
-                           and reporting";
+                let why = "a machine is described by mem, node, distance, cpus, cmdline, \
+                           reporting and disk";
                 Err(invalid(why).about(word))
             }
         }
@@ -303,6 +317,11 @@ impl Description {
     /// Whether there is a device for free page reporting.
     pub(super) const fn has_reporting(&self) -> bool {
         self.reporting
+    }
+
+    /// Blocks of a page of each disk.
+    pub(super) fn disks(&self) -> &[u64] {
+        &self.disks
     }
 
     pub(super) fn cmdline(&self) -> &str {
