@@ -84,6 +84,8 @@ pub struct Options<'a> {
     pub seed: Option<u64>,
     /// `selftest.timeout=SECONDS`: when a test counts as hanging; 0: never.
     pub test_timeout: u32,
+    /// `pressure=SECONDS`: how long the test with more memory than RAM goes on.
+    pub pressure: u32,
     /// `kunit.filter_glob=GLOB`: which tests to run.
     pub filter_glob: Option<&'a str>,
     /// `crash=KIND`: crash on purpose, as the first of the tests.
@@ -113,6 +115,7 @@ impl Default for Options<'_> {
             selftest: Level::Quick,
             seed: None,
             test_timeout: TEST_TIMEOUT,
+            pressure: 0,
             filter_glob: None,
             crash: None,
             maxcpus: None,
@@ -170,6 +173,10 @@ impl<'a> Options<'a> {
                 let seconds = u32::try_from(token.number()?);
                 self.test_timeout = seconds.map_err(|_| token.malformed("too long"))?;
             }
+            () if token.is("pressure") => {
+                let seconds = u32::try_from(token.number()?);
+                self.pressure = seconds.map_err(|_| token.malformed("too long"))?;
+            }
             () if token.is("kunit.filter_glob") => {
                 let glob = token.value()?;
                 self.filter_glob = Some(glob).filter(|glob| !glob.is_empty());
@@ -204,6 +211,7 @@ mod tests {
             "selftest=full",
             "selftest.seed=0xDEAD",
             "selftest.timeout=7",
+            "pressure=1800",
             "kunit.filter_glob=buddy.*",
             "crash=stack",
             "maxcpus=2",
@@ -225,6 +233,7 @@ mod tests {
             selftest: Level::Full,
             seed: Some(0xdead),
             test_timeout: 7,
+            pressure: 1800,
             filter_glob: Some("buddy.*"),
             crash: Some(Crash::StackOverflow),
             maxcpus: Some(2),

@@ -7,6 +7,7 @@ mod device_suite;
 mod heap_suite;
 mod hog_suite;
 mod kernel_suites;
+mod pressure_suite;
 mod provoke;
 mod restart_suite;
 mod smp_suite;
@@ -116,6 +117,7 @@ pub(crate) fn run(
         }
         None => &[],
     };
+    pressure_suite::choose(options.pressure);
     let mut ground = GROUND.lock();
     let Some(on) = prepare(mm, config.level, &mut ground) else {
         return (Counts { fail: 1, ..Counts::default() }, Failed::default());
@@ -133,6 +135,7 @@ pub(crate) fn run(
         &hog_suite::SUITES,
         &tumult_suite::SUITES,
         &storm_suite::SUITES,
+        &pressure_suite::SUITES,
         &heap_suite::SUITES,
         Suites::<Machine>::ALL,
     ];

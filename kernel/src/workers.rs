@@ -83,6 +83,31 @@ impl Drop for Quiet {
     }
 }
 
+/// Workers work while this lives, though somebody who has it wants quiet.
+pub(crate) struct Busy(());
+
+/// Has workers work on, by whoever keeps them quiet himself, until that is
+/// dropped. Interrupts on, no lock held; not by a worker.
+#[must_use]
+pub(crate) fn busy() -> Busy {
+    let quiet = {
+        let mut inside = INSIDE.lock();
+        let quiet = inside.quiet > 0;
+        inside.quiet = inside.quiet.saturating_sub(1);
+        quiet
+    };
+    debug_assert!(quiet, "nobody has kept them quiet");
+    BETWEEN_ROUNDS.wake_all();
+    Busy(())
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        // What was lent is given back.
+        core::mem::forget(quiet());
+    }
+}
+
 /// No worker changes anything while this lives; others may look.
 pub(crate) struct Held(());
 
