@@ -6,6 +6,7 @@ use mm::cma::CmaRequest;
 use mm::gfp::AllocFlags;
 use mm::host::{Machine, build, pc};
 use mm::proc::{FILES, FileError, KPageFlags};
+use mm::reclaim::{Shrinker, Shrunk};
 use mm::types::{CpuId, NodeId, Order, Pfn, PfnRange, ZoneKind};
 use mm::zone::{Mark, Zone};
 use mm::{Config, Gfp, Mm, Request};
@@ -299,13 +300,47 @@ fn files_that_are_not_there() {
     for path in FILES {
         let knobs =
             ["/proc/slabinfo", "/proc/sys/vm/", "/sys/module/", "/sys/devices/", "/sys/kernel/mm/"];
-        let written =
+        let knob =
             knobs.iter().any(|p| path.starts_with(p) && !path.ends_with("/block_size_bytes"));
+        let written = knob || path.ends_with("/longest_wait_ms");
         assert_ne!(mm.proc_read(path, &mut text), Err(FileError::NotFound), "{path}");
         if !written {
             assert_eq!(mm.proc_write(path, "1"), Err(FileError::NotPermitted), "{path}");
         }
     }
+}
+
+#[test]
+fn the_longest_wait_begins_anew_when_told() {
+    const PATH: &str = "/sys/kernel/debug/quarry/longest_wait_ms";
+    let mm = pc(16, 1, &Config::default()).expect("a machine");
+    assert_eq!((read(&mm, PATH).as_str(), mm.longest_wait_ms()), ("0\n", 0));
+    // Who reclaims sees the clock go on.
+    struct Slow;
+    impl Shrinker<Machine> for Slow {
+        fn count(&self, _: &Mm<Machine>, _: NodeId) -> u64 {
+            1 << 20
+        }
+
+        fn scan(&self, mm: &Mm<Machine>, _: NodeId, _: u64) -> Option<Shrunk> {
+            mm.platform().advance_ms(7);
+            None
+        }
+    }
+    mm.register_shrinker(&Slow).expect("room");
+    let request = Request::new(Order(0), Gfp::KERNEL | Gfp::NORETRY | Gfp::NOWARN);
+    // An allocation that need not wait does not count, nor does one that may not.
+    while let Ok(page) = mm.alloc_pages(Request::new(Order(0), Gfp::NOWAIT | Gfp::NOWARN)) {
+        assert_eq!(mm.longest_wait_ms(), 0);
+        let _ = page;
+    }
+    let _ = mm.alloc_pages(request);
+    assert!(mm.longest_wait_ms() >= 7, "{} ms", mm.longest_wait_ms());
+    for wrong in ["1", "", "x"] {
+        assert_eq!(mm.proc_write(PATH, wrong), Err(FileError::Invalid));
+    }
+    assert_eq!(mm.proc_write(PATH, "0\n"), Ok(()));
+    assert_eq!(mm.longest_wait_ms(), 0);
 }
 
 #[test]
@@ -415,6 +450,7 @@ fn knobs_turn() {
         ("watermark_boost_factor", "0", &["-1"]),
         ("extfrag_threshold", "1000", &["-1", "1001", "1k"]),
         ("percpu_pagelist_high_fraction", "8", &["7", "1", "-8"]),
+        ("page-cluster", "5", &["-1", "6", ""]),
         ("swappiness", "200", &["-1", "201", ""]),
     ] {
         write(name, good).expect(name);
