@@ -12,7 +12,9 @@ fn page(byte: u8) -> [u8; PAGE_SIZE] {
 }
 
 /// Does with each request what it says, given how many there were before.
-struct Liar(fn(&mut Board, u32), u32);
+struct Liar(Lie, u32);
+
+type Lie = fn(&mut Board, u32);
 
 impl Script for Liar {
     fn work(&mut self, board: &mut Board) {
@@ -23,7 +25,7 @@ impl Script for Liar {
     }
 }
 
-fn liar(lie: fn(&mut Board, u32)) -> (Driver, Handle) {
+fn liar(lie: Lie) -> (Driver, Handle) {
     let (driver, handle) = open(Liar(lie, 0), USUAL, &config(512, 16, 512, 0));
     (driver.expect("it begins well"), handle)
 }
@@ -41,7 +43,7 @@ fn answer(board: &mut Board, status: u8, extra: u32) {
 
 #[test]
 fn each_lie_ends_the_device_and_nothing_else() {
-    let lies: [(fn(&mut Board, u32), &str); 7] = [
+    let lies: [(Lie, &str); 7] = [
         (|board, _| answer(board, 3, 0), "answers with a status that there is not"),
         (|board, _| answer(board, 0xff, 0), "answers with a status that there is not"),
         (|board, _| answer(board, 0, 1), "says it wrote"),

@@ -50,7 +50,7 @@ fn neighbours_share_a_request_and_the_queue_is_filled() {
         blocks.iter().zip(&pages).map(|(block, page)| BlockWrite::new(*block, page)).collect();
     driver.write_batch(&mut batch);
     assert!(batch.iter().all(|one| one.result == Ok(())));
-    for block in blocks.iter() {
+    for block in &blocks {
         assert_eq!(held(&shared, *block as usize), *block as u8);
     }
     let seen: Vec<_> = shared.lock().seen.iter().map(|it| (it.1 / 8, it.2 / 4096)).collect();
