@@ -37,14 +37,14 @@ static ENOUGH: AtomicBool = AtomicBool::new(false);
 /// Rounds of those who disturb.
 static DISTURBED: AtomicU64 = AtomicU64::new(0);
 /// Rounds of those that a thread sees at least, if they come within reason.
-const DISTURBANCES: u64 = 100;
+const DISTURBANCES: u64 = 25;
 
 fn short(test: &mut Test<'_, Subject>) -> CaseResult {
     run(test, 600, 150)
 }
 
 fn long(test: &mut Test<'_, Subject>) -> CaseResult {
-    run(test, 1500, 20_000)
+    run(test, 1500, 4_000)
 }
 
 /// Swap to compressed RAM, unless somebody else has it.

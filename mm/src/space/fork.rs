@@ -30,7 +30,8 @@ impl<P: Platform> Mm<P> {
     /// writes from then on the other does not see. May wait; no lock held.
     ///
     /// # Errors
-    /// [`MapError::NoMemory`]; nothing has changed then.
+    /// [`MapError::NoMemory`], also when `parent` was killed; nothing has changed
+    /// then.
     pub fn space_fork<'m>(
         &'m self,
         parent: &SpaceRef<'m>,
@@ -54,6 +55,10 @@ impl<P: Platform> Mm<P> {
         // those who come from a page.
         let regions = from.regions.write(&self.platform);
         let mut copies = to.regions.write(&self.platform);
+        // What it had may be gone by now.
+        if from.is_killed() {
+            return Err(MapError::NoMemory);
+        }
         let mut result = Ok(());
         for region in regions.iter() {
             let flags = region.flags() - RegionFlags::LOCKED;
