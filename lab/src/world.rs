@@ -7,6 +7,7 @@ use crate::output::Output;
 use mm::Mm;
 use mm::arena::MovableArena;
 use mm::balloon::{Balloon, RETRY_MS, Step};
+use mm::cache::PageCache;
 use mm::platform::{Context, Platform, Worker};
 use mm::swap::SwapDevice;
 use mm::types::CpuId;
@@ -202,6 +203,12 @@ impl World for HostWorld {
         let zram = self.machine.zram_swap();
         let disk = || self.machine.disk_swap(path).map(|disk| disk as _);
         (zram.name() == path).then_some(zram as _).or_else(disk)
+    }
+
+    fn page_cache(&self, path: &str) -> Result<Option<&'static PageCache>, Error> {
+        let Some(cache) = self.machine.disk_cache(path) else { return Ok(None) };
+        let full = Error::new(Errno::ENOSPC, "too many page caches");
+        cache.register(self.machine.mm()).map(|()| Some(cache)).map_err(|_| full)
     }
 
     fn balloon_target(&self) -> Option<u64> {

@@ -11,6 +11,8 @@ use ::drivers::blk::{SECTOR_BYTES, VirtioBlk};
 use alloc::vec::Vec;
 use mm::Mm;
 use mm::block::{BlockDevice, SwapOnBlock};
+use mm::cache::PageCache;
+use mm::reclaim::TooManyCaches;
 use mm::sync::LockRank;
 
 /// A disk. It is kept for good: whoever swaps to it may still ask it for pages
@@ -39,6 +41,9 @@ static TABLE: IrqMutex<Table> =
 
 /// By index in the table: what swap sees of each.
 static SWAP: [mm::sync::Once<SwapOnBlock>; DISKS] = [const { mm::sync::Once::new() }; DISKS];
+
+/// By index in the table: what is cached of each.
+static CACHES: [mm::sync::Once<PageCache>; DISKS] = [const { mm::sync::Once::new() }; DISKS];
 
 /// Takes a device over.
 pub(super) fn start(_: &'static Mm<Machine>, mut found: Found) {
@@ -110,6 +115,19 @@ impl Disk {
     /// The disk as the page cache sees it.
     pub(crate) fn device(&'static self) -> &'static dyn BlockDevice {
         &self.driver
+    }
+
+    /// What is cached of the disk, known to `mm`.
+    ///
+    /// # Errors
+    /// When that knows as many caches as it can.
+    pub(crate) fn cache(
+        &'static self,
+        mm: &Mm<Machine>,
+    ) -> Result<&'static PageCache, TooManyCaches> {
+        let cache = CACHES[self.index % DISKS].call_once(|| PageCache::new(self.device()));
+        cache.register(mm)?;
+        Ok(cache)
     }
 
     /// The disk as swap sees it.

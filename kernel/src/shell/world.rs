@@ -15,6 +15,7 @@ use core::fmt;
 use mm::Mm;
 use mm::arena::MovableArena;
 use mm::balloon::Balloon;
+use mm::cache::PageCache;
 use mm::swap::SwapDevice;
 use mm::types::CpuId;
 use quarry_kernel::cpuset::CpuSet;
@@ -107,6 +108,12 @@ impl World for Kernel {
     fn swap_device(&self, path: &str) -> Option<&'static dyn SwapDevice> {
         let disk = || Some(drivers::blk::find(path)?.swap() as &'static dyn SwapDevice);
         drivers::zram::swap(self.on?.mm, path).or_else(disk)
+    }
+
+    fn page_cache(&self, path: &str) -> Result<Option<&'static PageCache>, Error> {
+        let (Some(on), Some(disk)) = (self.on, drivers::blk::find(path)) else { return Ok(None) };
+        let full = Error::new(Errno::ENOSPC, "too many page caches");
+        disk.cache(on.mm).map(Some).map_err(|_| full)
     }
 
     fn balloon_target(&self) -> Option<u64> {

@@ -13,6 +13,7 @@ use crate::output::Output;
 use mm::arena::MovableArena;
 use mm::balloon::{Balloon, Terms};
 use mm::block::SwapOnBlock;
+use mm::cache::PageCache;
 use mm::cmdline::tokens;
 use mm::early::{EarlyMem, RamRange, Reservation};
 use mm::firmware::numa::{CpuAffinity, MemoryAffinity, NumaNote, NumaTables, Topology};
@@ -73,6 +74,7 @@ pub struct Simulated {
 #[derive(Debug)]
 struct Disk {
     swap: SwapOnBlock,
+    cache: Lent<PageCache>,
     // It is what the former refers to.
     _disk: Lent<RamDisk>,
 }
@@ -85,7 +87,9 @@ impl Disk {
         let disk = RamDisk::new(&format!("/dev/vd{letter}"), blocks).discarding();
         // SAFETY: passed on to the caller.
         let disk = unsafe { Lent::new(Box::new(disk)) };
-        Self { swap: SwapOnBlock::new(disk.get()), _disk: disk }
+        // SAFETY: as the disk, which it refers to and goes before.
+        let cache = unsafe { Lent::new(Box::new(PageCache::new(disk.get()))) };
+        Self { swap: SwapOnBlock::new(disk.get()), cache, _disk: disk }
     }
 }
 
@@ -159,6 +163,12 @@ impl Simulated {
     /// The disk of that path, as swap sees it.
     pub(crate) fn disk_swap(&self, path: &str) -> Option<&'static SwapOnBlock> {
         self.disks.iter().map(|disk| &disk.get().swap).find(|swap| swap.name() == path)
+    }
+
+    /// What is cached of the disk of that path.
+    pub(crate) fn disk_cache(&self, path: &str) -> Option<&'static PageCache> {
+        let caches = self.disks.iter().map(|disk| disk.get().cache.get());
+        caches.into_iter().find(|cache| cache.device().name() == path)
     }
 
     /// What is plugged in.
