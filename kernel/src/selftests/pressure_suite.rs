@@ -257,9 +257,9 @@ impl Part {
     /// of it, of which nothing is seen here.
     fn copied(&mut self, space: &User) {
         let mm = space.mm;
-        let (Some(mut part), Ok(copy)) = (self.copy(), mm.space_fork(space, "copy")) else {
-            return;
-        };
+        // Whoever gets no memory for it has made nothing that would stay.
+        let Some(mut part) = self.copy() else { return };
+        let Ok(copy) = mm.space_fork(space, "copy") else { return };
         let config = Config::new(Name::new("copy"));
         let thread = task::space::spawn_in(&config, copy, move || {
             for page in (0..part.pages).step_by(16) {
