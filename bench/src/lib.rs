@@ -9,8 +9,10 @@
 //! May call everything public in `mm`; allocates nothing of its own.
 #![no_std]
 
+mod compact;
 mod contig;
 mod cost;
+mod fault;
 mod migrate;
 mod pages;
 mod run;
@@ -18,4 +20,5 @@ mod slab;
 pub mod table;
 
 pub use cost::Cost;
+pub use fault::Threads;
 pub use run::{Boot, Counter, Ground, Report, Scratch, Tally, Why, run};

@@ -32,7 +32,7 @@ pub(crate) fn run<P: Platform>(bench: &mut Bench<'_, P>) {
 }
 
 /// The copy of a page's bytes.
-fn copying<P: Platform>(bench: &Bench<'_, P>) -> Result<Cost, Why> {
+pub(crate) fn copying<P: Platform>(bench: &Bench<'_, P>) -> Result<Cost, Why> {
     let mm = bench.on.mm;
     let request = Request::new(Order(0), Gfp::KERNEL);
     let (from, to) = (mm.alloc_pages(request)?, mm.alloc_pages(request)?);

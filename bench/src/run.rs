@@ -2,7 +2,8 @@
 //! figures go. Calls the files of operations, `selftest`'s filter and text.
 
 use crate::cost::Cost;
-use crate::{contig, migrate, pages, slab};
+use crate::fault::{self, Threads};
+use crate::{compact, contig, migrate, pages, slab};
 use core::fmt;
 use core::ptr::NonNull;
 use mm::arena::MovableArena;
@@ -93,6 +94,11 @@ pub struct Ground<P: Platform> {
     pub mm: &'static Mm<P>,
     /// An arena that nobody else uses, registered with it.
     pub arena: &'static MovableArena<P>,
+    /// Those who use memory through page tables.
+    pub threads: &'static dyn Threads<P>,
+    /// Free pages that the experiment with compaction leaves itself at most: the
+    /// rest it takes away meanwhile.
+    pub most: u64,
     /// What its start cost, where that is known.
     pub boot: Option<Boot>,
 }
@@ -280,13 +286,15 @@ pub fn run<P: Platform>(
     let meter = Meter::new(counter);
     let tally = Tally::default();
     let mut bench = Bench { on, scratch, meter, suite: "", globs, tally, report };
-    let suites: [Suite<P>; 6] = [
+    let suites: [Suite<P>; 8] = [
         ("boot", boot),
         ("pages", pages::run),
         ("slab", slab::run),
         ("contig", contig::run),
         ("cma", contig::run_cma),
         ("migrate", migrate::run),
+        ("fault", fault::run),
+        ("compact", compact::run),
     ];
     for (suite, run) in suites {
         bench.suite = suite;

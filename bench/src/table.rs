@@ -38,7 +38,7 @@ const fn row(name: &'static str, what: &'static str, linux: [f64; 2], want: [f64
 const NONE: [f64; 2] = [0.0, 0.0];
 
 /// All rows, in the order in which they are printed. Numbers are instructions
-/// per operation but for the last one.
+/// per operation but where it says what else.
 #[rustfmt::skip]
 pub const ROWS: &[Row] = &[
     row("pages.order0", "order 0, alloc + free, hot", [628.0, 544.0], [200.0, 120.0]),
@@ -103,6 +103,26 @@ pub const ROWS: &[Row] = &[
     row("cma.release1", "cma_release of 1", [374.0, 0.0], NONE),
     row("migrate.page", "moving one driver page, beyond the copy", [3950.0, 3600.0], [800.0, 600.0]),
     row("migrate.copy", "the copy of a page", [1550.0, 512.0], NONE),
+    row("fault.4k", "first touch of a page of 4 KiB", [2418.0, 0.0], [2418.0, 1200.0]),
+    row("fault.thp", "first touch in pages of 2 MiB, each 4 KiB", [563.0, 0.0], [563.0, 300.0]),
+    row("fault.read", "first read of a page", NONE, NONE),
+    row("fault.fork", "copying a space, each page", NONE, NONE),
+    row("fault.cow", "writing a page that is shared: the copy included", NONE, NONE),
+    row("fault.reuse", "writing a page that is not shared any more", NONE, NONE),
+    row("fault.dontneed", "forgetting one page, each", NONE, NONE),
+    row("fault.unmap", "unmapping a region, each page", NONE, NONE),
+    row("compact.half", "compaction, 1 page of 2 kept: each moved, beyond the copy", [3465.0, 3619.0], [1500.0, 1500.0]),
+    row("compact.half_moved", "the same: pages moved for each block gained", [657.4, 266.3], NONE),
+    row("compact.half_lost", "the same: blocks that could be and are not, percent", [46.9, 5.5], [2.0, 2.0]),
+    row("compact.eighth", "compaction, 1 page of 8 kept: each moved, beyond the copy", NONE, [1500.0, 1500.0]),
+    row("compact.eighth_moved", "the same: pages moved for each block gained", [6514.0, 69.6], NONE),
+    row("compact.eighth_lost", "the same: blocks that could be and are not, percent", [79.3, 7.0], [2.0, 2.0]),
+    row("compact.quarters", "compaction, 3 pages of 4 kept: each moved, beyond the copy", NONE, [1500.0, 1500.0]),
+    row("compact.quarters_moved", "the same: pages moved for each block gained", [3203.0, 414.1], NONE),
+    row("compact.quarters_lost", "the same: blocks that could be and are not, percent", [44.9, 12.0], [2.0, 2.0]),
+    row("compact.eighths", "compaction, 7 pages of 8 kept: each moved, beyond the copy", NONE, [1500.0, 1500.0]),
+    row("compact.eighths_moved", "the same: pages moved for each block gained", [133.3, 505.5], NONE),
+    row("compact.eighths_lost", "the same: blocks that could be and are not, percent", [10.3, 9.9], [2.0, 2.0]),
     row("boot.per_page", "memory map and free lists at boot, per page", [39.0, 0.0], [10.0, 2.0]),
     row("boot.descriptor_bytes", "descriptor, bytes per page", [64.0, 64.0], [32.0, 32.0]),
 ];

@@ -2,11 +2,13 @@
 //! of the table, and give everything back.
 
 use bench::table::{ROWS, find};
-use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Tally, run};
-use mm::Config;
+use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Tally, Threads, run};
 use mm::cma::CmaRequest;
 use mm::host::{Machine, pc};
+use mm::mmu::VirtAddr;
+use mm::space::{Access, FaultError, SpaceRef};
 use mm::types::Order;
+use mm::{Config, Mm};
 use std::cell::Cell;
 
 /// Moves on by one at each look: a window in which nobody looks costs nothing.
@@ -31,6 +33,31 @@ impl Report for Lines {
     }
 }
 
+/// The test's own thread, which goes through the tables as a processor does.
+struct Simulated;
+
+impl Threads<Machine> for Simulated {
+    fn touch(
+        &self,
+        mm: &'static Mm<Machine>,
+        space: &SpaceRef<'static>,
+        va: VirtAddr,
+        pages: u64,
+        access: Access,
+    ) -> Result<(), FaultError> {
+        for at in (0..pages).map(|page| va.add(page * 4096)) {
+            let write = access == Access::Write;
+            while mm.platform().access(space.root(), at, write, |_| {}).is_err() {
+                mm.fault(space, at, access)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages that compaction is tried on.
+const MOST: u64 = 16 << 8;
+
 fn ground() -> Ground<Machine> {
     let mut config = Config::default();
     config.cma[0] =
@@ -39,7 +66,8 @@ fn ground() -> Ground<Machine> {
     mm.slab_init().expect("the slab layer");
     let arena: &'static mm::arena::MovableArena<Machine> = Box::leak(Box::default());
     arena.register(mm).expect("room for a driver");
-    Ground { mm, arena, boot: Some(Boot { counts: 10, pages: 1 }) }
+    let boot = Some(Boot { counts: 10, pages: 1 });
+    Ground { mm, arena, threads: &Simulated, most: MOST, boot }
 }
 
 fn measure(on: &Ground<Machine>, glob: &str) -> (Tally, Vec<String>) {

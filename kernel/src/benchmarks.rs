@@ -1,15 +1,18 @@
 //! Measures what operations cost, when the command line says `bench=GLOB`: the
-//! time stamp counter, and where the figures go. Calls `bench`, `console`,
-//! `arch::time`.
+//! time stamp counter, a thread that uses memory, and where the figures go.
+//! Calls `bench`, `console`, `arch::time`, `task`.
 
 use crate::arch::time;
 use crate::console;
 use crate::platform::Machine;
-use crate::task::Mutex;
-use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Why};
+use crate::task::{self, Mutex};
+use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Threads, Why};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mm::Mm;
 use mm::arena::MovableArena;
+use mm::mmu::VirtAddr;
+use mm::space::{Access, FaultError, SpaceRef};
+use mm::types::PAGE_SIZE;
 
 /// What the start of the memory manager took, and for how many pages; 0 until
 /// it is known.
@@ -52,6 +55,42 @@ fn calibration() -> Cost {
     Cost::shared(time::counter() - before, LOOPS)
 }
 
+/// Pages that compaction is measured on at most: all of the machine's.
+const MOST: u64 = u64::MAX;
+
+/// This thread, for a while.
+struct Visitor;
+
+impl Threads<Machine> for Visitor {
+    fn touch(
+        &self,
+        mm: &'static Mm<Machine>,
+        space: &SpaceRef<'static>,
+        va: VirtAddr,
+        pages: u64,
+        access: Access,
+    ) -> Result<(), FaultError> {
+        task::space::enter(mm.space_get(space));
+        for page in 0..pages {
+            let at = va.add(page * PAGE_SIZE as u64).0 as *mut u8;
+            // SAFETY: the space's memory, which nobody else knows of; what is not
+            // there comes by a fault, or that ends this thread.
+            unsafe {
+                match access {
+                    Access::Read => {
+                        at.read_volatile();
+                    }
+                    Access::Write => at.write_volatile(1),
+                }
+            }
+        }
+        if let Some(space) = task::space::leave() {
+            mm.space_put(space);
+        }
+        Ok(())
+    }
+}
+
 /// Lines that `scripts/bench` reads.
 struct Lines;
 
@@ -76,7 +115,8 @@ pub(crate) fn run(mm: &'static Mm<Machine>, globs: &str) -> bool {
     }
     *registered = true;
     let boot = Boot { counts: BOOT.0.load(Relaxed), pages: BOOT.1.load(Relaxed) };
-    let on = Ground { mm, arena: &ARENA, boot: Some(boot).filter(|boot| boot.pages > 0) };
+    let boot = Some(boot).filter(|boot| boot.pages > 0);
+    let on = Ground { mm, arena: &ARENA, threads: &Visitor, most: MOST, boot };
     let loop_of_two = calibration();
     console::line(format_args!("QUARRY-BENCH-LOOP {loop_of_two}"));
     if loop_of_two != Cost::shared(2, 1) {

@@ -6,7 +6,7 @@ mod options;
 use crate::arch::cpu::Features;
 use crate::arch::exit::{Verdict, exit};
 use crate::arch::gdt::{self, Ist};
-use crate::arch::{apic, cpu, idt, ioapic, irq, pat, percpu, pic, time};
+use crate::arch::{apic, cpu, idt, ioapic, irq, pat, percpu, pic, time, wide};
 use crate::console::Framebuffer;
 use crate::crash::{self, BUILD_ID};
 use crate::memory::{self, FirmwareMap, InUse, memtest};
@@ -278,6 +278,7 @@ fn open_console(info: &mut BootInfo) -> Option<Framebuffer> {
 /// What the processor can do; ends the boot if that is not enough.
 fn check_processor() -> Features {
     pat::init();
+    wide::init();
     let features = cpu::features();
     log::info!("cpu: {}, {} bits of physical address", cpu::brand(), features.phys_bits);
     if !features.nx {

@@ -1,7 +1,7 @@
 //! `mm`'s view of this machine: the direct map, this CPU, interrupt masking,
 //! the clock, the thread, the log. Calls `arch`, `vm`, `task`.
 
-use crate::arch::{irq, percpu, restart, time};
+use crate::arch::{irq, percpu, restart, time, wide};
 use crate::task::{self, Rights};
 use crate::vm::space::Spaces;
 use crate::vm::{self, layout};
@@ -13,7 +13,7 @@ use mm::mmu::{Mmu, Root};
 use mm::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use mm::steps::{Pop, Push};
 use mm::sync::HeldLocks;
-use mm::types::{CpuId, NodeId, Pfn, PfnRange};
+use mm::types::{CpuId, NodeId, PAGE_SIZE, Pfn, PfnRange};
 use quarry_kernel::sched::Priority;
 
 /// Counts of the time stamp counter that the manager's lines have taken.
@@ -51,6 +51,16 @@ impl Machine {
 unsafe impl Platform for Machine {
     fn frame(&self, pfn: Pfn) -> *mut u8 {
         vm::frame_ptr(pfn)
+    }
+
+    unsafe fn clear_frames(&self, pfn: Pfn, pages: u64) {
+        // SAFETY: the caller's word.
+        unsafe { wide::clear(vm::frame_ptr(pfn), pages as usize * PAGE_SIZE) };
+    }
+
+    unsafe fn copy_frame(&self, to: Pfn, from: Pfn) {
+        // SAFETY: the caller's word.
+        unsafe { wide::copy(vm::frame_ptr(to), vm::frame_ptr(from)) };
     }
 
     fn pfn_of(&self, ptr: *const u8) -> Option<Pfn> {

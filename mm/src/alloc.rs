@@ -371,12 +371,19 @@ impl<P: Platform> Mm<P> {
             self.check_poison(pfn, req.order);
         }
         if req.gfp.contains(Gfp::ZERO) || t.init_on_alloc.load(Relaxed) {
-            self.fill(pfn, req.order, 0);
+            self.clear(pfn, req.order);
         }
         if self.owners.is_on() {
             page.set_owner(self.owners.intern(at).0);
         }
         Page { pfn, order: req.order }
+    }
+
+    /// Fills a block that the caller owns with zeros.
+    #[inline]
+    pub(crate) fn clear(&self, pfn: Pfn, order: Order) {
+        // SAFETY: the frames are contiguous and the caller's alone.
+        unsafe { self.platform.clear_frames(pfn, order.pages()) };
     }
 
     /// Fills a block that the caller owns with one byte.

@@ -9,7 +9,7 @@ use crate::mm::Mm;
 use crate::platform::{Platform, Worker};
 use crate::pressure::{Attempt, CompactPriority};
 use crate::stats::Event;
-use crate::types::{MigrateType, NodeId, PAGEBLOCK_ORDER, ZoneKind};
+use crate::types::{MigrateType, NodeId, Order, PAGEBLOCK_ORDER, ZoneKind};
 use crate::zone::Zone;
 
 impl<P: Platform> Mm<P> {
@@ -21,8 +21,10 @@ impl<P: Platform> Mm<P> {
         match worker {
             Worker::Kswapd(node) => self.kswapd_work(node),
             Worker::Kcompactd(node) => {
-                self.kcompactd_round(node);
-                None
+                if let Some((order, class)) = self.asked_of_kcompactd(node) {
+                    self.kcompactd_for(node, order, class);
+                }
+                self.compact_unasked(node)
             }
             Worker::Reporting => self.report_round(),
             Worker::Flusher => self.flusher_work(),
@@ -33,23 +35,23 @@ impl<P: Platform> Mm<P> {
     /// that has none and where compaction can help (Linux mm/compaction.c).
     /// Returns how many zones gained one.
     pub fn kcompactd_round(&self, node: NodeId) -> u32 {
+        self.kcompactd_for(node, PAGEBLOCK_ORDER, ZoneKind::Movable)
+    }
+
+    fn kcompactd_for(&self, node: NodeId, order: Order, class: ZoneKind) -> u32 {
         self.stats.count(Event::CompactDaemonWake);
         self.zones()
             .iter()
-            .filter(|z| z.node == node && z.managed() > 0)
-            .map(|zone| u32::from(self.compact_in_background(zone)))
+            .filter(|z| z.node == node && z.kind <= class && z.managed() > 0)
+            .map(|zone| u32::from(self.compact_in_background(zone, order, class)))
             .sum()
     }
 
-    fn compact_in_background(&self, zone: &Zone) -> bool {
-        let request = Request::new(PAGEBLOCK_ORDER, Gfp::KERNEL | Gfp::MOVABLE).on(zone.node);
-        let attempt = Attempt {
-            request,
-            class: ZoneKind::Movable,
-            migratetype: MigrateType::Movable,
-            flags: AllocFlags::CMA,
-        };
-        if zone.has_block(PAGEBLOCK_ORDER, AllocFlags::CMA) {
+    fn compact_in_background(&self, zone: &Zone, order: Order, class: ZoneKind) -> bool {
+        let request = Request::new(order, Gfp::KERNEL | Gfp::MOVABLE).on(zone.node);
+        let migratetype = MigrateType::Movable;
+        let attempt = Attempt { request, class, migratetype, flags: AllocFlags::CMA };
+        if zone.has_block(order, AllocFlags::CMA) {
             return false;
         }
         let done =

@@ -189,7 +189,7 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn scrub(&self, pfn: Pfn, order: Order) {
         let t = &self.tunables;
         if t.init_on_free.load(Relaxed) {
-            self.fill(pfn, order, 0);
+            self.clear(pfn, order);
         }
         if t.page_poison.load(Relaxed) {
             self.poison(pfn, order);

@@ -5,6 +5,7 @@
 use crate::boot_slice::BootSlice;
 use crate::cache::Writeback;
 use crate::cma::CmaAreas;
+use crate::compact::Compaction;
 use crate::dump::Reports;
 use crate::fast::Homes;
 use crate::fault::Faults;
@@ -103,6 +104,7 @@ pub struct Mm<P: Platform> {
     pub(crate) reports: Reports,
     pub(crate) owners: PageOwner,
     pub(crate) cma: CmaAreas,
+    pub(crate) compaction: Compaction,
     pub(crate) movable_owners: MovableOwners<P>,
     pub(crate) oom: Oom,
     pub(crate) oom_notifiers: OomNotifiers<P>,

@@ -6,7 +6,7 @@
 use crate::mmu::{Mmu, Root};
 use crate::steps::{Pop, Push};
 use crate::sync::HeldLocks;
-use crate::types::{CpuId, NodeId, Pfn, PfnRange};
+use crate::types::{CpuId, NodeId, PAGE_SIZE, Pfn, PfnRange};
 use core::fmt;
 use core::ptr::NonNull;
 
@@ -76,6 +76,25 @@ pub unsafe trait Platform: Sized + Sync + 'static {
     /// Address of the first byte of frame `pfn` (direct map). Valid for frames
     /// of RAM that the machine was built with.
     fn frame(&self, pfn: Pfn) -> *mut u8;
+
+    /// Fills the `pages` frames from `pfn` on with zeros.
+    ///
+    /// # Safety
+    /// They are the caller's alone.
+    unsafe fn clear_frames(&self, pfn: Pfn, pages: u64) {
+        // SAFETY: the caller's word; frames of one block are contiguous.
+        unsafe { self.frame(pfn).write_bytes(0, pages as usize * PAGE_SIZE) };
+    }
+
+    /// Copies what is in frame `from` to frame `to`.
+    ///
+    /// # Safety
+    /// They are two frames, which nobody else writes meanwhile, and `to` is the
+    /// caller's alone.
+    unsafe fn copy_frame(&self, to: Pfn, from: Pfn) {
+        // SAFETY: the caller's word.
+        unsafe { self.frame(to).copy_from_nonoverlapping(self.frame(from), PAGE_SIZE) };
+    }
 
     /// The frame that `ptr` points into, if it is in the direct map.
     fn pfn_of(&self, ptr: *const u8) -> Option<Pfn>;

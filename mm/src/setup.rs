@@ -7,6 +7,7 @@ use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
 use crate::cache::Writeback;
 use crate::cma::{CmaAreas, CmaRequest, MAX_CMA_AREAS};
+use crate::compact::Compaction;
 use crate::contig::pageblocks;
 use crate::deferred::whole_blocks;
 use crate::dump::Reports;
@@ -208,6 +209,7 @@ impl<P: Platform> Mm<P> {
             reports: Reports::default(),
             owners,
             cma,
+            compaction: Compaction::new(),
             movable_owners,
             oom: Oom::new(),
             oom_notifiers: OomNotifiers::new(),

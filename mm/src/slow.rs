@@ -211,7 +211,13 @@ impl<P: Platform> Mm<P> {
         for zone in self.zones_for(attempt) {
             if last != Some(zone.node) {
                 last = Some(zone.node);
-                self.wake_kswapd(zone.node, attempt.request.order, attempt.class);
+                let order = attempt.request.order;
+                if !self.wake_kswapd(zone.node, order, attempt.class)
+                    && !attempt.request.gfp.can_block()
+                {
+                    // It cannot see to that itself.
+                    self.wake_kcompactd(zone.node, order, attempt.class);
+                }
             }
         }
     }

@@ -16,3 +16,4 @@ pub(crate) mod pit;
 pub(crate) mod restart;
 pub(crate) mod time;
 pub(crate) mod trap;
+pub(crate) mod wide;

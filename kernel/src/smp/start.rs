@@ -4,7 +4,7 @@
 
 use crate::arch::gdt::Ist;
 use crate::arch::percpu::{self, PerCpu};
-use crate::arch::{apic, cpu, idt, irq, pat, time};
+use crate::arch::{apic, cpu, idt, irq, pat, time, wide};
 use crate::platform::Machine;
 use crate::smp::{self, ONLINE, call, trampoline, warp};
 use crate::vm::kstack::{KernelStack, NoStack};
@@ -238,6 +238,7 @@ extern "C" fn secondary() -> ! {
             Cr4::write_raw(CR4.load(Ordering::Relaxed));
         }
     }
+    wide::init();
     area.in_force.begin();
     // SAFETY: once, on the CPU that owns the tables, whose stacks are set.
     unsafe { area.tables.load() };

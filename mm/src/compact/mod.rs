@@ -5,13 +5,14 @@
 //! call: `migrate`, `buddy`, `free`.
 
 pub mod index;
+mod proactive;
 mod run;
 mod source;
 pub(crate) mod state;
 mod target;
 
 use crate::buddy::{Buddy, Placement};
-use crate::gfp::AllocFlags;
+use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::migrate::MigrateMode;
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -20,6 +21,7 @@ use crate::sync::Ordering::Relaxed;
 use crate::types::{COSTLY_ORDER, MigrateType, NR_ORDERS, NodeId, Order, Pfn, ZoneKind};
 use crate::zone::{Mark, Zone};
 use index::FreeBlocks;
+pub(crate) use proactive::Compaction;
 use run::{Run, Wanted};
 
 /// What a whole-zone compaction did.
@@ -114,6 +116,19 @@ impl<P: Platform> Mm<P> {
         (result, run.captured)
     }
 
+    /// Whether kcompactd could do something for requests of `class` for `order`.
+    fn is_for_compaction(&self, zone: &Zone, order: Order, class: ZoneKind) -> bool {
+        let attempt = Attempt {
+            request: Request::new(order, Gfp::KERNEL | Gfp::MOVABLE).on(zone.node),
+            class,
+            migratetype: MigrateType::Movable,
+            flags: AllocFlags::empty(),
+        };
+        let mark = zone.mark(Mark::Min);
+        !zone.watermark_ok(order, mark, class, attempt.flags)
+            && self.worth_compacting(zone, &attempt)
+    }
+
     /// Whether compaction could help: enough is free to move pages to, and it
     /// is for want of contiguity that the order is not to be had.
     fn worth_compacting(&self, zone: &Zone, attempt: &Attempt) -> bool {
@@ -138,9 +153,10 @@ impl<P: Platform> Mm<P> {
 
     /// Compacts a zone from end to end, whatever hints say, as
     /// `/proc/sys/vm/compact_memory` does. Per-CPU lists are drained first:
-    /// what lies there can neither merge nor be a target. May wait; interrupts
+    /// what lies there can neither merge nor be a target, nor be isolated. May wait; interrupts
     /// on, no lock held.
     pub fn compact_whole_zone(&self, zone: &Zone) -> Compacted {
+        self.lru_drain_all();
         self.drain_all(Some(zone));
         let mut run = Run::new(zone, MigrateMode::Sync, None, true);
         self.compact_zone(&mut run);

@@ -36,6 +36,8 @@ pub(super) struct Run<'z> {
     pub(super) wanted: Option<Wanted>,
     /// Hints and the suitability of blocks are ignored, positions start afresh.
     pub(super) whole: bool,
+    /// For a run that nobody has asked for: the zone's score at which it stops.
+    pub(super) until_score: Option<u32>,
     /// kcompactd runs it, and no request waits for it.
     pub(super) background: bool,
     /// Where the migration scanner goes on; everything below was scanned.
@@ -79,6 +81,7 @@ impl<'z> Run<'z> {
             mode,
             wanted,
             whole,
+            until_score: None,
             background: false,
             migrate_pfn,
             free_pfn,
@@ -190,11 +193,14 @@ impl<P: Platform> Mm<P> {
                 CompactResult::PartialSkipped
             });
         }
-        let wanted = run.wanted?;
         // Inside a block the answer would nearly always be no.
         if run.migrate_pfn.pageblock() != run.migrate_pfn {
             return None;
         }
+        if let Some(score) = run.until_score {
+            return self.is_low_enough(zone, score).then_some(CompactResult::Success);
+        }
+        let wanted = run.wanted?;
         self.has_suitable_block(zone, &wanted).then_some(CompactResult::Success)
     }
 

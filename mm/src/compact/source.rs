@@ -2,11 +2,13 @@
 //! cluster of movable pages. May call: `migrate`.
 
 use super::run::{CLUSTER, Run};
+use crate::lru::Isolator;
 use crate::migrate::MigrateMode;
 use crate::mm::Mm;
-use crate::page::PageType;
+use crate::page::{LruFlags, PageType};
 use crate::platform::Platform;
 use crate::stats::Event;
+use crate::sync::Ordering::Relaxed;
 use crate::types::{MigrateType, PAGEBLOCK_PAGES, Pfn};
 
 impl<P: Platform> Mm<P> {
@@ -21,8 +23,11 @@ impl<P: Platform> Mm<P> {
             run.migrate_pfn = self.map.next_populated(end).min(run.zone.span().end).max(end);
             return false;
         }
+        let locked = self.compaction.unevictable_allowed.load(Relaxed);
+        let may_move = |flags: LruFlags| locked || !flags.contains(LruFlags::UNEVICTABLE);
         let began = run.migrate_pfn;
         let (mut pfn, mut scanned, mut failed) = (began, 0u64, false);
+        let mut isolator = Isolator::new(self);
         while pfn < end && run.sources.len() < CLUSTER {
             scanned += 1;
             // Nothing is held: what is read is a hint, and a step taken by it
@@ -31,12 +36,21 @@ impl<P: Platform> Mm<P> {
             match word.ty() {
                 // Targets are single pages: a larger block stays.
                 PageType::Movable | PageType::Lru if word.order().0 > 0 => {}
-                PageType::Movable | PageType::Lru
-                    if self.isolate_seen(pfn, word, run.mode).is_ok() =>
-                {
+                PageType::Lru if !may_move(word.lru()) => {}
+                PageType::Lru if isolator.isolate(pfn) => {
                     run.sources.push_back(&self.map, pfn);
                     pfn = pfn.add(1);
                     continue;
+                }
+                PageType::Movable => {
+                    // It is the driver's to give.
+                    isolator.let_go();
+                    if self.isolate_seen(pfn, word, run.mode).is_ok() {
+                        run.sources.push_back(&self.map, pfn);
+                        pfn = pfn.add(1);
+                        continue;
+                    }
+                    failed = true;
                 }
                 PageType::Buddy | PageType::Pcp if pfn.is_aligned(word.order()) => {
                     pfn = pfn.add(word.order().pages());
@@ -46,7 +60,7 @@ impl<P: Platform> Mm<P> {
                     pfn = pfn.add(1);
                     continue;
                 }
-                PageType::Movable | PageType::Lru => failed = true,
+                PageType::Lru => failed = true,
                 _ => {}
             }
             pfn = if pfn.is_aligned(word.order()) {
@@ -57,9 +71,11 @@ impl<P: Platform> Mm<P> {
             // A page that stays spoils the block that the request needs; what
             // else is in it need not be moved for that request.
             if gives_up(run) {
+                isolator.let_go();
                 pfn = self.skip_spoiled(run, pfn).min(end);
             }
         }
+        isolator.let_go();
         run.migrate_pfn = pfn.min(end);
         let isolated = u64::from(run.sources.len());
         self.count_scan(run, Event::CompactMigrateScanned, scanned, isolated);

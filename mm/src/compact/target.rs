@@ -7,7 +7,7 @@ use crate::mm::Mm;
 use crate::page::{HeadWord, PageType};
 use crate::platform::Platform;
 use crate::stats::Event;
-use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_PAGES, Pfn};
+use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 
 impl<P: Platform> Mm<P> {
     /// A single page to move to. Its head word says Held.
@@ -98,6 +98,8 @@ impl<P: Platform> Mm<P> {
         let mut verdict = Some(false);
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, run.zone, &cpu);
+        // Asked once where there is room for all that may be taken here.
+        let ample = self.may_take_free(run.zone, PAGEBLOCK_ORDER);
         if !run.zone.owns(&self.map, block) {
             // It went offline just now.
             return Some(false);
@@ -109,7 +111,7 @@ impl<P: Platform> Mm<P> {
             let word = self.map.page(pfn).head();
             let order = word.order();
             if word.ty() == PageType::Buddy && order < keep.min(MAX_ORDER) {
-                if !self.may_take_free(run.zone, order) {
+                if !ample && !self.may_take_free(run.zone, order) {
                     verdict = None;
                     break;
                 }

@@ -79,7 +79,7 @@ impl<P: Platform> Mm<P> {
         let t = &self.tunables;
         for (pfn, order) in natural_blocks(piece) {
             if t.init_on_free.load(Relaxed) {
-                self.fill(pfn, order, 0);
+                self.clear(pfn, order);
             }
             if t.page_poison.load(Relaxed) {
                 self.poison(pfn, order);

@@ -189,7 +189,7 @@ impl<P: Platform> Mm<P> {
                     self.check_poison(pfn, order);
                 }
                 if zero {
-                    self.fill(pfn, order, 0);
+                    self.clear(pfn, order);
                 }
                 if owned {
                     self.map.page(pfn).set_owner(self.owners.intern(at).0);

@@ -24,7 +24,7 @@ mod ops;
 mod take;
 
 pub(crate) use audit::{LruCount, audit_lru_head};
-pub(crate) use take::Zones;
+pub(crate) use take::{Isolator, Zones};
 
 use crate::boot_slice::BootSlice;
 use crate::early::EarlyMem;

@@ -143,6 +143,16 @@ impl<P: Platform> Mm<P> {
 
     /// [`lru_putback`](Self::lru_putback) for all pages on a list.
     pub fn lru_putback_list(&self, list: &mut PageList) {
+        self.list_all(list, |node, page| node.end_isolation(page));
+    }
+
+    /// Lists pages that are on no list and that nobody else lists, and drops a
+    /// reference of the caller's to each. Any context.
+    pub(crate) fn lru_list_all(&self, list: &mut PageList) {
+        self.list_all(list, |_, _| {});
+    }
+
+    fn list_all(&self, list: &mut PageList, before: impl Fn(&NodeLru, &PageDesc)) {
         while let Some(first) = list.first() {
             let node = self.lru_of(first);
             let mut listed = [Pfn(0); PUT_BACK];
@@ -154,7 +164,7 @@ impl<P: Platform> Mm<P> {
                     break;
                 }
                 list.pop_front(&self.map);
-                node.end_isolation(self.map.page(pfn));
+                before(node, self.map.page(pfn));
                 lists.insert(pfn, true);
                 listed[n] = pfn;
                 n += 1;

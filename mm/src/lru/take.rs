@@ -1,12 +1,13 @@
 //! Taking the oldest pages off a list, for reclaim to look at (Linux
 //! `isolate_lru_folios`). May call: `list`, `memmap`.
 
-use super::LruList;
+use super::{Lists, LruList};
 use crate::list::PageList;
 use crate::mm::Mm;
-use crate::page::linked;
+use crate::page::{LruFlags, PageType, linked};
 use crate::platform::Platform;
-use crate::types::{NR_ZONES, NodeId, ZoneKind};
+use crate::sync::Cpu;
+use crate::types::{NR_ZONES, NodeId, Pfn, ZoneKind};
 
 /// Pages of other zones that are passed over at most under one hold of the lock.
 const MAX_SKIPPED: u64 = 4096;
@@ -89,6 +90,55 @@ impl<P: Platform> Mm<P> {
             }
         }
         result
+    }
+}
+
+/// Isolates listed pages that a scanner comes past: the lists stay locked from
+/// one to the next.
+pub(crate) struct Isolator<'a, P: Platform> {
+    mm: &'a Mm<P>,
+    // The lock goes before the token that masks interrupts.
+    held: Option<(Lists<'a>, Cpu<'a, P>)>,
+}
+
+impl<'a, P: Platform> Isolator<'a, P> {
+    pub(crate) fn new(mm: &'a Mm<P>) -> Self {
+        Self { mm, held: None }
+    }
+
+    /// As [`Mm::lru_isolate`].
+    #[inline]
+    pub(crate) fn isolate(&mut self, pfn: Pfn) -> bool {
+        let (mm, page) = (self.mm, self.mm.map.page(pfn));
+        if !page.head().lru().contains(LruFlags::LISTED) || !page.get_unless_zero() {
+            return false;
+        }
+        let node = mm.lru_of(pfn);
+        if self.held.as_ref().is_none_or(|(lists, _)| !core::ptr::eq(lists.node, node)) {
+            self.let_go();
+            let cpu = mm.enter();
+            self.held = Some((node.lock(&mm.map, &cpu), cpu));
+        }
+        let Some((lists, _)) = &mut self.held else { return false };
+        // Between the look and the reference it may have become something else
+        // that is counted.
+        let word = page.head();
+        let listed = word.ty() == PageType::Lru && word.lru().contains(LruFlags::LISTED);
+        if listed {
+            lists.remove(pfn);
+            lists.node.begin_isolation(page);
+        } else {
+            // It may be the last reference.
+            self.let_go();
+            mm.put_counted(pfn, page);
+        }
+        listed
+    }
+
+    /// Unlocks the lists: what comes next may wait, or lock others.
+    #[inline]
+    pub(crate) fn let_go(&mut self) {
+        self.held = None;
     }
 }
 

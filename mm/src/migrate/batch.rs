@@ -71,20 +71,19 @@ impl<P: Platform> Mm<P> {
         let mut spare = None;
         let mut emptied = Emptied::new();
         for pass in 0..PASSES {
-            let mut again = PageList::new();
+            let (mut again, mut mapped) = (PageList::new(), PageList::new());
+            let patient = pass >= PATIENT_PASS && mode > MigrateMode::Async;
             while let Some(src) = list.pop_front(&self.map) {
+                if self.map.page(src).head().is(PageType::Lru, order) {
+                    mapped.push_back(&self.map, src);
+                    continue;
+                }
                 let Some(dst) = spare.take().or_else(&mut *target) else {
                     result.out_of_memory = true;
                     list.push_front(&self.map, src);
                     break;
                 };
-                let patient = pass >= PATIENT_PASS && mode > MigrateMode::Async;
-                let moved = if self.map.page(src).head().is(PageType::Lru, order) {
-                    self.migrate_lru(dst, src, order, patient, &mut emptied)
-                } else {
-                    self.migrate_page(dst, src, order, mode, patient, &mut emptied)
-                };
-                match moved {
+                match self.migrate_page(dst, src, order, mode, patient, &mut emptied) {
                     Ok(used) => {
                         result.moved += order.pages() as u32;
                         if !used {
@@ -98,6 +97,19 @@ impl<P: Platform> Mm<P> {
                         keep.push_back(&self.map, src);
                     }
                 }
+            }
+            if !mapped.is_empty() {
+                self.migrate_mapped(
+                    &mut mapped,
+                    order,
+                    target,
+                    unused,
+                    patient,
+                    &mut again,
+                    &mut emptied,
+                    &mut result,
+                );
+                self.append(list, &mut mapped);
             }
             self.append(list, &mut again);
             if list.is_empty() || result.out_of_memory {

@@ -37,6 +37,10 @@ impl Buddy<'_> {
     /// returns the largest order that one came to be listed at.
     fn free_singles(&mut self, range: PfnRange) -> Order {
         let map = self.map;
+        if range.pages() == 1 {
+            map.page(range.start).clear();
+            return self.free(range.start, Order(0), Placement::Auto);
+        }
         (range.start.0..range.end.0).for_each(|pfn| map.page(Pfn(pfn)).clear());
         let blocks = natural_blocks(range);
         let listed = blocks.map(|(pfn, order)| self.free(pfn, order, Placement::Auto));

@@ -1,49 +1,231 @@
-//! Moving a page of type Lru: everybody who maps it waits, its cache has the
+//! Moving pages of type Lru: everybody who maps one waits, its cache has the
 //! other one in its place, and whoever used it goes on there (Linux
-//! `move_to_new_folio`, `folio_migrate_mapping`). May call: `lru`, `rmap`,
+//! `migrate_pages_batch`, `folio_migrate_mapping`). May call: `lru`, `rmap`,
 //! `swap`, the page caches.
 //!
-//! The source is locked, then unmapped, then frozen: from then on nobody can
-//! reach it, and its content and what is known of it are final. Nothing of the
-//! target is written before, so that there is nothing to take back.
+//! Pages are moved a batch at a time, so that all CPUs are told once for many.
+//! Each is locked, then its entries are stopped; after the flush it is frozen:
+//! from then on nobody can reach it, and its content and what is known of it are
+//! final. Nothing of the target is written before, so that there is nothing to
+//! take back. With a batch begun nobody waits for anything but that flush: what
+//! takes patience is moved alone.
 
-use super::{Emptied, MigrateError};
+use super::Emptied;
+use super::batch::Migrated;
+use crate::list::PageList;
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageDesc, PageFlags, PageType};
 use crate::platform::Platform;
+use crate::rmap::Places;
 use crate::sync::Ordering::Release;
 use crate::types::{Order, Pfn};
+use core::ops::Range;
+
+/// Pages that are moved with one flush.
+const BATCH: usize = 32;
+
+/// A page that moves.
+#[derive(Clone)]
+struct Move {
+    src: Pfn,
+    dst: Pfn,
+    step: Step,
+}
+
+/// How far it has come.
+#[derive(Clone)]
+enum Step {
+    /// Nothing has been done, or all has been undone.
+    Waits,
+    /// It is locked, and these entries of it are stopped.
+    Stopped { entries: Range<usize>, cached: bool },
+    /// Its content is at `dst`, and `src` is free.
+    Moved,
+    /// Nobody had it any more: `src` is free, `dst` not used.
+    Gone,
+}
 
 impl<P: Platform> Mm<P> {
-    /// Moves an isolated block of type Lru to `dst`, another of the same order
-    /// that is the caller's. Ok(false): nobody had it any more, and `dst` is
-    /// still the caller's.
+    /// Moves the isolated blocks of type Lru on `list`; those that something is
+    /// in the way of go to `again`. What is left on `list` had no place to go to.
     #[inline(never)]
-    pub(super) fn migrate_lru(
+    #[expect(clippy::too_many_arguments, reason = "what a pass over a list goes with")]
+    pub(super) fn migrate_mapped(
         &self,
-        dst: Pfn,
-        src: Pfn,
+        list: &mut PageList,
+        order: Order,
+        target: &mut dyn FnMut() -> Option<Pfn>,
+        unused: &mut dyn FnMut(Pfn),
+        patient: bool,
+        again: &mut PageList,
+        emptied: &mut Emptied,
+        result: &mut Migrated,
+    ) {
+        let most = if patient { 1 } else { BATCH };
+        while !list.is_empty() && !result.out_of_memory {
+            let mut moves = [const { Move { src: Pfn(0), dst: Pfn(0), step: Step::Waits } }; BATCH];
+            let (mut len, mut entries) = (0, 0);
+            while len < most
+                && let Some(src) = list.first()
+            {
+                entries += self.map.page(src).mapcount() as usize;
+                if len > 0 && entries > Places::MOST {
+                    break;
+                }
+                // Before anything is locked: it may take waiting.
+                let Some(dst) = target() else {
+                    result.out_of_memory = true;
+                    break;
+                };
+                list.pop_front(&self.map);
+                moves[len] = Move { src, dst, step: Step::Waits };
+                len += 1;
+            }
+            let moves = &mut moves[..len];
+            self.move_batch(moves, order, patient, emptied);
+            for one in moves {
+                match one.step {
+                    Step::Moved => result.moved += order.pages() as u32,
+                    Step::Gone => {
+                        result.moved += order.pages() as u32;
+                        unused(one.dst);
+                    }
+                    Step::Waits | Step::Stopped { .. } => {
+                        again.push_back(&self.map, one.src);
+                        unused(one.dst);
+                    }
+                }
+            }
+        }
+    }
+
+    fn move_batch(&self, moves: &mut [Move], order: Order, patient: bool, emptied: &mut Emptied) {
+        let mut places = Places::new();
+        for one in moves.iter_mut() {
+            self.begin_move(one, order, patient, &mut places, emptied);
+        }
+        self.flush_places(&places);
+        for one in moves.iter_mut() {
+            if let Step::Stopped { entries, cached } = one.step.clone() {
+                one.step = self.finish_move(one, order, entries, cached, &places, emptied);
+            }
+        }
+        self.let_go_places(&mut places);
+        let mut moved = PageList::new();
+        for one in moves.iter().filter(|one| matches!(one.step, Step::Moved)) {
+            moved.push_back(&self.map, one.dst);
+        }
+        self.lru_list_all(&mut moved);
+    }
+
+    /// Locks a page and stops its users.
+    fn begin_move(
+        &self,
+        one: &mut Move,
         order: Order,
         patient: bool,
+        places: &mut Places,
         emptied: &mut Emptied,
-    ) -> Result<bool, MigrateError> {
-        let from = self.map.page(src);
+    ) {
+        let from = self.map.page(one.src);
         if patient {
             self.lock_page(from);
         } else if !from.try_lock() {
-            return Err(MigrateError::Again);
+            return;
         }
         // Only the isolation has it: it is free but for that.
         if from.freeze(1) {
-            self.forget_source(src, order, from, emptied);
-            return Ok(false);
+            self.forget_source(one.src, order, from, emptied);
+            one.step = Step::Gone;
+            return;
         }
-        let moved = self.move_lru(dst, src, order);
-        match moved {
-            Ok(()) => self.forget_source(src, order, from, emptied),
-            Err(_) => from.unlock(),
+        let flags = from.head().lru();
+        if flags.contains(LruFlags::WRITEBACK) {
+            from.unlock();
+            return;
         }
-        moved.map(|()| true)
+        let cached = !flags.contains(LruFlags::ANON) || flags.contains(LruFlags::SWAPCACHE);
+        let mut entries = 0..0;
+        let mapped = from.mapcount() as usize;
+        if let Some(key) = self.rmap_key(from).filter(|_| mapped > 0) {
+            if mapped > Places::MOST {
+                one.step = self.move_shared(one, order, cached, emptied);
+                return;
+            }
+            entries = self.stop_users(one.src, key, places);
+        }
+        one.step = Step::Stopped { entries, cached };
+    }
+
+    /// Moves a page whose users are stopped, and have them go on, if nobody else
+    /// uses it.
+    fn finish_move(
+        &self,
+        one: &Move,
+        order: Order,
+        entries: Range<usize>,
+        cached: bool,
+        places: &Places,
+        emptied: &mut Emptied,
+    ) -> Step {
+        let (to, from) = (self.map.page(one.dst), self.map.page(one.src));
+        let mapped = entries.len() as u32;
+        // Ours, the cache's and the entries'. One more is somebody's who uses it
+        // just now, or an entry's that nobody finds just now.
+        let count = 1 + u32::from(cached) + mapped;
+        if from.mapcount() != mapped || !from.freeze(count) {
+            self.resume_users(places, entries, one.src);
+            from.unlock();
+            return Step::Waits;
+        }
+        self.move_content(one, order, count, mapped, cached);
+        self.resume_users(places, entries, one.dst);
+        to.unlock();
+        self.forget_source(one.src, order, from, emptied);
+        Step::Moved
+    }
+
+    /// Moves a locked page that is mapped ever so often.
+    #[cold]
+    fn move_shared(&self, one: &Move, order: Order, cached: bool, emptied: &mut Emptied) -> Step {
+        let (to, from) = (self.map.page(one.dst), self.map.page(one.src));
+        let Some(key) = self.rmap_key(from) else { return Step::Waits };
+        let count = 1 + u32::from(cached);
+        if !self.start_moving(one.src) || !from.freeze(count) {
+            self.end_moving(key, one.src, one.src);
+            from.unlock();
+            return Step::Waits;
+        }
+        self.move_content(one, order, count, 0, cached);
+        self.end_moving(key, one.src, one.dst);
+        to.unlock();
+        self.forget_source(one.src, order, from, emptied);
+        Step::Moved
+    }
+
+    /// Makes the target what a frozen page was, with `count` references.
+    fn move_content(&self, one: &Move, order: Order, count: u32, mapped: u32, cached: bool) {
+        let &Move { src, dst, .. } = one;
+        let (to, from) = (self.map.page(dst), self.map.page(src));
+        if order == Order(0) {
+            self.copy_frame(dst, src);
+        } else {
+            self.copy_block(dst, src, order);
+        }
+        dress_lru(to, from, order, count, mapped);
+        if cached {
+            self.move_in_cache(dst, src);
+        }
+    }
+
+    #[cold]
+    fn move_in_cache(&self, dst: Pfn, src: Pfn) {
+        let from = self.map.page(src);
+        if from.head().lru().contains(LruFlags::SWAPCACHE) {
+            self.swap_move(dst, src);
+        } else if let Some(ops) = self.cache_ops(from) {
+            ops.replace(self, dst, src);
+        }
     }
 
     /// Frees a block that is locked and frozen.
@@ -52,56 +234,18 @@ impl<P: Platform> Mm<P> {
         desc.unlock();
         self.free_emptied_page(pfn, order, desc, emptied);
     }
+}
 
-    /// Moves a locked block, which is frozen after that.
-    fn move_lru(&self, dst: Pfn, src: Pfn, order: Order) -> Result<(), MigrateError> {
-        let (to, from) = (self.map.page(dst), self.map.page(src));
-        let flags = from.head().lru();
-        if flags.contains(LruFlags::WRITEBACK) {
-            return Err(MigrateError::Again);
-        }
-        let key = self.rmap_key(from).filter(|_| from.mapcount() > 0);
-        let cached = !flags.contains(LruFlags::ANON) || flags.contains(LruFlags::SWAPCACHE);
-        let of_cache = u32::from(cached);
-        // Ours and the cache's. One more is somebody's who uses it just now.
-        let unmapped = key.is_none() || self.start_moving(src);
-        if !unmapped || !from.freeze(1 + of_cache) {
-            if let Some(key) = key {
-                self.end_moving(key, src, src);
-            }
-            return Err(MigrateError::Again);
-        }
-        if order == Order(0) {
-            self.copy_frame(dst, src);
-        } else {
-            self.copy_block(dst, src, order);
-        }
-        self.dress_lru(to, from, order, 1 + of_cache);
-        if flags.contains(LruFlags::SWAPCACHE) {
-            self.swap_move(dst, src);
-        } else if let Some(ops) = self.cache_ops(from).filter(|_| cached) {
-            ops.replace(self, dst, src);
-        }
-        if let Some(key) = key {
-            self.end_moving(key, src, dst);
-        }
-        to.unlock();
-        self.lru_add(dst);
-        self.put_lru(dst);
-        Ok(())
-    }
-
-    /// Makes a target what the page was that moves there: locked, on no list.
-    fn dress_lru(&self, to: &PageDesc, from: &PageDesc, order: Order, count: u32) {
-        to.set_owner(from.owner());
-        to.set_both(from.both());
-        to.set_inuse(0);
-        to.set_next(0);
-        to.set_prev(0);
-        let kept = to.head().flags() & PageFlags::KEPT;
-        let flags = from.head().lru() - LruFlags::LISTED;
-        let word = HeadWord::new(PageType::Lru, order).with(kept | PageFlags::LOCKED);
-        to.set_head(word.with_lru(flags));
-        to.count_word().store(count, Release);
-    }
+/// Makes a target what the page was that moves there: locked, on no list.
+fn dress_lru(to: &PageDesc, from: &PageDesc, order: Order, count: u32, mapped: u32) {
+    to.set_owner(from.owner());
+    to.set_both(from.both());
+    to.set_inuse(mapped);
+    to.set_next(0);
+    to.set_prev(0);
+    let kept = to.head().flags() & PageFlags::KEPT;
+    let flags = from.head().lru() - LruFlags::LISTED;
+    let word = HeadWord::new(PageType::Lru, order).with(kept | PageFlags::LOCKED);
+    to.set_head(word.with_lru(flags));
+    to.count_word().store(count, Release);
 }

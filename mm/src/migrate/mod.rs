@@ -37,7 +37,7 @@ use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
 use crate::platform::Platform;
 use crate::sync::{Lock, LockRank, Once, Ordering, may_wait};
-use crate::types::{Order, PAGE_SIZE, Pfn};
+use crate::types::{Order, Pfn};
 
 /// How long migration may wait.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -210,9 +210,8 @@ impl<P: Platform> Mm<P> {
         if dst == src {
             return;
         }
-        let (dst, src) = (self.platform.frame(dst), self.platform.frame(src));
         // SAFETY: two different frames, both allocated to the caller.
-        unsafe { core::ptr::copy_nonoverlapping(src, dst, PAGE_SIZE) };
+        unsafe { self.platform.copy_frame(dst, src) };
     }
 
     /// Copies the content of a block of several pages.

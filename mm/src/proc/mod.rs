@@ -85,6 +85,8 @@ pub const FILES: &[&str] = &[
     "/proc/slabinfo",
     "/proc/swaps",
     "/proc/sys/vm/compact_memory",
+    "/proc/sys/vm/compact_unevictable_allowed",
+    "/proc/sys/vm/compaction_proactiveness",
     "/proc/sys/vm/dirty_background_bytes",
     "/proc/sys/vm/dirty_background_ratio",
     "/proc/sys/vm/dirty_bytes",

@@ -28,6 +28,10 @@ impl<P: Platform> Mm<P> {
         let dirty = &self.writeback.knobs;
         let value = match name {
             "compact_memory" => return Err(FileError::NotPermitted),
+            "compact_unevictable_allowed" => {
+                u64::from(self.compaction.unevictable_allowed.load(Relaxed))
+            }
+            "compaction_proactiveness" => u64::from(self.compaction_proactiveness()),
             "dirty_background_bytes" => dirty.dirty_background_bytes.load(Relaxed),
             "dirty_background_ratio" => u64::from(dirty.dirty_background_ratio.load(Relaxed)),
             "dirty_bytes" => dirty.dirty_bytes.load(Relaxed),
@@ -69,6 +73,10 @@ impl<P: Platform> Mm<P> {
                 number(1, 1)?;
                 self.compact_memory(None);
             }
+            "compact_unevictable_allowed" => {
+                self.compaction.unevictable_allowed.store(number(0, 1)? != 0, Relaxed);
+            }
+            "compaction_proactiveness" => self.set_compaction_proactiveness(number(0, 100)?),
             // Of a ratio and a number of bytes the one that was set last counts, and
             // the other one reads as 0.
             "dirty_background_bytes" => {

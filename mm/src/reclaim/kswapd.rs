@@ -11,7 +11,7 @@ use crate::mm::Mm;
 use crate::platform::{Platform, Worker};
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{NR_ZONES, NodeId, Order, ZoneKind};
+use crate::types::{NR_ZONES, NodeId, Order, PAGEBLOCK_ORDER, ZoneKind};
 use crate::zone::{Mark, Zone};
 
 /// How long kswapd rests before it tries again to get a node balanced, ms.
@@ -19,15 +19,16 @@ const REST_MS: u64 = 100;
 
 impl<P: Platform> Mm<P> {
     /// Wakes a node's kswapd for a request of `class` for a block of `order`,
-    /// unless there is nothing for it to do, or nothing that it can do. Any
-    /// context but with a zone locked.
-    pub(crate) fn wake_kswapd(&self, node: NodeId, order: Order, class: ZoneKind) {
+    /// unless there is nothing for it to do, or nothing that it can do: false
+    /// then. Any context but with a zone locked.
+    pub(crate) fn wake_kswapd(&self, node: NodeId, order: Order, class: ZoneKind) -> bool {
         let boosted = self.zones_of(node, class).any(|zone| zone.boost() > 0);
         if !boosted && (self.reclaim.is_hopeless(node) || self.is_balanced(node, order, class)) {
-            return;
+            return false;
         }
         self.note_wanted(node, order, class);
         self.platform.wake(Worker::Kswapd(node));
+        true
     }
 
     fn note_wanted(&self, node: NodeId, order: Order, class: ZoneKind) {
@@ -66,11 +67,15 @@ impl<P: Platform> Mm<P> {
             n => ZoneKind::ALL[(usize::from(n) - 1).min(NR_ZONES - 1)],
         };
         let _freeing = self.freeing();
+        self.compaction.kswapd_runs(node, true);
         let (order, boosted) = self.balance(node, order, class);
+        self.compaction.kswapd_runs(node, false);
         let balanced = self.is_balanced(node, order, class);
         // What is left is to be made whole.
-        if boosted || (balanced && order.0 > 0) {
-            self.platform.wake(Worker::Kcompactd(node));
+        if boosted {
+            self.wake_kcompactd(node, PAGEBLOCK_ORDER, class);
+        } else if balanced {
+            self.wake_kcompactd(node, order, class);
         }
         balanced
     }

@@ -19,4 +19,5 @@ mod unmap;
 mod walk;
 
 pub(crate) use group::Groups;
+pub(crate) use moving::Places;
 pub use unmap::{References, Unmap};

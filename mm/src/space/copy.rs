@@ -22,7 +22,7 @@ impl<P: Platform> Mm<P> {
         seen: Mapping,
     ) -> Result<Attempted, FaultError> {
         if self.is_zero_page(seen.pfn) {
-            let page = self.anon_page(Order(0), Gfp::HIGHUSER_MOVABLE | Gfp::ZERO)?;
+            let page = self.zeroed_page(Order(0), Gfp::HIGHUSER_MOVABLE)?;
             return Ok(self.take_over(mmu, space, region, va, seen, page));
         }
         let start = va.align_down(seen.size);

@@ -110,7 +110,7 @@ impl<P: Platform> Mm<P> {
                 Mapping { pfn, size: MapSize::Small, writable: false, dirty: false, young: true };
             return self.enter_entry(mmu, space, va, &zero, &mut |_| {});
         }
-        let page = self.anon_page(Order(0), Gfp::HIGHUSER_MOVABLE | Gfp::ZERO)?;
+        let page = self.zeroed_page(Order(0), Gfp::HIGHUSER_MOVABLE)?;
         let mapping = Mapping {
             pfn: page.pfn,
             size: MapSize::Small,
@@ -119,6 +119,14 @@ impl<P: Platform> Mm<P> {
             young: true,
         };
         self.enter_page(mmu, space, region, va, page, &mapping)
+    }
+
+    /// Memory for a program that nothing has been written to. It is cleared here:
+    /// so an ordinary page is had in the quickest way.
+    pub(super) fn zeroed_page(&self, order: Order, gfp: Gfp) -> Result<Page, FaultError> {
+        let page = self.anon_page(order, gfp)?;
+        self.clear(page.pfn, order);
+        Ok(page)
     }
 
     /// Memory for a program.

@@ -95,11 +95,11 @@ impl<P: Platform> Mm<P> {
             return Ok(None);
         }
         // Whoever asked for it may wait for it; others take what is at hand.
-        let mut gfp = Gfp::HIGHUSER_MOVABLE | Gfp::ZERO | Gfp::NOWARN | Gfp::NORETRY;
+        let mut gfp = Gfp::HIGHUSER_MOVABLE | Gfp::NOWARN | Gfp::NORETRY;
         if !region.flags().contains(RegionFlags::HUGE) {
             gfp -= Gfp::RECLAIM;
         }
-        let Ok(page) = self.anon_page(PAGEBLOCK_ORDER, gfp) else {
+        let Ok(page) = self.zeroed_page(PAGEBLOCK_ORDER, gfp) else {
             self.stats.count(Event::ThpFaultFallback);
             return Ok(None);
         };
