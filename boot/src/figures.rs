@@ -12,7 +12,7 @@ use std::fmt::{self, Write};
 pub const TOLERANCE: u64 = 3;
 
 /// Seconds after which a run counts as hanging.
-const LIMIT: u64 = 300;
+const LIMIT: u64 = 600;
 
 /// The machine that is measured on: the one that Linux was measured on. One
 /// instruction is one count of its clock; `rep` instructions that store or copy

@@ -16,6 +16,9 @@ use mm::types::{CpuId, MAX_NODES, NodeId};
 use quarry_kernel::cpuset::CpuSet;
 use quarry_kernel::sched::{Name, Priority};
 
+/// When a worker that looks around unasked begins, ms.
+const FIRST_LOOK_MS: u64 = 500;
+
 /// Where a worker learns that there is something to do.
 struct Post {
     asked: AtomicBool,
@@ -176,7 +179,8 @@ fn serve(mm: &Mm<Machine>, worker: Worker) {
     }
     let post = post(worker);
     let asked = || post.asked.load(Relaxed);
-    let mut again = None;
+    // It looks at its node by itself, from the beginning.
+    let mut again = matches!(worker, Worker::Kcompactd(_)).then_some(FIRST_LOOK_MS);
     loop {
         match again {
             Some(ms) => {

@@ -45,6 +45,9 @@ pub(super) struct Run<'z> {
     /// The pageblock that the free scanner goes on in, downwards; it and
     /// everything above may have been scanned.
     pub(super) free_pfn: Pfn,
+    /// Where in that block it goes on, upwards; what is freed behind it is for
+    /// the next run.
+    pub(super) free_at: Pfn,
     /// Isolated pages to be moved.
     pub(super) sources: PageList,
     /// Free blocks held as targets, by order.
@@ -85,6 +88,7 @@ impl<'z> Run<'z> {
             background: false,
             migrate_pfn,
             free_pfn,
+            free_at: free_pfn,
             sources: PageList::new(),
             targets: [PageList::new(); NR_ORDERS],
             target_pages: 0,
@@ -117,6 +121,7 @@ impl<P: Platform> Mm<P> {
                 self.clear_skip_hints(zone);
                 run.migrate_pfn = zone.span().start;
                 run.free_pfn = Pfn(zone.span().end.0.saturating_sub(1)).pageblock();
+                run.free_at = run.free_pfn;
                 run.began_at = run.migrate_pfn;
             }
             if self.has_suitable_block(zone, &wanted) && zone_passes(zone, &wanted) {

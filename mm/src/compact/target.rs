@@ -74,6 +74,7 @@ impl<P: Platform> Mm<P> {
                 // Deferred blocks are as large as can be, and so no targets.
                 let next = self.map.prev_populated(Pfn(block.0 - PAGEBLOCK_PAGES));
                 run.free_pfn = next.unwrap_or(lowest).max(lowest);
+                run.free_at = run.free_pfn;
             }
         }
     }
@@ -95,7 +96,7 @@ impl<P: Platform> Mm<P> {
     fn isolate_block(&self, run: &mut Run<'_>, block: Pfn, want: u64) -> Option<bool> {
         let keep = run.keep_order();
         let (mut scanned, mut isolated) = (0, 0);
-        let mut verdict = Some(false);
+        let (mut verdict, mut next) = (Some(false), block.add(PAGEBLOCK_PAGES));
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, run.zone, &cpu);
         // Asked once where there is room for all that may be taken here.
@@ -105,7 +106,7 @@ impl<P: Platform> Mm<P> {
             return Some(false);
         }
         let end = block.add(PAGEBLOCK_PAGES);
-        let mut pfn = block;
+        let mut pfn = run.free_at.max(block);
         while pfn < end {
             scanned += 1;
             let word = self.map.page(pfn).head();
@@ -121,7 +122,8 @@ impl<P: Platform> Mm<P> {
                 run.target_pages += order.pages();
                 isolated += order.pages();
                 if run.target_pages >= want {
-                    verdict = Some(pfn.add(order.pages()) < end);
+                    next = pfn.add(order.pages());
+                    verdict = Some(next < end);
                     break;
                 }
             }
@@ -129,7 +131,9 @@ impl<P: Platform> Mm<P> {
         }
         drop(buddy);
         drop(cpu);
-        if isolated == 0 && verdict == Some(false) && !run.whole {
+        let from_start = run.free_at <= block;
+        run.free_at = if verdict.is_some() { next } else { pfn };
+        if isolated == 0 && verdict == Some(false) && from_start && !run.whole {
             self.map.block(block).set_skip(true);
         }
         self.count_scan(run, Event::CompactFreeScanned, scanned, isolated);

@@ -143,7 +143,7 @@ impl<P: Platform> Mm<P> {
 
     /// [`lru_putback`](Self::lru_putback) for all pages on a list.
     pub fn lru_putback_list(&self, list: &mut PageList) {
-        self.list_all(list, |node, page| node.end_isolation(page));
+        self.list_all(list, NodeLru::end_isolation);
     }
 
     /// Lists pages that are on no list and that nobody else lists, and drops a
