@@ -114,21 +114,28 @@ pub(super) struct Bystander {
 static ENOUGH: AtomicBool = AtomicBool::new(false);
 /// What they have found that should not be.
 static WRONG: AtomicU32 = AtomicU32::new(0);
+/// Those that have all their pages.
+static SETTLED: AtomicU32 = AtomicU32::new(0);
 /// Those that have ended as they should.
 static ENDED: AtomicU32 = AtomicU32::new(0);
 
 impl Bystander {
-    /// Some, each with that many pages; those of before are gone.
+    /// Some, each with that many pages, which they have when this returns; those
+    /// of before are gone.
     pub(super) fn some<const N: usize>(
         test: &Test<'_, Subject>,
         pages: u64,
     ) -> Result<[Self; N], selftest::Stop> {
         ENOUGH.store(false, Relaxed);
         WRONG.store(0, Relaxed);
+        SETTLED.store(0, Relaxed);
         ENDED.store(0, Relaxed);
         let mut some = [const { None }; N];
         for (place, number) in some.iter_mut().zip(1..) {
             *place = Some(Self::one(test, pages, number)?);
+        }
+        while SETTLED.load(Acquire) < N as u32 {
+            task::sleep(1);
         }
         Ok(some.map(|one| match one {
             Some(one) => one,
@@ -142,6 +149,7 @@ impl Bystander {
         let word = move |page: u64| number << 32 | page;
         let thread = check_ok!(own.run(move || {
             (0..pages).for_each(|page| put(at + page * PAGE, word(page)));
+            SETTLED.fetch_add(1, Release);
             while !ENOUGH.load(Acquire) {
                 let wrong = (0..pages).filter(|&page| get(at + page * PAGE) != word(page)).count();
                 WRONG.fetch_add(wrong as u32, Relaxed);

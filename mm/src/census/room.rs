@@ -65,7 +65,7 @@ mod tests {
             ("0x0-0x1ff node=0 zone=DMA32 type=CMA deferred", 1024, 1024),
             ("0x0-0x1ff node=0 zone=DMA32 type=Movable free=512 pieces=2 largest=8", 1536, 1024),
             (
-                "0x0-0x1ff node=0 zone=DMA32 type=Unmovable free=400 pcp=12 movable=100 pieces=9 largest=5",
+                "0x0-0x1ff node=0 zone=DMA32 type=Unmovable free=400 pcp=12 movable=100 pieces=13 largest=5",
                 1948,
                 1024,
             ),
