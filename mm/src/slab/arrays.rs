@@ -80,9 +80,24 @@ impl<P: Platform> Mm<P> {
             _ => false,
         };
         drop(cpu);
-        if !taken {
+        if taken {
+            self.slab.arrays_made.fetch_add(1, Relaxed);
+        } else {
             self.kfree_direct(place);
         }
+    }
+
+    /// Frees an array that a cache had, and that nobody finds any more.
+    pub(crate) fn drop_array(&self, array: NonNull<ArrayCache>) {
+        self.slab.arrays_made.fetch_sub(1, Relaxed);
+        self.kfree_direct(array.cast());
+    }
+
+    /// Arrays that the caches have made for CPUs and nodes that used them, each an
+    /// object of a kmalloc cache: what grows by them is no leak. Any context; a
+    /// moment's value.
+    pub fn slab_arrays(&self) -> u64 {
+        self.slab.arrays_made.load(Relaxed)
     }
 
     /// Whether an array is still to be made: for which cache, and how large.

@@ -309,7 +309,7 @@ impl<P: Platform> Mm<P> {
             // SAFETY: `cpu` is that CPU's token; the closure does not nest.
             let array = unsafe { self.slab.arrays(cpu).with(|arrays| arrays.remove(index)) };
             if let Some(array) = array.filter(|_| own == Some(index)) {
-                self.kfree_direct(array.cast());
+                self.drop_array(array);
             }
         });
         slot.give_up();
@@ -376,7 +376,7 @@ impl<P: Platform> Mm<P> {
                 })
             };
             if let Some(array) = array {
-                self.kfree_direct(array.cast());
+                self.drop_array(array);
             }
         });
         for node in self.all_nodes() {
@@ -401,7 +401,7 @@ impl<P: Platform> Mm<P> {
         drop(lists);
         drop(cpu);
         if let Some(array) = array {
-            self.kfree_direct(array.cast());
+            self.drop_array(array);
         }
     }
 
@@ -413,7 +413,7 @@ impl<P: Platform> Mm<P> {
                 cache.alien(by, of).and_then(|alien| alien.lock(&cpu).remove())
             };
             if let Some(array) = array {
-                self.kfree_direct(array.cast());
+                self.drop_array(array);
             }
         }
     }

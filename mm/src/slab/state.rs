@@ -77,6 +77,8 @@ pub(crate) struct SlabState {
     /// Order up to which slabs grow to waste less.
     max_order: AtomicU8,
     cpus_of_node: [AtomicU16; MAX_NODES],
+    /// Arrays that caches have at this time, of objects of their own.
+    pub(crate) arrays_made: AtomicU64,
 }
 
 impl SlabState {
@@ -98,6 +100,7 @@ impl SlabState {
             large_pages: AtomicI64::new(0),
             max_order: AtomicU8::new(0),
             cpus_of_node: Default::default(),
+            arrays_made: AtomicU64::new(0),
         })
     }
 

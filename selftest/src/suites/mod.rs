@@ -204,10 +204,12 @@ impl<P: Platform> Subject for Ground<P> {
         // A machine's own balloon may give pages back in need.
         let event = |event| self.mm.stats().get(event);
         let lent = event(Event::BalloonInflate).wrapping_sub(event(Event::BalloonDeflate));
+        let objects: u64 = self.mm.caches().map(|cache| cache.active_objs).sum();
         MmTally {
             // What stays behind descriptors is no leak.
             free: free.wrapping_add(lent) + self.mm.added_map_pages(),
-            objects: self.mm.caches().map(|cache| cache.active_objs).sum(),
+            // A cache keeps an array for each node whose objects have come to it.
+            objects: objects.wrapping_sub(self.mm.slab_arrays()),
         }
     }
 }
