@@ -326,7 +326,12 @@ impl<P: Platform> Mm<P> {
             // Nobody could be moved to move it.
             return Ok(Poisoned { page: was, recovery: Recovery::Delayed });
         }
-        self.forget_note(pfn);
+        // Its owner has freed it with the note that was there, or before it was noted
+        // once more: then it is out of use, or will be in a moment.
+        let claimed = self.forget_note(pfn).is_none() && was != BadPage::Free;
+        if claimed || head(pfn) == Some(PageType::Poisoned) {
+            return Ok(Poisoned { page: was, recovery: Recovery::Recovered });
+        }
         Err(PoisonError::Busy)
     }
 
