@@ -21,7 +21,7 @@
 //! - reading it from the device, writing to it and writing it to the device is
 //!   for who has the page lock; so what is on its way to the device holds still;
 //! - a page's content may be looked at once UPTODATE is set;
-//! - who copies from or to it has one of [`PageCache::copying`] besides, shared
+//! - who copies from or to it has one of `PageCache::copying` besides, shared
 //!   or alone, in which UPTODATE is set too: so readers need not wait for a
 //!   device that is being written to.
 //!
