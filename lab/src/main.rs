@@ -2,60 +2,31 @@
 //! on standard output, the interpreter's verdict as its last line. Or compares
 //! what they say here with what they said in a kernel.
 
+use clap::Parser;
 use lab::{Output, compare, read_input, run, section};
 use shell::Verdict;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "\
-usage: quarry-lab [--trace] FILE...
-       quarry-lab --compare LOG FILE...
-
-Runs lab scripts (FILE, or - for standard input), each on a simulated machine
-of its own: the one that the script describes, or a PC with 512 MiB and two
-CPUs.
-
-  --trace         show each command before what it prints
-  --compare LOG   say instead whether a kernel, whose serial line LOG is, has
-                  said the same when it ran these scripts from its boot image;
-                  addresses and amounts of memory may differ
-
-Exit status: 0, or 1 if a script failed or differs, or 2 for wrong usage.
-";
-
-/// What the command line asks for.
-#[derive(Debug, PartialEq)]
+/// Runs lab scripts, each on a simulated machine of its own: the one that the
+/// script describes, or a PC with 512 MiB and two CPUs.
+///
+/// Exit status: 0, or 1 if a script failed or differs, or 2 for wrong usage.
+#[derive(Parser, Debug, PartialEq)]
+#[command(name = "quarry-lab", version)]
 struct Request {
+    /// Show each command before what it prints.
+    #[arg(long)]
     trace: bool,
-    /// The log to compare with.
+    /// Say instead whether a kernel, whose serial line LOG is, has said the same
+    /// when it ran these scripts from its boot image; addresses and amounts of
+    /// memory may differ.
+    #[arg(long, value_name = "LOG")]
     compare: Option<String>,
+    /// The scripts; - is standard input.
+    #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
-}
-
-/// Reads the command line; `None` is a plea for help.
-fn parse_args(args: impl IntoIterator<Item = String>) -> Result<Option<Request>, String> {
-    let mut request = Request { trace: false, compare: None, files: Vec::new() };
-    let mut options = true;
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--help" | "-h" if options => return Ok(None),
-            "--trace" if options => request.trace = true,
-            "--compare" if options => {
-                request.compare = Some(args.next().ok_or("--compare needs a LOG")?);
-            }
-            "--" if options => options = false,
-            other if options && other.len() > 1 && other.starts_with('-') => {
-                return Err(format!("unknown option {other}"));
-            }
-            _ => request.files.push(arg),
-        }
-    }
-    if request.files.is_empty() {
-        return Err("a FILE is needed".into());
-    }
-    Ok(Some(request))
 }
 
 /// Runs each script, and returns whether all went well.
@@ -96,18 +67,7 @@ fn compare_all(request: &Request, log: &str) -> Result<bool, String> {
 }
 
 fn main() -> ExitCode {
-    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
-    let request = match parse_args(args) {
-        Ok(Some(request)) => request,
-        Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            eprint!("quarry-lab: {why}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let request = Request::parse();
     let result = match &request.compare {
         Some(log) => compare_all(&request, log),
         None => run_all(&request),
@@ -126,22 +86,21 @@ fn main() -> ExitCode {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Option<Request>, String> {
-        parse_args(args.iter().map(ToString::to_string))
+    fn parse(args: &[&str]) -> Result<Request, clap::Error> {
+        Request::try_parse_from([&["quarry-lab"], args].concat())
     }
 
     #[test]
     fn command_line() {
         let request = |trace, files: &[&str]| {
             let files = files.iter().map(ToString::to_string).collect();
-            Ok(Some(Request { trace, compare: None, files }))
+            Request { trace, compare: None, files }
         };
-        let compare = parse(&["--compare", "log", "a"]).unwrap().unwrap();
+        let compare = parse(&["--compare", "log", "a"]).unwrap();
         assert_eq!(compare.compare.as_deref(), Some("log"));
-        assert_eq!(parse(&["a", "-"]), request(false, &["a", "-"]));
-        assert_eq!(parse(&["a", "--trace"]), request(true, &["a"]));
-        assert_eq!(parse(&["--", "--trace"]), request(false, &["--trace"]));
-        assert_eq!(parse(&["--help"]), Ok(None));
+        assert_eq!(parse(&["a", "-"]).unwrap(), request(false, &["a", "-"]));
+        assert_eq!(parse(&["a", "--trace"]).unwrap(), request(true, &["a"]));
+        assert_eq!(parse(&["--", "--trace"]).unwrap(), request(false, &["--trace"]));
         for wrong in [&[][..], &["--trace"], &["-x", "a"], &["--"], &["a", "--compare"]] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

@@ -2,6 +2,7 @@
 //! `BIOS-e820:` lines of a Linux boot log, prints the cleaned RAM ranges, the
 //! zones, the total, and a warning for each thing that is wrong with the map.
 
+use clap::Parser;
 use lab::read_input;
 use mm::early::{EarlyMem, RamRange, Reservation};
 use mm::firmware::{
@@ -12,61 +13,19 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-const USAGE: &str = "\
-usage: quarry-map [--phys-bits N] FILE
-
-Reads the BIOS-e820 lines of a Linux boot log (FILE, or - for standard input)
-and prints what Quarry would make of that memory map.
-
-  --phys-bits N   width of the CPU's physical addresses, 12 to 52 (default 52)
-
-Exit status: 0, or 1 if there is too little RAM to boot, or 2 for wrong usage.
-";
-
-/// What the command line asks for.
-#[derive(Debug, PartialEq)]
+/// Reads the `BIOS-e820:` lines of a Linux boot log and prints what Quarry would
+/// make of that memory map.
+///
+/// Exit status: 0, or 1 if there is too little RAM to boot, or 2 for wrong usage.
+#[derive(Parser, Debug, PartialEq)]
+#[command(name = "quarry-map", version)]
 struct Request {
+    /// Width of the CPU's physical addresses, 12 to 52.
+    #[arg(long, value_name = "N", default_value_t = MAX_PHYS_BITS)]
+    #[arg(value_parser = clap::value_parser!(u32).range(12..=i64::from(MAX_PHYS_BITS)))]
     phys_bits: u32,
+    /// The log; - is standard input.
     file: String,
-}
-
-/// Reads the command line; `None` is a plea for help.
-fn parse_args(args: impl IntoIterator<Item = String>) -> Result<Option<Request>, String> {
-    let mut args = args.into_iter();
-    let mut phys_bits = MAX_PHYS_BITS;
-    let mut files = Vec::new();
-    let mut options = true;
-    while let Some(arg) = args.next() {
-        let bits = match arg.as_str() {
-            "--help" | "-h" if options => return Ok(None),
-            "--phys-bits" if options => {
-                args.next().ok_or("--phys-bits needs a number".to_string())?
-            }
-            "--" if options => {
-                options = false;
-                continue;
-            }
-            _ => match arg.strip_prefix("--phys-bits=").filter(|_| options) {
-                Some(bits) => bits.to_string(),
-                None if options && arg.len() > 1 && arg.starts_with('-') => {
-                    return Err(format!("unknown option {arg}"));
-                }
-                None => {
-                    files.push(arg);
-                    continue;
-                }
-            },
-        };
-        phys_bits = bits
-            .parse()
-            .ok()
-            .filter(|bits| (12..=MAX_PHYS_BITS).contains(bits))
-            .ok_or(format!("--phys-bits {bits}: not a number from 12 to {MAX_PHYS_BITS}"))?;
-    }
-    match <[String; 1]>::try_from(files) {
-        Ok([file]) => Ok(Some(Request { phys_bits, file })),
-        Err(files) => Err(format!("one FILE is needed, {} given", files.len())),
-    }
 }
 
 /// The report on a log, and whether the machine could boot.
@@ -117,18 +76,7 @@ fn report(log: &[u8], phys_bits: u32) -> (String, bool) {
 }
 
 fn main() -> ExitCode {
-    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
-    let request = match parse_args(args) {
-        Ok(Some(request)) => request,
-        Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            eprint!("quarry-map: {why}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let request = Request::parse();
     let log = match read_input(&request.file) {
         Ok(log) => log,
         Err(error) => {
@@ -146,19 +94,18 @@ fn main() -> ExitCode {
 mod tests {
     use super::*;
 
-    fn parse(args: &[&str]) -> Result<Option<Request>, String> {
-        parse_args(args.iter().map(ToString::to_string))
+    fn parse(args: &[&str]) -> Result<Request, clap::Error> {
+        Request::try_parse_from([&["quarry-map"], args].concat())
     }
 
     #[test]
     fn command_line() {
-        let request = |phys_bits, file: &str| Ok(Some(Request { phys_bits, file: file.into() }));
-        assert_eq!(parse(&["log"]), request(52, "log"));
-        assert_eq!(parse(&["-"]), request(52, "-"));
-        assert_eq!(parse(&["--phys-bits", "36", "log"]), request(36, "log"));
-        assert_eq!(parse(&["log", "--phys-bits=39"]), request(39, "log"));
-        assert_eq!(parse(&["--", "--phys-bits"]), request(52, "--phys-bits"));
-        assert_eq!(parse(&["--help"]), Ok(None));
+        let request = |phys_bits, file: &str| Request { phys_bits, file: file.into() };
+        assert_eq!(parse(&["log"]).unwrap(), request(52, "log"));
+        assert_eq!(parse(&["-"]).unwrap(), request(52, "-"));
+        assert_eq!(parse(&["--phys-bits", "36", "log"]).unwrap(), request(36, "log"));
+        assert_eq!(parse(&["log", "--phys-bits=39"]).unwrap(), request(39, "log"));
+        assert_eq!(parse(&["--", "--phys-bits"]).unwrap(), request(52, "--phys-bits"));
         for wrong in [
             &[][..],
             &["a", "b"],

@@ -1,6 +1,7 @@
 //! Draws what was in a machine's memory: snapshots out of files, logs, or a lab
 //! script that is run on a simulated machine.
 
+use clap::Parser;
 use lab::picture::{Snapshot, draw, read};
 use lab::{Output, read_input, run};
 use shell::Verdict;
@@ -8,56 +9,27 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "\
-usage: quarry-picture [--out FILE.svg] [--title TEXT] [--only NAME]... FILE...
-
-Draws the snapshots of memory in FILE (or - for standard input) beside each
-other, as SVG. A FILE is one of
-  - what `cat /sys/kernel/debug/quarry/pageblocks` printed (scripts/collect
-    saves it),
-  - any log of a lab with `snapshot NAME` commands in it,
-  - a lab script, *.lab, which is run on a simulated machine.
-
-  --out FILE    where the picture goes; else to standard output
-  --title TEXT  what stands above it
-  --only NAME   of all snapshots only those of that name, in this order
-
-Exit status: 0, or 1 if there is nothing that can be drawn, or 2 for wrong
-usage.
-";
-
-/// What the command line asks for.
-#[derive(Debug, Default, PartialEq)]
+/// Draws snapshots of memory beside each other, as SVG.
+///
+/// Exit status: 0, or 1 if there is nothing that can be drawn, or 2 for wrong
+/// usage.
+#[derive(Parser, Debug)]
+#[command(name = "quarry-picture", version)]
 struct Request {
+    /// Where the picture goes; else to standard output.
+    #[arg(long, short, value_name = "FILE.svg")]
     out: Option<String>,
-    title: Option<String>,
+    /// What stands above it.
+    #[arg(long, value_name = "TEXT", default_value = "Pageblocks of a machine")]
+    title: String,
+    /// Of all snapshots only those of that name, in this order.
+    #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// What `cat /sys/kernel/debug/quarry/pageblocks` printed (scripts/collect
+    /// saves it), any log of a lab with `snapshot NAME` commands in it, or a lab
+    /// script, *.lab, which is run on a simulated machine; - is standard input.
+    #[arg(required = true, value_name = "FILE")]
     files: Vec<String>,
-}
-
-/// Reads the command line; `None` is a plea for help.
-fn parse_args(args: impl IntoIterator<Item = String>) -> Result<Option<Request>, String> {
-    let mut request = Request::default();
-    let mut options = true;
-    let mut args = args.into_iter();
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
-        match arg.as_str() {
-            "--help" | "-h" if options => return Ok(None),
-            "--out" | "-o" if options => request.out = Some(value()?),
-            "--title" if options => request.title = Some(value()?),
-            "--only" if options => request.only.push(value()?),
-            "--" if options => options = false,
-            other if options && other.len() > 1 && other.starts_with('-') => {
-                return Err(format!("unknown option {other}"));
-            }
-            _ => request.files.push(arg),
-        }
-    }
-    if request.files.is_empty() {
-        return Err("a FILE is needed".into());
-    }
-    Ok(Some(request))
 }
 
 /// The snapshots of one file, or of the script that it is.
@@ -100,24 +72,12 @@ fn picture(request: &Request) -> Result<String, String> {
         }
         chosen
     };
-    let title = request.title.as_deref().unwrap_or("Pageblocks of a machine");
-    draw(title, &chosen)
+    draw(&request.title, &chosen)
         .map_err(|error| format!("{error}; choose by --only NAME. There are: {names}"))
 }
 
 fn main() -> ExitCode {
-    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
-    let request = match parse_args(args) {
-        Ok(Some(request)) => request,
-        Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(why) => {
-            eprint!("quarry-picture: {why}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let request = Request::parse();
     let done = picture(&request).and_then(|svg| match &request.out {
         Some(out) => std::fs::write(out, svg).map_err(|error| format!("{out}: {error}")),
         None => io::Write::write_all(&mut io::stdout(), svg.as_bytes())
@@ -138,12 +98,10 @@ mod tests {
 
     #[test]
     fn command_line() {
-        let parse = |args: &[&str]| parse_args(args.iter().map(ToString::to_string));
-        let request =
-            parse(&["--out", "x", "a", "--only", "p", "--only", "q", "-"]).unwrap().unwrap();
+        let parse = |args: &[&str]| Request::try_parse_from([&["quarry-picture"], args].concat());
+        let request = parse(&["--out", "x", "a", "--only", "p", "--only", "q", "-"]).unwrap();
         assert_eq!(request.out.as_deref(), Some("x"));
         assert_eq!((request.only.len(), request.files), (2, vec!["a".to_owned(), "-".to_owned()]));
-        assert_eq!(parse(&["--help"]), Ok(None));
         for wrong in [&[][..], &["--out"], &["-x", "a"], &["a", "--only"]] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

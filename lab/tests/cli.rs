@@ -106,5 +106,5 @@ fn wrong_usage_is_status_2() {
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
     }
     let help = quarry_lab(&["--help"], b"");
-    assert!(help.status.success() && text(&help).starts_with("usage: quarry-lab"));
+    assert!(help.status.success() && text(&help).contains("Usage: quarry-lab"));
 }
