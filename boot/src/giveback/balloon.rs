@@ -170,12 +170,15 @@ fn quiet_free(rig: &mut Rig) -> Result<Kib> {
 /// The statistics are those that the guest itself has.
 fn statistics(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let poll = json!({ "path": PATH, "property": "guest-stats-polling-interval", "value": 1 });
-    rig.monitor.ask("qom-set", &poll)?;
     let get = json!({ "path": PATH, "property": "guest-stats" });
+    let updated = |stats: &serde_json::Value| stats["last-update"].as_u64().unwrap_or(0);
+    // Those that it may have told of at its start are out of date.
+    let old = updated(&rig.monitor.ask("qom-get", &get)?);
+    rig.monitor.ask("qom-set", &poll)?;
     let mut stats = json!({});
     let told = rig.wait(GIVEN_UP, |rig| {
         stats = rig.monitor.ask("qom-get", &get)?;
-        Ok(stats["last-update"].as_u64().is_some_and(|time| time > 0))
+        Ok(updated(&stats) > old)
     })?;
     let free = rig.free()?;
     let stat = |name: &str| stats["stats"][name].as_u64().unwrap_or(u64::MAX);
