@@ -87,9 +87,4 @@ impl BlkConfig {
         }
         Ok(())
     }
-
-    /// Whole blocks of a page.
-    pub const fn blocks(&self) -> u64 {
-        self.sectors / SECTORS_PER_BLOCK
-    }
 }

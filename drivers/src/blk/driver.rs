@@ -34,6 +34,8 @@ pub struct VirtioBlk<T: Link, E: Env, H: Memory> {
     name: &'static str,
     device: Device<T, E>,
     config: BlkConfig,
+    /// Its size, which may change.
+    sectors: AtomicU64,
     /// None once the device is gone and what was for it is freed.
     ring: SpinMutex<Option<Ring<H>>>,
     bounce: BouncePage<H>,
@@ -85,6 +87,7 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
         Ok(Self {
             name,
             device,
+            sectors: AtomicU64::new(config.sectors),
             config,
             ring: SpinMutex::new(Some(ring)),
             bounce,
@@ -100,9 +103,21 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
         &self.device
     }
 
-    /// What it says of itself.
+    /// What it said of itself when it was taken over.
     pub fn config(&self) -> &BlkConfig {
         &self.config
+    }
+
+    /// Its size in sectors of 512 bytes, as it was last looked at.
+    pub fn sectors(&self) -> u64 {
+        self.sectors.load(Relaxed)
+    }
+
+    /// Looks at the device's size, which it may change at any time; true if it has.
+    /// One that has gone, or says what cannot be, keeps the size it had.
+    pub fn look_at_size(&self) -> bool {
+        let config = BlkConfig::read(&self.device).ok().filter(|config| config.check().is_ok());
+        config.is_some_and(|config| self.sectors.swap(config.sectors, Relaxed) != config.sectors)
     }
 
     /// What it was asked for so far.
@@ -224,7 +239,7 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
                 let (block, ptr) = piece(one);
                 *to = Piece { block, ptr, ..nothing };
                 let reached = H::reach(ptr, size_of::<PageBytes>()).is_some();
-                if block < self.config.blocks() && reached {
+                if block < self.blocks() && reached {
                     to.outcome = Outcome::Open;
                 }
             }
@@ -233,7 +248,7 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
             for (done, one) in pieces.iter().zip(part) {
                 let ok = match done.outcome {
                     Outcome::Ok => true,
-                    _ if done.block >= self.config.blocks() => false,
+                    _ if done.block >= self.blocks() => false,
                     _ if H::reach(done.ptr, size_of::<PageBytes>()).is_some() => false,
                     _ => bounce(one),
                 };
@@ -253,7 +268,7 @@ where
     }
 
     fn blocks(&self) -> u64 {
-        self.config.blocks()
+        self.sectors() / SECTORS_PER_BLOCK
     }
 
     fn read_only(&self) -> bool {
@@ -316,7 +331,7 @@ where
     fn discard(&self, blocks: Range<u64>) {
         let Some(most) = self.config.discard_sectors.filter(|_| self.discards()) else { return };
         let most = u64::from(most) / SECTORS_PER_BLOCK;
-        let (mut from, end) = (blocks.start, blocks.end.min(self.config.blocks()));
+        let (mut from, end) = (blocks.start, blocks.end.min(self.blocks()));
         while from < end {
             let len = most.min(end - from).min(u64::from(u32::MAX) / SECTORS_PER_BLOCK);
             let sectors = (len * SECTORS_PER_BLOCK) as u32;

@@ -3,8 +3,8 @@
 //! One queue, shared by all who want something: under its lock a request is put
 //! in, or what the device is done with is taken out, and nobody waits there. Who
 //! waits takes out whatever is there, his own or another's. Blocks that follow
-//! each other go in one request, as many as the device takes; if that fails each
-//! is asked for alone, so that each has a result of its own.
+//! each other go in one request, as many as the device takes; what fails is asked
+//! for once more, each alone, so that each has a result of its own.
 //!
 //! virtio-drivers has a driver for it, on a queue that does not check what the
 //! device says; it is one caller's at a time, waits without end, and knows no

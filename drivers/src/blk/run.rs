@@ -1,5 +1,5 @@
 //! Several blocks at a time: requests are put in as there is room, waited for
-//! together, and what failed with others is tried alone. Calls `ring`, `driver`.
+//! together, and what failed is tried once more, alone. Calls `ring`, `driver`.
 
 use super::ring::{Op, Slot, Status};
 use super::{SECTORS_PER_BLOCK, VirtioBlk};
@@ -8,6 +8,7 @@ use crate::queue::STATUS_MS;
 use crate::{Coherent, Env, Error, Fault, Link, Memory};
 use core::ops::Range;
 use core::ptr::NonNull;
+use core::slice;
 use mm::types::PAGE_SIZE;
 
 /// Blocks that are dealt with together.
@@ -18,7 +19,7 @@ pub(super) const PIECES: usize = 32;
 pub(super) enum Outcome {
     /// Nothing yet.
     Open,
-    /// It failed with others, so it may have been one of them.
+    /// It failed, with others perhaps of which it was one; it is to be tried alone.
     Alone,
     Ok,
     Failed,
@@ -89,9 +90,11 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
         let most = self.config().segments as usize;
         // SAFETY: passed on to the caller.
         let done = unsafe { self.pass(op, pieces, most) }.and_then(|()| {
-            let again = pieces.iter().any(|piece| piece.outcome == Outcome::Alone);
+            let mut again = pieces.iter_mut().filter(|piece| piece.outcome == Outcome::Alone);
+            // One after the other: a device may join those it has at one time, as
+            // QEMU does, and have all of them fail again.
             // SAFETY: as above.
-            if again { unsafe { self.pass(op, pieces, 1) } } else { Ok(()) }
+            again.try_for_each(|piece| unsafe { self.pass(op, slice::from_mut(piece), 1) })
         });
         if done.is_err() {
             // What the device may write to yet is not the caller's until it cannot.
@@ -229,13 +232,14 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
     fn collect(&self, flight: &Flight, pieces: &mut [Piece]) -> Result<(), Error> {
         let collected = self.with_ring(|ring| {
             for sent in flight.iter() {
-                let outcome = match ring.collect(sent.slot) {
-                    Some(Status::Ok) => Outcome::Ok,
-                    Some(_) if sent.len > 1 => Outcome::Alone,
-                    _ => Outcome::Failed,
-                };
-                let parts = &mut pieces[sent.first..sent.first + sent.len];
-                parts.iter_mut().for_each(|piece| piece.outcome = outcome);
+                let status = ring.collect(sent.slot);
+                for piece in &mut pieces[sent.first..sent.first + sent.len] {
+                    piece.outcome = match (status, piece.outcome) {
+                        (Some(Status::Ok), _) => Outcome::Ok,
+                        (Some(_), Outcome::Open) => Outcome::Alone,
+                        _ => Outcome::Failed,
+                    };
+                }
             }
         });
         self.tell_waiting();

@@ -20,6 +20,9 @@ pub(crate) struct Disk {
     pub(crate) read_only: bool,
     /// Blocks of a page at which it fails.
     pub(crate) bad: BTreeSet<u64>,
+    /// Requests that lie there at a time succeed or fail together, as QEMU has it
+    /// with neighbours.
+    pub(crate) joins: bool,
     /// It knows no such request.
     pub(crate) unsupported: Option<u32>,
     /// Requests that it leaves lying, the last of all.
@@ -59,8 +62,23 @@ fn le64(bytes: &[u8]) -> u64 {
 }
 
 impl Disk {
+    /// Whether it fails at one of these bytes.
+    fn is_bad(&self, sector: usize, bytes: usize) -> bool {
+        let first = (sector / 8) as u64;
+        self.bad.range(first..first + (bytes / 4096) as u64).next().is_some()
+    }
+
+    /// Whether one of those that lie there fails, and so all do.
+    fn all_fail(&self, board: &Board) -> bool {
+        self.joins
+            && self.kept.iter().any(|chain| {
+                let bytes: usize = chain.parts().iter().map(|it| it.1 as usize).sum();
+                self.is_bad(le64(&chain.read(board)[8..]) as usize, bytes - 17)
+            })
+    }
+
     /// Does what is asked, with all the checks that a driver can fail.
-    fn serve(&mut self, board: &Board, chain: &Chain) -> u32 {
+    fn serve(&mut self, board: &Board, chain: &Chain, fail: bool) -> u32 {
         let sent = chain.read(board);
         let parts = chain.parts();
         let room: usize = parts.iter().filter(|it| it.2).map(|it| it.1 as usize).sum();
@@ -77,10 +95,7 @@ impl Disk {
             assert!(bytes > 0 && bytes.is_multiple_of(4096), "{bytes} bytes");
             sector * SECTOR + bytes <= self.bytes.len()
         };
-        let is_bad = |bytes: usize| {
-            let first = (sector / 8) as u64;
-            self.bad.range(first..first + (bytes / 4096) as u64).next().is_some()
-        };
+        let is_bad = |bytes: usize| fail || self.is_bad(sector, bytes);
         let ok = match kind {
             0 => within(answer) && !is_bad(answer),
             1 => !self.read_only && within(data) && !is_bad(data),
@@ -121,9 +136,10 @@ impl Script for Shared {
         if disk.backwards {
             disk.kept.reverse();
         }
+        let fail = disk.all_fail(board);
         while disk.kept.len() > disk.hold {
             let chain = disk.kept.remove(0);
-            let len = disk.serve(board, &chain);
+            let len = disk.serve(board, &chain, fail);
             board.push_used(0, chain.id(), len);
         }
     }

@@ -107,29 +107,36 @@ fn a_device_that_takes_one_piece_gets_one() {
     }
 }
 
+/// Whatever requests the blocks were asked for in, and whether the device joins
+/// these.
 #[test]
 fn of_what_fails_together_only_the_bad_one_fails() {
-    let (driver, shared, handle) = disk(64);
-    shared.lock().bad.extend([5, 9]);
-    let pages: Vec<_> = (0..16).map(|at| page(at + 1)).collect();
-    let mut batch: Vec<_> =
-        pages.iter().zip(0..).map(|(page, block)| BlockWrite::new(block, page)).collect();
-    driver.write_batch(&mut batch);
-    for one in &batch {
-        let expected = if [5, 9].contains(&one.block) { Err(WriteFailed::Io) } else { Ok(()) };
-        assert_eq!(one.result, expected, "block {}", one.block);
+    for (seg_max, joins) in [(254, false), (254, true), (5, true), (1, true)] {
+        let (driver, shared, handle) = disk_with(64, USUAL, seg_max);
+        shared.lock().bad.extend([5, 9]);
+        shared.lock().joins = joins;
+        let blocks: Vec<u64> = (0..16).chain([40]).collect();
+        let pages: Vec<_> = blocks.iter().map(|&block| page(block as u8 + 1)).collect();
+        let mut batch: Vec<_> =
+            blocks.iter().zip(&pages).map(|(&block, page)| BlockWrite::new(block, page)).collect();
+        driver.write_batch(&mut batch);
+        for one in &batch {
+            let expected = if [5, 9].contains(&one.block) { Err(WriteFailed::Io) } else { Ok(()) };
+            assert_eq!(one.result, expected, "block {}, {seg_max} pieces", one.block);
+        }
+        let good = || blocks.iter().filter(|at| ![5, 9].contains(*at));
+        assert!(good().all(|&at| held(&shared, at as usize) == at as u8 + 1));
+        let mut got = vec![page(0); blocks.len()];
+        let mut batch: Vec<_> =
+            blocks.iter().zip(&mut got).map(|(&block, page)| BlockRead::new(block, page)).collect();
+        driver.read_batch(&mut batch);
+        let failed = batch.iter().filter(|it| it.result.is_err());
+        assert_eq!(failed.map(|it| it.block).collect::<Vec<_>>(), [5, 9], "{seg_max} pieces");
+        assert_eq!(driver.counts(), Counts { reads: 17, writes: 17, failed: 4 });
+        // A bad sector is nothing that the device would be shut off for.
+        assert_eq!((handle.log(), driver.write(1, &pages[0])), (vec![], Ok(())));
+        driver.free();
     }
-    assert!((0..16).filter(|at| ![5, 9].contains(at)).all(|at| held(&shared, at) == at as u8 + 1));
-    let mut got = vec![page(0); 16];
-    let mut batch: Vec<_> =
-        got.iter_mut().zip(0..).map(|(page, block)| BlockRead::new(block, page)).collect();
-    driver.read_batch(&mut batch);
-    let failed: Vec<_> = batch.iter().filter(|it| it.result.is_err()).map(|it| it.block).collect();
-    assert_eq!(failed, [5, 9]);
-    assert_eq!(driver.counts(), Counts { reads: 16, writes: 16, failed: 4 });
-    // A bad sector is nothing that the device would be shut off for.
-    assert_eq!((handle.log(), driver.write(1, &pages[0])), (vec![], Ok(())));
-    driver.free();
 }
 
 #[test]
@@ -194,6 +201,32 @@ fn sizes_are_cut_off_at_whole_blocks() {
         assert_eq!(driver.config().discard_sectors, Some(u32::MAX));
         driver.free();
     }
+}
+
+#[test]
+fn sizes_may_change() {
+    let (driver, shared, handle) = disk(8);
+    let set = |sectors| handle.with(|board| board.set_config(&config(sectors, 254, 512, 64)));
+    assert!(!driver.look_at_size());
+    shared.lock().bytes.resize(16 * PAGE_SIZE, 0);
+    set(16 * 8);
+    // It is looked at when somebody wants to know.
+    assert_eq!((driver.blocks(), driver.write(15, &page(3))), (8, Err(IoFailed)));
+    assert!(driver.look_at_size() && !driver.look_at_size());
+    assert_eq!((driver.blocks(), driver.write(15, &page(3))), (16, Ok(())));
+    shared.lock().bytes.truncate(4 * PAGE_SIZE);
+    set(4 * 8);
+    // The device knows already.
+    assert_eq!(driver.write(4, &page(3)), Err(IoFailed));
+    assert!(driver.look_at_size());
+    assert_eq!((driver.blocks(), driver.write(3, &page(3))), (4, Ok(())));
+    // Nonsense, or nothing any more.
+    set(u64::MAX);
+    assert!(!driver.look_at_size());
+    driver.stop();
+    set(64);
+    assert_eq!((driver.look_at_size(), driver.blocks()), (false, 4));
+    driver.free();
 }
 
 #[test]
