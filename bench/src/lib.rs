@@ -17,8 +17,10 @@ mod migrate;
 mod pages;
 mod run;
 mod slab;
+mod swap;
 pub mod table;
 
 pub use cost::Cost;
 pub use fault::Threads;
 pub use run::{Boot, Counter, Ground, Report, Scratch, Tally, Why, run};
+pub use swap::Compressed;

@@ -3,6 +3,7 @@
 
 use crate::cost::Cost;
 use crate::fault::{self, Threads};
+use crate::swap::{self, Compressed};
 use crate::{compact, contig, migrate, pages, slab};
 use core::fmt;
 use core::ptr::NonNull;
@@ -96,6 +97,8 @@ pub struct Ground<P: Platform> {
     pub arena: &'static MovableArena<P>,
     /// Those who use memory through page tables.
     pub threads: &'static dyn Threads<P>,
+    /// Compressed memory, to swap to.
+    pub compressed: &'static dyn Compressed<P>,
     /// Free pages that the experiment with compaction leaves itself at most: the
     /// rest it takes away meanwhile.
     pub most: u64,
@@ -286,7 +289,7 @@ pub fn run<P: Platform>(
     let meter = Meter::new(counter);
     let tally = Tally::default();
     let mut bench = Bench { on, scratch, meter, suite: "", globs, tally, report };
-    let suites: [Suite<P>; 8] = [
+    let suites: [Suite<P>; 9] = [
         ("boot", boot),
         ("pages", pages::run),
         ("slab", slab::run),
@@ -294,6 +297,7 @@ pub fn run<P: Platform>(
         ("cma", contig::run_cma),
         ("migrate", migrate::run),
         ("fault", fault::run),
+        ("swap", swap::run),
         ("compact", compact::run),
     ];
     for (suite, run) in suites {

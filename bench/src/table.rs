@@ -111,6 +111,8 @@ pub const ROWS: &[Row] = &[
     row("fault.reuse", "writing a page that is not shared any more", NONE, NONE),
     row("fault.dontneed", "forgetting one page, each", NONE, NONE),
     row("fault.unmap", "unmapping a region, each page", NONE, NONE),
+    row("swap.out", "a page to compressed memory, by reclaim", NONE, NONE),
+    row("swap.in", "a page from compressed memory, by a fault", NONE, NONE),
     row("compact.half", "compaction, 1 page of 2 kept: each moved, beyond the copy", [3465.0, 3619.0], [1500.0, 1500.0]),
     row("compact.half_moved", "the same: pages moved for each block gained", [657.4, 266.3], NONE),
     row("compact.half_lost", "the same: blocks that could be and are not, percent", [46.9, 5.5], [2.0, 2.0]),

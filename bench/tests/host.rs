@@ -2,11 +2,13 @@
 //! of the table, and give everything back.
 
 use bench::table::{ROWS, find};
-use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Tally, Threads, run};
+use bench::{Boot, Compressed, Cost, Counter, Ground, Report, Scratch, Tally, Threads, run};
 use mm::cma::CmaRequest;
+use mm::host::swap::SwapDisk;
 use mm::host::{Machine, pc};
 use mm::mmu::VirtAddr;
 use mm::space::{Access, FaultError, SpaceRef};
+use mm::swap::SwapDevice;
 use mm::types::Order;
 use mm::{Config, Mm};
 use std::cell::Cell;
@@ -46,13 +48,21 @@ impl Threads<Machine> for Simulated {
         access: Access,
     ) -> Result<(), FaultError> {
         for at in (0..pages).map(|page| va.add(page * 4096)) {
-            let write = access == Access::Write;
-            while mm.platform().access(space.root(), at, write, |_| {}).is_err() {
-                mm.fault(space, at, access)?;
-            }
+            mm.access(space, at, access, |_| {})?;
         }
         Ok(())
     }
+}
+
+/// Memory of the host's.
+struct Disk;
+
+impl Compressed<Machine> for Disk {
+    fn set_up(&self, _: &'static Mm<Machine>, slots: u32) -> Option<&'static dyn SwapDevice> {
+        Some(Box::leak(Box::new(SwapDisk::new("disk", slots))))
+    }
+
+    fn reset(&self, _: &'static Mm<Machine>) {}
 }
 
 /// Pages that compaction is tried on.
@@ -67,7 +77,7 @@ fn ground() -> Ground<Machine> {
     let arena: &'static mm::arena::MovableArena<Machine> = Box::leak(Box::default());
     arena.register(mm).expect("room for a driver");
     let boot = Some(Boot { counts: 10, pages: 1 });
-    Ground { mm, arena, threads: &Simulated, most: MOST, boot }
+    Ground { mm, arena, threads: &Simulated, compressed: &Disk, most: MOST, boot }
 }
 
 fn measure(on: &Ground<Machine>, glob: &str) -> (Tally, Vec<String>) {

@@ -1,17 +1,19 @@
 //! Measures what operations cost, when the command line says `bench=GLOB`: the
 //! time stamp counter, a thread that uses memory, and where the figures go.
-//! Calls `bench`, `console`, `arch::time`, `task`.
+//! Calls `bench`, `console`, `arch::time`, `task`, `drivers`.
 
 use crate::arch::time;
 use crate::console;
+use crate::drivers::zram;
 use crate::platform::Machine;
 use crate::task::{self, Mutex};
-use bench::{Boot, Cost, Counter, Ground, Report, Scratch, Threads, Why};
+use bench::{Boot, Compressed, Cost, Counter, Ground, Report, Scratch, Threads, Why};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use mm::Mm;
 use mm::arena::MovableArena;
 use mm::mmu::VirtAddr;
 use mm::space::{Access, FaultError, SpaceRef};
+use mm::swap::SwapDevice;
 use mm::types::PAGE_SIZE;
 
 /// What the start of the memory manager took, and for how many pages; 0 until
@@ -91,6 +93,20 @@ impl Threads<Machine> for Visitor {
     }
 }
 
+/// The kernel's compressed memory.
+struct CompressedRam;
+
+impl Compressed<Machine> for CompressedRam {
+    fn set_up(&self, mm: &'static Mm<Machine>, slots: u32) -> Option<&'static dyn SwapDevice> {
+        zram::device().set_up(mm, slots).ok()?;
+        zram::swap(mm, zram::device().name())
+    }
+
+    fn reset(&self, mm: &'static Mm<Machine>) {
+        zram::device().reset(mm);
+    }
+}
+
 /// Lines that `scripts/bench` reads.
 struct Lines;
 
@@ -116,7 +132,8 @@ pub(crate) fn run(mm: &'static Mm<Machine>, globs: &str) -> bool {
     *registered = true;
     let boot = Boot { counts: BOOT.0.load(Relaxed), pages: BOOT.1.load(Relaxed) };
     let boot = Some(boot).filter(|boot| boot.pages > 0);
-    let on = Ground { mm, arena: &ARENA, threads: &Visitor, most: MOST, boot };
+    let (threads, compressed) = (&Visitor, &CompressedRam);
+    let on = Ground { mm, arena: &ARENA, threads, compressed, most: MOST, boot };
     let loop_of_two = calibration();
     console::line(format_args!("QUARRY-BENCH-LOOP {loop_of_two}"));
     if loop_of_two != Cost::shared(2, 1) {

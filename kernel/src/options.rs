@@ -12,6 +12,9 @@ use selftest::Level;
 pub enum Crash {
     /// `pf`: write to an address with nothing behind it.
     PageFault,
+    /// `masked`: a thread touches new memory of its address space with
+    /// interrupts off.
+    MaskedFault,
     /// `df`: fault while the stack is unusable, without touching a guard page.
     DoubleFault,
     /// `ud`: execute an undefined instruction.
@@ -45,8 +48,9 @@ pub enum Crash {
 }
 
 impl Crash {
-    const NAMES: [(&'static str, Self); 15] = [
+    const NAMES: [(&'static str, Self); 16] = [
         ("pf", Self::PageFault),
+        ("masked", Self::MaskedFault),
         ("df", Self::DoubleFault),
         ("ud", Self::UndefinedInstruction),
         ("stack", Self::StackOverflow),

@@ -189,6 +189,14 @@ unsafe impl Platform for Machine {
         }
     }
 
+    fn relax(&self) {
+        if task::may_sleep() {
+            task::yield_now();
+        } else {
+            core::hint::spin_loop();
+        }
+    }
+
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>) {
         let before = time::counter();
         match level {

@@ -10,6 +10,7 @@ mod kernel_suites;
 mod pressure_suite;
 mod provoke;
 mod restart_suite;
+mod room_suite;
 mod smp_suite;
 mod space_suite;
 mod storm_suite;
@@ -131,6 +132,7 @@ pub(crate) fn run(
         &smp_suite::SUITES,
         &task_suite::SUITES,
         &space_suite::SUITES,
+        &room_suite::SUITES,
         &stray_suite::SUITES,
         &hog_suite::SUITES,
         &tumult_suite::SUITES,

@@ -154,7 +154,7 @@ impl<P: Platform> Mm<P> {
         // What is put by has references that nobody counts.
         self.lru_drain_all();
         let mut drivers = self.drivers();
-        let mut lru = LruCount::new();
+        let mut lru = LruCount::new(self.cache_owners().count() as u32);
         for zone in self.zones.iter() {
             let mut count = ZoneCount::default();
             let cpu = self.enter();

@@ -42,15 +42,8 @@ impl<P: Platform> Mm<P> {
         let plain = self.tunables.plain.load(Relaxed);
         // One by one, if some are to fail.
         let bulky = plain || !self.faults.are_armed();
-        let dressed = !plain || gfp.contains(Gfp::ZERO);
-        // What is Kernel already may carry a mark that `hand_out` knows nothing of.
-        let word = if dressed { HELD } else { KERNEL };
-        let mut got = if bulky { self.bulk_from_pcp(&attempt, word, out) } else { 0 };
-        if dressed {
-            for &pfn in &out[..got] {
-                self.hand_out(&attempt.request, (pfn, false), at);
-            }
-        }
+        let low = |zone: &Zone| zone.mark(Mark::Low);
+        let mut got = if bulky { self.bulk(&attempt, low, out, at) } else { 0 };
         if got == 0 && !out.is_empty() {
             out[0] = self.alloc_pages(attempt.request)?.pfn;
             got = 1;
@@ -58,8 +51,59 @@ impl<P: Platform> Mm<P> {
         Ok(got)
     }
 
+    /// As [`alloc_bulk`](Self::alloc_bulk), but takes only what a zone has above
+    /// its `level`: nobody is asked for more, or woken, and that some are to fail is
+    /// for the caller to see to. None is 0. Any context.
+    #[track_caller]
+    pub(crate) fn alloc_spare(
+        &self,
+        attempt: &Attempt,
+        level: fn(&Zone) -> u64,
+        out: &mut [Pfn],
+    ) -> usize {
+        let at = Location::caller();
+        let mut wanted = out.len();
+        loop {
+            let got = self.bulk(attempt, level, &mut out[..wanted], at);
+            if got > 0 || wanted <= 1 {
+                return got;
+            }
+            // One may be there where not all are.
+            wanted = 1;
+        }
+    }
+
+    /// Takes pages from the lists alone, from one zone that stays above its `level`.
+    #[inline(always)]
+    fn bulk(
+        &self,
+        attempt: &Attempt,
+        level: fn(&Zone) -> u64,
+        out: &mut [Pfn],
+        at: &'static Location<'static>,
+    ) -> usize {
+        let gfp = attempt.request.gfp;
+        let dressed = !self.tunables.plain.load(Relaxed) || gfp.contains(Gfp::ZERO);
+        // What is Kernel already may carry a mark that `hand_out` knows nothing of.
+        let word = if dressed { HELD } else { KERNEL };
+        let got = self.bulk_from_pcp(attempt, level, word, out);
+        if dressed {
+            for &pfn in &out[..got] {
+                self.hand_out(&attempt.request, (pfn, false), at);
+            }
+        }
+        got
+    }
+
     /// Takes pages from the first zone that can spare all of them.
-    fn bulk_from_pcp(&self, attempt: &Attempt, word: HeadWord, out: &mut [Pfn]) -> usize {
+    #[inline(always)]
+    fn bulk_from_pcp(
+        &self,
+        attempt: &Attempt,
+        level: fn(&Zone) -> u64,
+        word: HeadWord,
+        out: &mut [Pfn],
+    ) -> usize {
         let Request { gfp, node, .. } = attempt.request;
         let node = node.unwrap_or_default();
         let ty = attempt.migratetype;
@@ -70,7 +114,7 @@ impl<P: Platform> Mm<P> {
             if zone.node != node && gfp.contains(Gfp::THISNODE) {
                 break;
             }
-            let mark = zone.mark(Mark::Low) + out.len() as u64;
+            let mark = level(zone) + out.len() as u64;
             if zone.managed() == 0
                 || !zone.watermark_ok(Order(0), mark, attempt.class, attempt.flags)
             {

@@ -7,11 +7,9 @@ use crate::mm::Mm;
 use crate::platform::{LogLevel, Platform};
 use crate::pressure::Attempt;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
-use crate::types::{MAX_ORDER, MigrateType, NR_ORDERS, Order, PAGE_SIZE};
+use crate::types::{KIB_PER_PAGE, MAX_ORDER, MigrateType, NR_ORDERS, Order};
 use crate::zone::{Mark, Zone};
 use core::fmt;
-
-const KIB_PER_PAGE: u64 = (PAGE_SIZE / 1024) as u64;
 
 /// Milliseconds between two reports (Linux `warn_alloc`).
 const INTERVAL_MS: u64 = 10_000;

@@ -15,6 +15,7 @@ use crate::mm::Mm;
 use crate::mmu::{Mmu, Root, VirtAddr};
 use crate::platform::{Context, IrqState, LogLevel, Platform, Worker};
 use crate::setup::{Config, SetupError};
+use crate::space::{Access, FaultError, SpaceRef};
 use crate::sync::HeldLocks;
 use crate::types::{CpuId, MAX_ORDER, NodeId, PAGE_SIZE, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use core::cell::Cell;
@@ -25,6 +26,28 @@ use std::string::{String, ToString};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::vec::Vec;
+
+impl Mm<Machine> {
+    /// Reads or writes memory of an address space as a thread of it does, which
+    /// faults as often as it has to: `f` gets the address of the page that `va` is
+    /// in.
+    ///
+    /// # Errors
+    /// What would end the thread.
+    pub fn access(
+        &self,
+        space: &SpaceRef<'_>,
+        va: VirtAddr,
+        access: Access,
+        mut f: impl FnMut(*mut u8),
+    ) -> Result<(), FaultError> {
+        let write = access == Access::Write;
+        while self.platform().access(space.root(), va, write, &mut f).is_err() {
+            self.fault(space, va, access)?;
+        }
+        Ok(())
+    }
+}
 
 /// Memory that reads as zero and is backed when it is written.
 struct Sparse {

@@ -45,6 +45,7 @@ pub mod oom;
 pub mod options;
 pub mod owner;
 pub mod page;
+mod page_stats;
 mod pcp;
 pub mod platform;
 pub mod poison;

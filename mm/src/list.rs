@@ -97,6 +97,7 @@ impl PageList {
     pub fn remove(&mut self, map: &MemMap, pfn: Pfn) {
         let page = map.page(pfn);
         let (prev, next) = (page.prev(), page.next());
+        debug_assert!(self.has(map, pfn), "{pfn:?} is not on this list");
         match linked(prev) {
             Some(p) => map.page(p).set_next(next),
             None => self.head = next,
@@ -108,6 +109,15 @@ impl PageList {
         page.set_next(0);
         page.set_prev(0);
         self.len -= 1;
+    }
+
+    /// Whether those beside `pfn` have it between them, or it is where the list
+    /// begins and ends.
+    fn has(&self, map: &MemMap, pfn: Pfn) -> bool {
+        let (page, link) = (map.page(pfn), link(pfn));
+        let after = linked(page.prev()).map_or(self.head, |prev| map.page(prev).next());
+        let before = linked(page.next()).map_or(self.tail, |next| map.page(next).prev());
+        self.len > 0 && after == link && before == link
     }
 
     /// Takes the page at the head off.

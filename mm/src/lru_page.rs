@@ -11,6 +11,7 @@ use crate::gfp::Page;
 use crate::migrate::NotAllocated;
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageDesc, PageFlags, PageType};
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::sync::Ordering::Release;
 use crate::types::{Order, Pfn};
@@ -38,6 +39,7 @@ impl<P: Platform> Mm<P> {
         if !desc.head().is(PageType::Kernel, page.order) {
             return Err(NotAllocated);
         }
+        self.count_locked(page, as_page.flags);
         dress(desc, page.order, as_page, 1, 0);
         Ok(())
     }
@@ -46,8 +48,25 @@ impl<P: Platform> Mm<P> {
     /// maps, which the caller is about to write, and lists it. Any context.
     #[inline]
     pub(crate) fn make_mapped(&self, page: Page, as_page: LruPage) {
+        self.count_locked(page, as_page.flags);
         dress(self.map.page(page.pfn), page.order, as_page, 1, 1);
         self.lru_add(page.pfn);
+    }
+
+    #[inline]
+    fn count_locked(&self, page: Page, flags: LruFlags) {
+        if flags.contains(LruFlags::MLOCKED) {
+            self.count_pages(page.pfn, PageStat::Mlocked, page.order.pages());
+        }
+    }
+
+    /// Counts a page that is about to be freed out of those that are kept in
+    /// memory: nobody has to end that before.
+    #[inline]
+    pub(crate) fn end_locked(&self, pfn: Pfn, word: HeadWord) {
+        if word.lru().contains(LruFlags::MLOCKED) {
+            self.uncount_pages(pfn, PageStat::Mlocked, word.order().pages());
+        }
     }
 
     /// Drops a reference to a page of type Lru; frees it if that was the last.
@@ -67,6 +86,7 @@ impl<P: Platform> Mm<P> {
         if word.lru().contains(LruFlags::LISTED) {
             self.lru_unlist(pfn);
         }
+        self.end_locked(pfn, word);
         self.free_owned(pfn, word.order(), desc);
     }
 

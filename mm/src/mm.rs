@@ -3,7 +3,7 @@
 //! May call: everything below `alloc`.
 
 use crate::boot_slice::BootSlice;
-use crate::cache::Writeback;
+use crate::cache::DirtyKnobs;
 use crate::cma::CmaAreas;
 use crate::compact::Compaction;
 use crate::dump::Reports;
@@ -15,6 +15,7 @@ use crate::memmap::MemMap;
 use crate::migrate::MovableOwners;
 use crate::oom::{Oom, OomNotifiers};
 use crate::owner::PageOwner;
+use crate::page_stats::PageStats;
 use crate::pcp::Pcp;
 use crate::platform::Platform;
 use crate::poison::BadPages;
@@ -101,6 +102,7 @@ pub struct Mm<P: Platform> {
     /// Whoever computes marks holds it.
     pub(crate) computing: Lock<()>,
     pub(crate) stats: Stats,
+    pub(crate) page_stats: PageStats,
     pub(crate) reports: Reports,
     pub(crate) owners: PageOwner,
     pub(crate) cma: CmaAreas,
@@ -112,7 +114,7 @@ pub struct Mm<P: Platform> {
     pub(crate) lru: LruState,
     pub(crate) reclaim: Reclaim,
     pub(crate) caches: Caches<P>,
-    pub(crate) writeback: Writeback,
+    pub(crate) dirty_knobs: DirtyKnobs,
     pub(crate) shrinkers: Shrinkers<P>,
     pub(crate) faults: Faults,
     pub(crate) bad: BadPages,

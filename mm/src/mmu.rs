@@ -189,6 +189,30 @@ pub unsafe trait Mmu: Sync {
     /// something. The tables are there ([`prepare`](Self::prepare)).
     fn replace(&self, root: Root, va: VirtAddr, size: MapSize, entry: Entry) -> Entry;
 
+    /// Has the entry of `size` at `va` say Moving if it maps the page at `pfn`, in
+    /// one step; returns what it said last. None: it does not map that page, and
+    /// has not changed.
+    fn stop(&self, root: Root, va: VirtAddr, size: MapSize, pfn: Pfn) -> Option<Mapping> {
+        let Entry::Page(seen) = self.get(root, va) else { return None };
+        if seen.pfn != pfn || seen.size != size {
+            return None;
+        }
+        match self.replace(root, va, size, Entry::Moving(seen)) {
+            Entry::Page(last) if last != seen => {
+                // It has been used in between.
+                self.replace(root, va, size, Entry::Moving(last));
+                Some(last)
+            }
+            _ => Some(seen),
+        }
+    }
+
+    /// Has the entry at `va`, which says Moving, map a page as `mapping` says.
+    fn resume(&self, root: Root, va: VirtAddr, mapping: Mapping) {
+        let was = self.replace(root, va, mapping.size, Entry::Page(mapping));
+        debug_assert!(matches!(was, Entry::Moving(_)), "{was:?} is the mover's");
+    }
+
     /// Takes the right to write from the entry at `va`, in one step, if it maps
     /// a page.
     fn write_protect(&self, root: Root, va: VirtAddr);
@@ -200,12 +224,13 @@ pub unsafe trait Mmu: Sync {
     /// nobody writes without setting it again, flush.
     fn make_clean(&self, root: Root, va: VirtAddr) -> bool;
 
-    /// Replaces the entry of the large page at `va` by 512 of small ones with the
-    /// same rights, in one step. False if `frames` ran dry or no large page, or a
-    /// moving one, is there.
+    /// Replaces the entry of the large page at `va`, which may say Moving, by 512
+    /// of small ones that say the same, in one step. False if `frames` ran dry or no
+    /// large page is there.
     fn split(&self, root: Root, va: VirtAddr, frames: Frames<'_>) -> bool;
 
-    /// The first entry that is not None at or after `from` and before `to`.
+    /// The first entry that is not None at or after `from` and before `to`. Asked
+    /// without the lock: what is to stay there must at no moment be None.
     fn next_entry(
         &self,
         root: Root,
@@ -222,7 +247,8 @@ pub unsafe trait Mmu: Sync {
     /// replaced. Interrupts on, no lock held; may wait.
     fn flush(&self, root: Root, range: Range<VirtAddr>);
 
-    /// Frames that the tables of `root` take.
+    /// Frames that the tables of `root` take: walks them all. Nobody takes any
+    /// out or puts any in meanwhile.
     fn table_pages(&self, root: Root) -> u64;
 }
 

@@ -62,6 +62,11 @@ impl PageType {
         Self::Poisoned,
     ];
 
+    /// A bit for each type.
+    pub(crate) const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
     /// Whether the page is allocated to somebody who will free it.
     pub const fn is_allocated(self) -> bool {
         matches!(
@@ -186,6 +191,12 @@ impl HeadWord {
     pub const fn ty(self) -> PageType {
         let n = (self.0 & TYPE_MASK) as usize;
         if n < PageType::ALL.len() { PageType::ALL[n] } else { PageType::Poisoned }
+    }
+
+    /// The [`bit`](PageType::bit) of the type.
+    #[inline]
+    pub(crate) const fn type_bit(self) -> u32 {
+        1 << (self.0 & TYPE_MASK)
     }
 
     /// The order; 0 for a tail.
@@ -343,6 +354,12 @@ impl PageDesc {
     /// returns those that it had.
     pub fn clear_lru(&self, flags: LruFlags) -> LruFlags {
         HeadWord(self.head.fetch_and(!flags.bits(), Relaxed)).lru()
+    }
+
+    /// Turns LISTED, which is set, into ISOLATED, which is not, in one step; under
+    /// the lock of the page's list.
+    pub(crate) fn isolate_listed(&self) {
+        self.head.fetch_xor(LruFlags::LISTED.bits() | PageFlags::ISOLATED.bits(), Relaxed);
     }
 
     /// Page-table entries that map a page of type Lru (Linux `_mapcount` + 1).

@@ -240,6 +240,13 @@ pub unsafe trait Platform: Sized + Sync + 'static {
         core::hint::spin_loop();
     }
 
+    /// Called at first while a wait for another task goes on that is at work and
+    /// about to let go: lets others run, and returns soon. In the same context as
+    /// [`stall`](Self::stall), which comes when that has been in vain for long.
+    fn relax(&self) {
+        self.stall();
+    }
+
     /// Writes one line to the log; must not allocate from the manager.
     fn log(&self, level: LogLevel, line: fmt::Arguments<'_>);
 }

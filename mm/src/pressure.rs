@@ -83,6 +83,8 @@ pub trait Pressure {
     /// how many were freed.
     fn discard(&self, pages: &mut PageList, gfp: Gfp) -> u64;
 
-    /// Last resort: frees memory by force.
-    fn out_of_memory(&self, attempt: &Attempt) -> Relief;
+    /// Last resort: frees memory by force, unless `eased` says that there is
+    /// enough by now: asked when nobody else is at it any more, for what others
+    /// have freed meanwhile may do.
+    fn out_of_memory(&self, attempt: &Attempt, eased: &mut dyn FnMut() -> bool) -> Relief;
 }

@@ -34,7 +34,7 @@ impl<P: Platform> Pressure for Mm<P> {
         self.reclaim_isolated(pages, gfp)
     }
 
-    fn out_of_memory(&self, attempt: &Attempt) -> Relief {
-        self.kill_for(attempt)
+    fn out_of_memory(&self, attempt: &Attempt, eased: &mut dyn FnMut() -> bool) -> Relief {
+        self.kill_for(attempt, eased)
     }
 }

@@ -5,7 +5,7 @@
 use crate::backing::make_map;
 use crate::boot_slice::BootSlice;
 use crate::buddy::{Buddy, Placement};
-use crate::cache::Writeback;
+use crate::cache::DirtyKnobs;
 use crate::cma::{CmaAreas, CmaRequest, MAX_CMA_AREAS};
 use crate::compact::Compaction;
 use crate::contig::pageblocks;
@@ -23,6 +23,7 @@ use crate::mm::{Mm, Tunables};
 use crate::oom::{Oom, OomNotifiers};
 use crate::owner::PageOwner;
 use crate::page::PageType;
+use crate::page_stats::PageStats;
 use crate::pcp::Pcp;
 use crate::platform::{LogLevel, Platform};
 use crate::poison::BadPages;
@@ -217,7 +218,8 @@ impl<P: Platform> Mm<P> {
             lru,
             reclaim: Reclaim::new(),
             caches: Caches::new(),
-            writeback: Writeback::new(),
+            dirty_knobs: DirtyKnobs::new(),
+            page_stats: PageStats::new(),
             shrinkers: Shrinkers::new(),
             faults: Faults::default(),
             bad: BadPages::new(),

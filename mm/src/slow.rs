@@ -11,7 +11,7 @@ use crate::platform::{Context, LogLevel, Platform};
 use crate::pressure::{Attempt, CompactPriority, CompactResult, Pressure, Relief};
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{COSTLY_ORDER, MigrateType, Pfn, ZoneKind};
+use crate::types::{COSTLY_ORDER, MigrateType, Order, Pfn, ZoneKind};
 use crate::zone::{Mark, Zone};
 
 /// Rounds of reclaim or compaction without result before giving up.
@@ -170,26 +170,31 @@ impl<P: Platform> Mm<P> {
             if costly && !gfp.contains(Gfp::RETRY_MAYFAIL) {
                 return self.nofail_or(&attempt, reserves, true);
             }
-            // Who is to die himself has had what there is for such, and need not go on.
-            if self.platform.context().oom_victim {
-                return self.nofail_or(&attempt, reserves, true);
-            }
+            // Compaction needs free pages to move others to: where nothing can be
+            // reclaimed it gets no further by trying harder.
             if self.retry_reclaim(&attempt, &mut effort, reclaimed)
-                || self.retry_compact(&attempt, &mut effort, reclaimed, compacted)
+                || reclaimed > 0 && self.retry_compact(&attempt, &mut effort, compacted)
             {
                 continue;
             }
 
-            if let Some(found) = self.walk(&attempt, Some(Mark::High), Reserves::No) {
-                return Ok(found);
+            if self.platform.context().oom_victim {
+                if let Some(found) = self.walk(&attempt, Some(Mark::High), Reserves::No) {
+                    return Ok(found);
+                }
+                // Who is to die himself has nobody killed: he gets what there is for
+                // such, once, and if that is nothing he need not go on.
+                if Self::reserves(gfp, self.platform.context()) != reserves {
+                    continue;
+                }
+                return self.nofail_or(&attempt, reserves, true);
             }
-            let relief =
-                if may_kill(&attempt) { self.out_of_memory(&attempt) } else { Relief::None };
-            match relief {
-                Relief::Freed => effort.idle_reclaims = 0,
+            match self.last_resort(&attempt) {
+                Ok(found) => return Ok(found),
+                Err(Relief::Freed) => effort.idle_reclaims = 0,
                 // Not for ever: all of them may be waiting for others.
-                Relief::Others if effort.hopes < MAX_RETRIES => effort.hopes += 1,
-                _ => return self.nofail_or(&attempt, reserves, true),
+                Err(Relief::Others) if effort.hopes < MAX_RETRIES => effort.hopes += 1,
+                Err(_) => return self.nofail_or(&attempt, reserves, true),
             }
         }
     }
@@ -228,7 +233,9 @@ impl<P: Platform> Mm<P> {
         self.reclaim(attempt)
     }
 
-    fn compact_and_walk(
+    /// Has a block of the attempt's order made, and takes it, or what there is above
+    /// the min mark by then.
+    pub(crate) fn compact_and_walk(
         &self,
         attempt: &Attempt,
         priority: CompactPriority,
@@ -270,7 +277,9 @@ impl<P: Platform> Mm<P> {
             return Some(found);
         }
         // Pages on per-CPU lists are free for their CPU only, and only as they
-        // are: here they are worth more in the buddy.
+        // are: here they are worth more in the buddy. Linux calls them in, and
+        // gives a HighAtomic block back, only where something was reclaimed; but
+        // nobody is to be killed for pages that are free.
         let unreserved = self.unreserve_highatomic(attempt, false);
         if self.drain_all(None) > 0 || unreserved {
             return self.walk(attempt, Some(Mark::Min), reserves);
@@ -288,8 +297,26 @@ impl<P: Platform> Mm<P> {
         })
     }
 
+    /// The last step: somebody is killed, if the request is worth that, unless what
+    /// others have been killed for meanwhile is enough.
+    fn last_resort(&self, attempt: &Attempt) -> Result<(Pfn, bool), Relief> {
+        let mut found = None;
+        let mut eased = || {
+            found = self.walk(attempt, Some(Mark::High), Reserves::No);
+            found.is_some()
+        };
+        let relief = if may_kill(attempt) {
+            self.out_of_memory(attempt, &mut eased)
+        } else {
+            eased();
+            Relief::None
+        };
+        found.ok_or(relief)
+    }
+
     /// Whether another round of reclaim makes sense: some zone would pass the
-    /// min mark if everything reclaimable were reclaimed.
+    /// min mark if everything reclaimable were reclaimed, and has a block. To
+    /// make one is compaction's business.
     fn retry_reclaim(&self, attempt: &Attempt, effort: &mut Effort, reclaimed: u64) -> bool {
         if reclaimed > 0 && attempt.request.order <= COSTLY_ORDER {
             effort.idle_reclaims = 0;
@@ -301,7 +328,10 @@ impl<P: Platform> Mm<P> {
                 let reclaimable = self.reclaimable(zone.index());
                 let mut check = zone.check(zone.mark(Mark::Min), attempt.class, attempt.flags);
                 check.free += reclaimable as i64;
-                reclaimable > 0 && check.level_ok(attempt.request.order)
+                let order = attempt.request.order;
+                let there = order.0 == 0 || zone.has_block(order, attempt.flags);
+                // What passes as it is, and was not had, will not be had by reclaim.
+                reclaimable > 0 && there && check.level_ok(order)
             });
         let lucky = reclaimed > 0 && effort.lucky_reclaims < MAX_RETRIES;
         if !enough && lucky {
@@ -311,22 +341,17 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Whether another round of compaction makes sense, perhaps a harder one.
-    fn retry_compact(
-        &self,
-        attempt: &Attempt,
-        effort: &mut Effort,
-        reclaimed: u64,
-        result: CompactResult,
-    ) -> bool {
+    fn retry_compact(&self, attempt: &Attempt, effort: &mut Effort, result: CompactResult) -> bool {
         let order = attempt.request.order;
-        if order.0 == 0 {
+        // Who is to die need not have a block.
+        if order.0 == 0 || self.platform.context().oom_victim {
             return false;
         }
         let costly = order > COSTLY_ORDER;
         let most = if costly { MAX_RETRIES / 4 } else { MAX_RETRIES };
         match result {
             // Compaction wants more free pages first; reclaim is the one to ask.
-            CompactResult::Skipped => return reclaimed > 0,
+            CompactResult::Skipped => return self.may_compact_later(attempt),
             CompactResult::Success => {
                 effort.compactions += 1;
                 if effort.compactions <= most {
@@ -345,6 +370,20 @@ impl<P: Platform> Mm<P> {
             return true;
         }
         false
+    }
+
+    /// Whether some zone would have room for compaction if a good part of what can
+    /// be reclaimed were (Linux `compaction_zonelist_suitable`).
+    fn may_compact_later(&self, attempt: &Attempt) -> bool {
+        let order = attempt.request.order;
+        let mark = if order > COSTLY_ORDER { Mark::Low } else { Mark::Min };
+        self.zones_for(attempt).any(|zone| {
+            let level = zone.mark(mark) + 2 * order.pages();
+            let mut check = zone.check(level, attempt.class, AllocFlags::CMA);
+            // The larger the block, the less is it worth to be reclaimed for.
+            check.free += (self.reclaimable(zone.index()) / u64::from(order.0.max(1))) as i64;
+            check.level_ok(Order(0))
+        })
     }
 
     /// The end of a request that cannot be served, unless it may not fail: such
@@ -370,7 +409,11 @@ impl<P: Platform> Mm<P> {
             if let Some(found) = self.walk(&hard, Some(Mark::Min), reserves) {
                 return Ok(found);
             }
-            self.direct_reclaim(attempt);
+            // A task that frees memory must not do so on behalf of itself, nor wait
+            // for whoever frees it: that may be itself.
+            if !self.platform.context().memalloc {
+                self.direct_reclaim(attempt);
+            }
             self.drain_all(None);
             // As hard as can be: nothing else brings a block of a higher order.
             if let (_, Some(found)) = self.compact_and_walk(&hard, CompactPriority::SyncFull) {
@@ -379,8 +422,8 @@ impl<P: Platform> Mm<P> {
             // Whatever that comes to: it may not fail, and what is kept for need
             // is there for this.
             if may_kill(attempt) {
-                self.out_of_memory(attempt);
-                if let Some(found) = self.walk(&hard, None, Reserves::All) {
+                let found = self.last_resort(&hard).ok();
+                if let Some(found) = found.or_else(|| self.walk(&hard, None, Reserves::All)) {
                     return Ok(found);
                 }
             }

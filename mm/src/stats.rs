@@ -26,9 +26,9 @@ macro_rules! events {
 
 // In Linux's order; those that Linux does not count come last.
 events! {
-    /// KiB that devices have read for page caches.
+    /// KiB that devices have read for page caches and swap.
     PgPgIn = "pgpgin",
-    /// KiB that devices have written for page caches.
+    /// KiB that devices have written for page caches and swap.
     PgPgOut = "pgpgout",
     /// Pages read from swap.
     PswpIn = "pswpin",
@@ -48,6 +48,8 @@ events! {
     Deactivate = "pgdeactivate",
     /// Pages whose content nobody needs any more (`MADV_FREE`).
     Lazyfree = "pglazyfree",
+    /// Of these, those that reclaim has dropped.
+    Lazyfreed = "pglazyfreed",
     /// Pages of active lists that reclaim has looked at.
     Refill = "pgrefill",
     /// Pages that kswapd has reclaimed.
@@ -96,6 +98,8 @@ events! {
     WorkingsetActivateFile = "workingset_activate_file",
     /// Of these, those that had been there before.
     WorkingsetRestoreFile = "workingset_restore_file",
+    /// Nodes of caches' trees that were freed with all they remembered.
+    WorkingsetNodeReclaim = "workingset_nodereclaim",
     /// Pages moved.
     MigrateSuccess = "pgmigrate_success",
     /// Pages that could not be moved.
@@ -130,6 +134,8 @@ events! {
     ThpSplitPage = "thp_split_page",
     /// Times that this could not be done.
     ThpSplitPageFailed = "thp_split_page_failed",
+    /// Entries for large pages that were made tables of small ones.
+    ThpSplitPmd = "thp_split_pmd",
     /// Pages that were lent to the host.
     BalloonInflate = "balloon_inflate",
     /// Pages that came back from it.
@@ -146,6 +152,9 @@ events! {
     SwpOutZero = "swpout_zero",
     /// Requests that failed.
     AllocFailed = "alloc_failed",
+    /// Times that somebody who wanted memory had to wait until others had looked
+    /// at the pages they had isolated.
+    ScanIsolatedThrottle = "pgscan_isolated_throttle",
     /// Rounds of the flusher.
     FlusherRun = "flusher_run",
     /// Pages that were handed out marked pfmemalloc.

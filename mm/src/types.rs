@@ -5,6 +5,8 @@ use core::fmt;
 
 /// Bytes in a page frame.
 pub const PAGE_SIZE: usize = 4096;
+/// As report files count a page, in KiB.
+pub(crate) const KIB_PER_PAGE: u64 = PAGE_SIZE as u64 / 1024;
 /// log2 of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
 /// The largest block the buddy handles: 2^10 pages, 4 MiB (Linux 6.12

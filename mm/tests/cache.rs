@@ -2,6 +2,7 @@
 //! the pages and of the disk.
 #![cfg(feature = "host")]
 
+use mm::block::{BlockDevice, IoFailed, PageBytes};
 use mm::cache::{CacheError, CacheFile, PageCache};
 use mm::fault::FaultPlan;
 use mm::host::disk::RamDisk;
@@ -12,6 +13,7 @@ use mm::platform::Worker;
 use mm::types::{NodeId, PAGE_SIZE};
 use mm::{Config, Mm};
 use std::num::NonZeroU64;
+use std::sync::Mutex;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const MIB: u64 = if cfg!(miri) { 4 } else { 32 };
@@ -174,6 +176,55 @@ fn what_cannot_be_written_is_told_once_and_kept() {
     t.audit();
 }
 
+/// A disk that fails all writes, and on whose flush somebody else does something.
+struct Between {
+    disk: RamDisk,
+    other: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl BlockDevice for Between {
+    fn name(&self) -> &str {
+        BlockDevice::name(&self.disk)
+    }
+
+    fn blocks(&self) -> u64 {
+        self.disk.blocks()
+    }
+
+    fn read(&self, block: u64, page: &mut PageBytes) -> Result<(), IoFailed> {
+        BlockDevice::read(&self.disk, block, page)
+    }
+
+    fn write(&self, _: u64, _: &PageBytes) -> Result<(), IoFailed> {
+        Err(IoFailed)
+    }
+
+    fn flush(&self) -> Result<(), IoFailed> {
+        let other = self.other.lock().expect("nobody panics").take();
+        other.into_iter().for_each(|other| other());
+        self.disk.flush()
+    }
+}
+
+/// Each of two is told that what he wanted written is not, whichever was told first.
+#[test]
+fn two_who_sync_at_a_time_are_both_told() {
+    let mm: &'static Mm<Machine> =
+        Box::leak(Box::new(pc(MIB, 2, &Config::default()).expect("a machine")));
+    let disk: &'static Between = Box::leak(Box::new(Between {
+        disk: RamDisk::new("/dev/test", BLOCKS),
+        other: Mutex::default(),
+    }));
+    let cache: &'static PageCache = Box::leak(Box::new(PageCache::new(disk)));
+    cache.register(mm).expect("room for a cache");
+    cache.write(mm, &mut CacheFile::default(), 0, &[1; PAGE_SIZE]).expect("room");
+    *disk.other.lock().expect("nobody panics") =
+        Some(Box::new(move || assert_eq!(cache.sync(mm), Err(CacheError::Io))));
+    assert_eq!(cache.sync(mm), Err(CacheError::Io));
+    assert!(disk.other.lock().expect("nobody panics").is_none(), "the other was there");
+    mm.audit().expect("whole");
+}
+
 #[test]
 fn the_flusher_writes_what_is_old_or_too_much() {
     let mut t = Tried::new();
@@ -283,12 +334,20 @@ fn counts_are_in_their_files() {
     assert_eq!(read("/proc/sys/vm/dirty_ratio"), "20\n");
     t.knob("dirty_bytes", "8192");
     assert_eq!(read("/proc/sys/vm/dirty_ratio"), "0\n");
+    // More than an int holds.
+    t.knob("dirty_bytes", "8589934592");
+    t.knob("dirty_background_bytes", "4294967296");
+    assert_eq!(read("/proc/sys/vm/dirty_bytes"), "8589934592\n");
+    assert!(read("/proc/vmstat").contains("nr_dirty_threshold 2097152\n"));
+    assert!(read("/proc/vmstat").contains("nr_dirty_background_threshold 1048576\n"));
     t.knob("dirty_ratio", "30");
     assert_eq!(read("/proc/sys/vm/dirty_bytes"), "0\n");
     for (name, bad) in [
         ("dirty_ratio", "101"),
         ("dirty_background_ratio", "-1"),
         ("dirty_bytes", "8191"),
+        ("dirty_bytes", "-1"),
+        ("dirty_bytes", "18446744073709551616"),
         ("dirty_background_bytes", "0"),
         ("dirty_expire_centisecs", "x"),
     ] {

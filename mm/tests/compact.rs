@@ -29,8 +29,13 @@ impl Lab {
 
     /// Fills all that NOWAIT gives with stamped movable pages.
     fn fill(&mut self) {
-        let gfp = Gfp::NOWAIT | Gfp::HIGHMEM | Gfp::NOWARN;
-        while let Ok(h) = self.arena.alloc(&self.mm, gfp) {
+        self.fill_with(Order(0));
+    }
+
+    /// The same with blocks, of which the first page is stamped.
+    fn fill_with(&mut self, order: Order) {
+        let request = Request::new(order, Gfp::NOWAIT | Gfp::HIGHMEM | Gfp::NOWARN);
+        while let Ok(h) = self.arena.alloc_block(&self.mm, request) {
             let stamp = self.held.len() as u64 * 0x9e37_79b9 + 1;
             let write = |bytes: &mut [u8; 4096]| {
                 bytes[..8].copy_from_slice(&stamp.to_le_bytes());
@@ -102,6 +107,72 @@ fn whole_zones_are_made_of_large_blocks_again() {
         assert_eq!(lab.mm.stats().get(Event::MigrateSuccess), done.moved);
         // Where the scanners meet, and where tables lie, a block is lost.
         assert!(after + 4 >= possible, "1 of {keep}: {before} -> {after} of {possible}");
+        lab.end();
+    }
+}
+
+/// Has one free page stay where it is in each of these pageblocks.
+fn pin(mm: &Mm<Machine>, blocks: impl Iterator<Item = u64>) -> Vec<PfnRange> {
+    let free = |block| PfnRange::sized(Pfn(block * 512 + 1), 1);
+    blocks.filter_map(|block| mm.alloc_contig_range(free(block), Gfp::NOWAIT).ok()).collect()
+}
+
+/// What is movable beside something that stays is left there and gets company, so
+/// that what is free does not lie where it can never be whole.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn blocks_that_something_stays_in_are_filled() {
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.thin(2);
+    let pinned = pin(&lab.mm, 8..20);
+    assert!(pinned.len() > 8);
+    lab.mm.compact_memory(None);
+    lab.verify();
+    let (after, possible) = (lab.huge(), lab.possible());
+    assert!(after + 4 >= possible, "{after} of {possible}");
+    pinned.into_iter().for_each(|range| lab.mm.free_contig_range(range).expect("allocated"));
+    lab.end();
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn where_something_stays_in_each_block_smaller_ones_are_made() {
+    let mut lab = Lab::new();
+    lab.fill();
+    lab.thin(8);
+    let pinned = pin(&lab.mm, 8..32);
+    assert!(pinned.len() > 20);
+    let halves = |mm: &Mm<Machine>| -> u64 {
+        mm.zones().iter().map(|zone| mm.free_block_counts(zone).suitable(Order(8))).sum()
+    };
+    let before = halves(&lab.mm);
+    lab.mm.compact_memory(None);
+    lab.verify();
+    let after = halves(&lab.mm);
+    assert!(before < 4 && after > 20, "{before} -> {after}");
+    pinned.into_iter().for_each(|range| lab.mm.free_contig_range(range).expect("allocated"));
+    lab.end();
+}
+
+#[test]
+fn larger_blocks_move_as_a_whole() {
+    for order in [1, 2, 5] {
+        let mut lab = Lab::new();
+        lab.fill_with(Order(order));
+        lab.thin(4 << order);
+        let before = lab.huge();
+        let done = lab.mm.compact_memory(None);
+        lab.verify();
+        let (after, possible) = (lab.huge(), lab.possible());
+        assert!(done.moved > 0 && done.moved.is_multiple_of(1 << order), "{}", done.moved);
+        assert_eq!(lab.mm.stats().get(Event::MigrateSuccess), done.moved);
+        assert!(after + 4 >= possible, "order {order}: {before} -> {after} of {possible}");
+        for &(h, _) in &lab.held {
+            let frame = lab.arena.frame(&lab.mm, h).expect("live");
+            let desc = lab.mm.map().try_page(frame).expect("a frame");
+            assert_eq!(desc.head().order(), Order(order));
+        }
         lab.end();
     }
 }

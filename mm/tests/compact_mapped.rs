@@ -35,22 +35,17 @@ fn store(mm: &Mm<Machine>, space: &SpaceRef<'_>, va: VirtAddr) -> Result<(), Fau
             page.cast::<u64>().add(511).write(!stamp(va.page()));
         }
     };
-    while mm.platform().access(space.root(), va, true, write).is_err() {
-        mm.fault(space, va, Access::Write)?;
-    }
-    Ok(())
+    mm.access(space, va, Access::Write, write)
 }
 
 /// The words at both ends of a page, as a thread of the space reads them.
 fn load(mm: &Mm<Machine>, space: &SpaceRef<'_>, va: VirtAddr) -> (u64, u64) {
     let mut words = (0, 0);
-    let mut read = |page: *mut u8| {
+    let read = |page: *mut u8| {
         // SAFETY: as above.
         words = unsafe { (page.cast::<u64>().read(), page.cast::<u64>().add(511).read()) };
     };
-    while mm.platform().access(space.root(), va, false, &mut read).is_err() {
-        mm.fault(space, va, Access::Read).expect("mapped memory");
-    }
+    mm.access(space, va, Access::Read, read).expect("mapped memory");
     words
 }
 
@@ -263,11 +258,50 @@ fn the_background_waits_when_it_is_no_use() {
     }
     settle(&mm);
     assert!(mm.node_fragmentation_score(NodeId(0)) > 90);
-    assert_eq!(mm.work(kcompactd), Some(500 << 6));
+    assert_eq!(mm.work(kcompactd), Some(500));
+    let left = mm.node_fragmentation_score(NodeId(0));
+    let scanned = || mm.stats().get(Event::CompactDaemonMigrateScanned);
+    let waits = |periods: u32| {
+        let before = scanned();
+        for _ in 1..periods {
+            mm.platform().advance_ms(500);
+            assert_eq!(mm.work(kcompactd), Some(500));
+            assert_eq!((mm.node_fragmentation_score(NodeId(0)), scanned()), (left, before));
+        }
+        mm.platform().advance_ms(500);
+        assert_eq!(mm.work(kcompactd), Some(500));
+        assert!(scanned() > before, "after {periods} periods");
+    };
+    // Each time twice as long, up to 32 s.
+    [2, 4, 8, 16, 32, 64].into_iter().for_each(waits);
+    // And whatever could be done now.
     mm.proc_write("/proc/sys/vm/compact_unevictable_allowed", "1").expect("a knob");
-    mm.platform().advance_ms(500 << 6);
+    waits(64);
+    assert!(mm.node_fragmentation_score(NodeId(0)) <= 80);
+    mm.audit().expect("sound");
+    mm.space_put(space);
+}
+
+#[test]
+fn the_background_does_not_wait_when_more_is_in_pieces() {
+    let mm = setup(64);
+    let kcompactd = Worker::Kcompactd(NodeId(0));
+    let (space, va, pages) = fragmented(&mm);
+    mm.proc_write("/proc/sys/vm/compact_unevictable_allowed", "0").expect("a knob");
+    for page in (0..pages).step_by(8) {
+        mm.mlock(&space, va.add(page * PAGE), PAGE).expect("mapped");
+    }
+    settle(&mm);
+    assert_eq!(mm.work(kcompactd), Some(500));
+    let left = mm.node_fragmentation_score(NodeId(0));
+    mm.proc_write("/proc/sys/vm/compact_unevictable_allowed", "1").expect("a knob");
+    let request = Request::new(Order(9), Gfp::NOWAIT | Gfp::NOWARN);
+    let whole: Vec<_> = std::iter::from_fn(|| mm.alloc_pages(request).ok()).collect();
+    assert!(mm.node_fragmentation_score(NodeId(0)) > left, "{left}, {} blocks", whole.len());
+    mm.platform().advance_ms(500);
     assert_eq!(mm.work(kcompactd), Some(500));
     assert!(mm.node_fragmentation_score(NodeId(0)) <= 80);
+    whole.into_iter().for_each(|page| mm.free_pages(page).expect("taken above"));
     mm.audit().expect("sound");
     mm.space_put(space);
 }

@@ -94,6 +94,11 @@ fn an_exact_fit_is_found() {
     let got = mm.alloc_contig_pages(700, Order(0), None, Pfn(0), Gfp::KERNEL);
     assert_eq!(got, Ok(gap));
     assert!(mm.alloc_contig_pages(256, Order(0), None, Pfn(0), Gfp::KERNEL).is_err());
+    // Above the last frame there is nothing, however it is rounded.
+    for min_pfn in [mm.map().end(), Pfn(u64::MAX)] {
+        let got = mm.alloc_contig_pages(1, Order(4), None, min_pfn, Gfp::KERNEL);
+        assert_eq!(got, Err(ContigError::NoMemory));
+    }
     audit(&mm);
     mm.free_contig_range(gap).expect("its own");
     for page in kept {

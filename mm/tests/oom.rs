@@ -6,8 +6,10 @@ use mm::host::swap::SwapDisk;
 use mm::host::{Machine, pc};
 use mm::mmu::VirtAddr;
 use mm::platform::{Context, Platform};
+use mm::reclaim::{Shrinker, Shrunk};
 use mm::space::{FaultError, HugePages, MapFlags, Prot, SpaceRef};
-use mm::types::{Order, PAGE_SIZE};
+use mm::swap::SwapOnError;
+use mm::types::{NodeId, Order, PAGE_SIZE};
 use mm::{AllocError, Config, Gfp, Mm, Page, Request};
 use std::panic::AssertUnwindSafe;
 
@@ -90,11 +92,31 @@ fn who_is_protected_is_not_chosen() {
     let (third, _) = user(&mm, "third", 100);
     first.set_protected(true);
     second.set_oom_score_adj(-1000);
-    assert_eq!((mm.oom_points(&first), mm.oom_points(&second)), (None, None));
+    // Nor is a copy, at any time of its life.
+    let copy = mm.space_fork(&first, "copy").expect("memory");
+    assert!(copy.is_protected() && copy.rss() == 1500);
+    for space in [&first, &second, &copy] {
+        assert_eq!(mm.oom_points(space), None);
+    }
     let (_held, why) = exhaust(&mm, Gfp::KERNEL);
     assert_eq!((why, kills(&mm)), (AllocError::NoMemory, 1));
     assert!(third.is_killed() && !first.is_killed() && !second.is_killed());
     assert_eq!((first.rss(), second.rss()), (1500, 1000));
+    mm.audit().expect("whole");
+}
+
+/// Nobody is killed so that a device can come, whose tables take all memory there
+/// is, or more.
+#[test]
+fn a_device_too_large_for_memory_costs_nobody_his_life() {
+    let mm = setup();
+    let (space, _) = user(&mm, "one", 1000);
+    for tables in [mm.managed_pages() * 9 / 10, mm.managed_pages() * 2] {
+        let slots = tables * PAGE / size_of::<u64>() as u64;
+        let disk = SwapDisk::new("/dev/disk", u32::try_from(slots).expect("not that large"));
+        assert_eq!(mm.swapon(Box::leak(Box::new(disk)), None), Err(SwapOnError::NoMemory));
+        assert_eq!((space.is_killed(), kills(&mm)), (false, 0));
+    }
     mm.audit().expect("whole");
 }
 
@@ -187,6 +209,56 @@ fn a_victim_has_part_of_the_reserves() {
     let (space, _) = user(&mm, "one", 1000);
     let least = reach(&mm, Context { oom_victim: true, ..none }, Gfp::KERNEL);
     assert!(least > 0 && !space.is_killed() && kills(&mm) == 0);
+    mm.audit().expect("whole");
+}
+
+/// Has whoever reclaims be chosen just then.
+struct Chooser;
+
+impl Shrinker<Machine> for Chooser {
+    fn count(&self, _: &Mm<Machine>, _: NodeId) -> u64 {
+        1
+    }
+
+    fn scan(&self, mm: &Mm<Machine>, _: NodeId, _: u64) -> Option<Shrunk> {
+        let context = mm.platform().context();
+        mm.platform().set_context(Context { oom_victim: true, ..context });
+        None
+    }
+}
+
+/// Who is chosen while he makes room himself has what is there for such all the
+/// same, and is told no only then.
+#[test]
+fn who_is_chosen_meanwhile_has_part_of_the_reserves_too() {
+    let mm = setup();
+    mm.register_shrinker(&Chooser).expect("room for a shrinker");
+    let (ordinary, _) = exhaust(&mm, Gfp::NOWAIT);
+    let page = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL | Gfp::NOWARN));
+    assert!(mm.platform().context().oom_victim, "it was");
+    let (more, _) = exhaust(&mm, Gfp::KERNEL);
+    assert_eq!((page.is_ok(), more.is_empty(), kills(&mm)), (true, false, 0));
+    ordinary.into_iter().chain(page).chain(more).for_each(|page| {
+        mm.free_pages(page).expect("its own");
+    });
+    mm.audit().expect("whole");
+}
+
+/// Whoever frees memory, and asks for some that he must not fail to get, does not
+/// free memory for that in turn, nor wait for himself to.
+#[test]
+fn who_frees_memory_does_not_reclaim_for_himself() {
+    let mm = setup();
+    let (space, _) = user(&mm, "one", 1000);
+    let (held, _) = exhaust(&mm, Gfp::ATOMIC);
+    let stalls = || mm.vmstat_value("allocstall_normal").expect("a counter");
+    let before = stalls();
+    mm.platform().set_context(Context { memalloc: true, ..Context::default() });
+    let gfp = Gfp::KERNEL | Gfp::NOFAIL | Gfp::NOMEMALLOC;
+    let page = mm.alloc_pages(Request::new(Order(0), gfp)).expect("it must");
+    mm.platform().set_context(Context::default());
+    assert_eq!((stalls(), space.is_killed()), (before, true));
+    held.into_iter().chain([page]).for_each(|page| mm.free_pages(page).expect("its own"));
     mm.audit().expect("whole");
 }
 

@@ -3,11 +3,12 @@
 #![cfg(all(feature = "host", not(miri)))]
 
 use mm::host::{Machine, pc};
-use mm::mmu::VirtAddr;
+use mm::mmu::{Entry, VirtAddr};
+use mm::page::PageType;
 use mm::space::{Access, Advice, FaultError, HugePages, MapError, MapFlags, Prot, SpaceRef};
 use mm::stats::Event;
-use mm::types::PAGE_SIZE;
-use mm::{Config, Mm};
+use mm::types::{PAGE_SIZE, Pfn, PfnRange};
+use mm::{Config, Gfp, Mm};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const LARGE: u64 = 2 << 20;
@@ -34,28 +35,24 @@ fn store(
         // SAFETY: within a page of the machine; the tests' threads agree on words.
         unsafe { page.add((va.0 % PAGE) as usize).cast::<u64>().write(word) };
     };
-    while mm.platform().access(space.root(), va, true, write).is_err() {
-        mm.fault(space, va, Access::Write)?;
-    }
-    Ok(())
+    mm.access(space, va, Access::Write, write)
 }
 
 /// Reads a word as a thread of the space does.
 fn load(mm: &Mm<Machine>, space: &SpaceRef<'_>, va: VirtAddr) -> Result<u64, FaultError> {
     let mut word = 0;
-    let mut read = |page: *mut u8| {
+    let read = |page: *mut u8| {
         // SAFETY: as above.
         word = unsafe { page.add((va.0 % PAGE) as usize).cast::<u64>().read() };
     };
-    while mm.platform().access(space.root(), va, false, &mut read).is_err() {
-        mm.fault(space, va, Access::Read)?;
-    }
+    mm.access(space, va, Access::Read, read)?;
     Ok(word)
 }
 
 /// Free pages with nothing put by or on any CPU's list.
 fn free(mm: &Mm<Machine>) -> u64 {
     mm.lru_drain_all();
+    mm.shrink_groups(u64::MAX);
     mm.slab_shrink();
     mm.drain_all(None);
     mm.free_pages_total()
@@ -112,6 +109,46 @@ fn what_a_region_does_not_allow_is_refused() {
     space.kill();
     assert_eq!(load(&mm, &space, va.add(PAGE)), Err(FaultError::NoRegion));
     mm.space_put(space);
+    mm.audit().expect("whole");
+}
+
+/// What the most regions at a time have needed is not kept for good.
+#[test]
+fn regions_that_are_gone_leave_nothing() {
+    const REGIONS: u64 = 2000;
+    let mm = setup(32);
+    mm.set_huge_pages(HugePages::Never);
+    let warm = mm.space_new("warm").expect("a space");
+    let va = map(&mm, &warm, PAGE);
+    assert_eq!(load(&mm, &warm, va), Ok(0));
+    mm.space_put(warm);
+    let before = free(&mm);
+    let space = mm.space_new("one").expect("a space");
+    let at = |i: u64| VirtAddr((1 << 30) + i * 3 * PAGE);
+    let fixed = |i| mm.mmap(&space, Some(at(i)), PAGE, RW, MapFlags::FIXED);
+    (0..REGIONS).for_each(|i| assert_eq!(fixed(i), Ok(at(i))));
+    for i in (0..REGIONS).step_by(40) {
+        store(&mm, &space, at(i), i).expect("mapped");
+    }
+    // Most go, from all over; what some of them had is used for others again.
+    for i in (0..REGIONS).filter(|i| i % 40 != 0) {
+        mm.munmap(&space, at(i), PAGE).expect("mapped");
+    }
+    for i in (0..REGIONS).filter(|i| i % 40 == 1) {
+        assert_eq!(fixed(i), Ok(at(i)));
+        store(&mm, &space, at(i), i).expect("mapped");
+    }
+    mm.shrink_groups(u64::MAX);
+    mm.audit().expect("whole");
+    let child = mm.space_fork(&space, "child").expect("memory");
+    for i in (0..REGIONS).filter(|i| i % 40 < 2) {
+        store(&mm, &space, at(i), i + 1).expect("mapped");
+        assert_eq!(load(&mm, &child, at(i)), Ok(i));
+    }
+    mm.space_put(space);
+    mm.space_put(child);
+    assert_eq!(free(&mm), before);
+    assert_eq!(mm.shrink_groups(u64::MAX), 0, "nothing is left to give back");
     mm.audit().expect("whole");
 }
 
@@ -239,4 +276,164 @@ fn a_space_is_read_and_written_from_outside() {
     mm.audit().expect("whole");
     mm.space_put(space);
     mm.audit().expect("whole");
+}
+
+/// Sum of what `/proc/zoneinfo` says of nodes or zones.
+fn of_zones(mm: &Mm<Machine>, key: &str) -> u64 {
+    let mut text = String::new();
+    mm.proc_read("/proc/zoneinfo", &mut text).expect("a file");
+    let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix(key));
+    let numbers = lines.filter(|rest| rest.starts_with(' '));
+    numbers.map(|number| number.trim().parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn what_pages_are_used_for_is_counted_by_zone() {
+    let mm = setup(64);
+    let space = mm.space_new("one").expect("a space");
+    let va = map(&mm, &space, 2 * LARGE + 8 * PAGE);
+    let check = |anon: u64, huge: u64, locked: u64| {
+        for (key, pages) in
+            [("nr_anon_pages", anon), ("nr_anon_transparent_hugepages", huge), ("nr_mlock", locked)]
+        {
+            assert_eq!((key, mm.vmstat_value(key)), (key, Some(pages)));
+            assert_eq!((key, of_zones(&mm, key)), (key, pages));
+        }
+        let mut text = String::new();
+        mm.proc_read("/proc/meminfo", &mut text).expect("a file");
+        let kb = 4 * locked;
+        assert!(text.contains(&format!("\nMlocked:{kb:>16} kB\n")), "{text}");
+        mm.audit().expect("whole");
+    };
+    check(0, 0, 0);
+    for i in 0..2 * 512 + 8 {
+        store(&mm, &space, va.add(i * PAGE), i).expect("memory");
+    }
+    check(1032, 2, 0);
+    mm.mlock(&space, va, LARGE + 4 * PAGE).expect("memory");
+    let locked = mm.vmstat_value("nr_mlock").expect("a key");
+    assert!(locked >= 516, "{locked}");
+    check(1032, mm.vmstat_value("nr_anon_transparent_hugepages").expect("a key"), locked);
+    // A part of a large page is let go of, and one page is locked no more.
+    mm.munlock(&space, va, PAGE).expect("mapped");
+    check(1032, mm.vmstat_value("nr_anon_transparent_hugepages").expect("a key"), locked - 1);
+    // They move, and are still locked.
+    mm.lru_drain_all();
+    let Entry::Page(first) = mm.entry_at(&space, va.add(PAGE)) else { panic!("not mapped") };
+    let block = PfnRange::sized(first.pfn.pageblock(), 512);
+    mm.alloc_contig_range(block, Gfp::KERNEL).expect("room");
+    let Entry::Page(moved) = mm.entry_at(&space, va.add(PAGE)) else { panic!("not mapped") };
+    assert_ne!(first.pfn, moved.pfn);
+    check(1032, mm.vmstat_value("nr_anon_transparent_hugepages").expect("a key"), locked - 1);
+    mm.free_contig_range(block).expect("its own");
+    // What goes is counted no more, though nobody has unlocked it.
+    mm.munmap(&space, va.add(LARGE), LARGE + 8 * PAGE).expect("mapped");
+    check(512, mm.vmstat_value("nr_anon_transparent_hugepages").expect("a key"), 511);
+    mm.space_put(space);
+    check(0, 0, 0);
+}
+
+/// What a zone of these machines is said to have locked, in pages.
+fn locked_in(mm: &Mm<Machine>, zone: &str) -> u64 {
+    let mut text = String::new();
+    mm.proc_read("/proc/zoneinfo", &mut text).expect("a file");
+    let from = text.find(&format!("zone {zone:>8}\n")).expect("a zone");
+    let line = text[from..].lines().find(|line| line.contains("nr_mlock")).expect("a key");
+    line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+}
+
+#[test]
+fn what_moves_to_another_zone_is_counted_there() {
+    let mm = setup(32);
+    mm.set_huge_pages(HugePages::Never);
+    let space = mm.space_new("one").expect("a space");
+    const PAGES: u64 = 20 << 8;
+    let va = map(&mm, &space, PAGES * PAGE);
+    mm.mlock(&space, va, PAGES * PAGE).expect("memory");
+    let low = locked_in(&mm, "DMA");
+    assert!(low > 512 && low + locked_in(&mm, "DMA32") == PAGES, "{low}");
+    // What was touched first lies in the zone that was best.
+    mm.munmap(&space, va, PAGES / 4 * PAGE).expect("mapped");
+    mm.lru_drain_all();
+    mm.drain_all(None);
+    let is_lru = |pfn: u64| {
+        mm.map().try_page(Pfn(pfn)).is_some_and(|page| page.head().ty() == PageType::Lru)
+    };
+    let mut blocks = (512..4096).step_by(512);
+    let full = blocks.find(|&block| (block..block + 512).all(is_lru)).expect("a block");
+    let (low, high) = (locked_in(&mm, "DMA"), locked_in(&mm, "DMA32"));
+    let range = PfnRange::sized(Pfn(full), 512);
+    mm.alloc_contig_range(range, Gfp::KERNEL).expect("room");
+    assert_eq!((locked_in(&mm, "DMA"), locked_in(&mm, "DMA32")), (low - 512, high + 512));
+    mm.audit().expect("whole");
+    mm.free_contig_range(range).expect("its own");
+    mm.space_put(space);
+    assert_eq!((locked_in(&mm, "DMA"), locked_in(&mm, "DMA32")), (0, 0));
+}
+
+/// A page's number in its group is a word.
+#[test]
+fn a_region_has_no_more_pages_than_can_be_numbered() {
+    const MOST: u64 = 1 << 44;
+    let mm = setup(64);
+    let space = mm.space_new("one").expect("a space");
+    assert_eq!(mm.mmap(&space, None, MOST + PAGE, RW, MapFlags::empty()), Err(MapError::NoSpace));
+    for _ in 0..2 {
+        let va = map(&mm, &space, MOST);
+        store(&mm, &space, va, 1).expect("mapped");
+        store(&mm, &space, va.add(MOST - PAGE), 2).expect("mapped");
+        assert_eq!((load(&mm, &space, va), load(&mm, &space, va.add(MOST - PAGE))), (Ok(1), Ok(2)));
+    }
+    mm.audit().expect("whole");
+    mm.space_put(space);
+    mm.audit().expect("whole");
+}
+
+/// Regions come and go, of few and many pages; each new one is where there is room
+/// for it highest up, whatever was known of where there is none.
+#[test]
+fn room_is_found_where_it_is_highest() {
+    let mm = setup(64);
+    let space = mm.space_new("one").expect("a space");
+    let mut taken = std::collections::BTreeMap::new();
+    let mut seed = 7_u64;
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    for round in 0..3000 {
+        // Runs of one length, so that there is something to be known.
+        let pages = [1, 3, 512, 700][(round / 100 + usize::from(random(8) == 0)) % 4];
+        if random(3) > 0 || taken.is_empty() {
+            let len = pages * PAGE;
+            let align = if pages >= 512 { LARGE } else { PAGE };
+            let (mut end, mut at) = (1_u64 << 47, None);
+            for (&start, &bytes) in taken.iter().rev() {
+                at = end
+                    .checked_sub(len)
+                    .map(|at| at / align * align)
+                    .filter(|&at| at >= start + bytes);
+                if at.is_some() {
+                    break;
+                }
+                end = start;
+            }
+            let at = at.unwrap_or((end - len) / align * align);
+            assert_eq!(map(&mm, &space, len), VirtAddr(at), "round {round}");
+            taken.insert(at, len);
+        } else {
+            let which = random(taken.len() as u64) as usize;
+            let (&start, &bytes) = taken.iter().nth(which).expect("one of them");
+            // All of it, or its first or last page.
+            let (at, len) =
+                [(start, bytes), (start, PAGE), (start + bytes - PAGE, PAGE)][random(3) as usize];
+            mm.munmap(&space, VirtAddr(at), len).expect("mapped");
+            taken.remove(&start);
+            if len < bytes {
+                taken.insert(if at == start { start + PAGE } else { start }, bytes - PAGE);
+            }
+        }
+    }
+    mm.audit().expect("whole");
+    mm.space_put(space);
 }

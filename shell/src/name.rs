@@ -13,6 +13,19 @@ pub(crate) struct Name {
     bytes: [u8; NAME_MAX],
 }
 
+/// The digits of a number.
+pub(crate) fn decimal(number: u64, room: &mut [u8; 20]) -> &[u8] {
+    let (mut at, mut rest) = (room.len(), number);
+    loop {
+        at -= 1;
+        room[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            return &room[at..];
+        }
+    }
+}
+
 /// First words of facts, which a group of that name would hide.
 const RESERVED: [&str; 16] = [
     "zone", "buddy", "blocks", "vmstat", "cache", "fault", "report", "host", "balloon", "plug",
@@ -57,16 +70,7 @@ impl Name {
     pub(crate) fn numbered(letter: char, number: u64) -> Self {
         let mut name = Self::NONE;
         let mut digits = [0; 20];
-        let (mut at, mut rest) = (digits.len(), number);
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        let digits = &digits[at..];
+        let digits = decimal(number, &mut digits);
         name.bytes[0] = letter as u8;
         name.bytes[1..=digits.len()].copy_from_slice(digits);
         name.len = 1 + digits.len() as u8;

@@ -4,6 +4,7 @@
 
 use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab, Stop};
+use crate::name::decimal;
 use crate::parse::{Args, LINE_MAX, count, number, small};
 use crate::world::World;
 
@@ -95,16 +96,7 @@ impl Line {
 
     fn add_number(&mut self, number: u64) -> Result<(), Error> {
         let mut digits = [0; 20];
-        let (mut at, mut rest) = (digits.len(), number);
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        self.add(core::str::from_utf8(&digits[at..]).unwrap_or_default())
+        self.add(core::str::from_utf8(decimal(number, &mut digits)).unwrap_or_default())
     }
 }
 

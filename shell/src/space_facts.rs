@@ -82,7 +82,7 @@ impl<W: World> Lab<W> {
         let Some(region) = place.region.and_then(|at| self.spaces.region(at)) else {
             let Some(value) = of_space(space, asked) else {
                 return Ok(match asked {
-                    "tables" => Some(Value::Number(on.mm.space_tables(space))),
+                    "tables" => Some(Value::Number(space.tables())),
                     // Who is never chosen has none.
                     "points" => {
                         let points = on.mm.oom_points(space).unwrap_or(0);

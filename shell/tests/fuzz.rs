@@ -318,6 +318,8 @@ fn state(lab: &mut Lab<HostWorld>) -> State {
             (name.to_string(), rest.split(',').next().expect("a size").to_string())
         })
         .collect();
+    // Reclaim frees tables that are empty.
+    lab.world().mm.shrink_groups(u64::MAX);
     let audit = lab.world().mm.audit().expect("whole");
     State {
         groups,

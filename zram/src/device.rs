@@ -7,7 +7,6 @@ use crate::store::{Emptied, NOTHING, Place, Store, ZERO, may_be_noted};
 use crate::words;
 use core::ops::Range;
 use mm::migrate::{OwnerId, TooManyOwners};
-use mm::mmu::SwapEntry;
 use mm::platform::Platform;
 use mm::sync::{
     AtomicBool, AtomicU64, Cpu, Lock, LockGuard, LockRank, Once, Ordering::Relaxed, ReadGuard,
@@ -257,8 +256,7 @@ impl<P: Platform> Zram<P> {
 
     /// Whether it is switched on for swap. Any context.
     pub fn is_swap(&self, mm: &Mm<P>) -> bool {
-        let areas = (0..SwapEntry::DEVICES).filter_map(|index| mm.swap_area(index));
-        areas.into_iter().any(|area| area.device.name() == self.name)
+        mm.is_swap_on(self.name)
     }
 
     /// Slots that the device has; 0 if it is not set up. Waits for whoever is

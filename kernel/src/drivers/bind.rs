@@ -98,6 +98,16 @@ pub(super) fn behind(mm: &'static Mm<Machine>, config: &'static Config, port: Pc
     pci::scan(config, port.segment(), (bus, bus), each, odd);
 }
 
+/// Why what is on bus `bus` of `segment` cannot be taken away, for somebody would
+/// lose something. If nobody would, the devices have all that was meant for them.
+pub(super) fn needed(mm: &Mm<Machine>, segment: u16, bus: u8) -> Option<&'static str> {
+    list::driven(segment, bus).find_map(|(kind, number)| match kind {
+        DeviceType::Memory => Some("memory behind it is in use"),
+        DeviceType::Block => blk::is_needed(mm, number).then_some("a disk behind it has swap on"),
+        _ => None,
+    })
+}
+
 /// Takes what is on bus `bus` of `segment` from its drivers, whether or not it is
 /// there still. False if a driver does not let go.
 pub(super) fn release(config: &'static Config, segment: u16, bus: u8) -> bool {

@@ -9,6 +9,7 @@ use crate::platform::Machine;
 use ::drivers::Link as _;
 use ::drivers::blk::{SECTOR_BYTES, VirtioBlk};
 use alloc::vec::Vec;
+use core::fmt;
 use mm::Mm;
 use mm::block::{BlockDevice, SwapOnBlock};
 use mm::cache::PageCache;
@@ -72,27 +73,59 @@ pub(super) fn start(_: &'static Mm<Machine>, mut found: Found) {
     table.len = index + 1;
 }
 
+/// A size as the log has it.
+struct Sectors(u64);
+
+impl fmt::Display for Sectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kib = self.0.saturating_mul(SECTOR_BYTES) >> 10;
+        let (size, unit) = if kib < 10 << 10 { (kib, "KiB") } else { (kib >> 10, "MiB") };
+        write!(f, "{} 512-byte sectors ({size} {unit})", self.0)
+    }
+}
+
 /// As Linux's log has it.
 fn say_what(disk: &Disk) {
-    let (driver, config) = (&disk.driver, disk.driver.config());
+    let driver = &disk.driver;
     let agreed = |is: bool, name: &'static str| if is { name } else { "" };
-    let mib = (config.sectors * SECTOR_BYTES) >> 20;
     log::info!(
-        "{}: [{}] {} 512-byte sectors ({mib} MiB), {} segments{}{}{}",
+        "{}: [{}] {}, {} segments{}{}{}",
         driver.device(),
-        driver.name().trim_start_matches("/dev/"),
-        config.sectors,
-        config.segments,
+        disk.short_name(),
+        Sectors(driver.sectors()),
+        driver.config().segments,
         agreed(driver.has_cache(), ", write cache"),
         agreed(driver.discards(), ", discard"),
         agreed(driver.read_only(), ", read-only"),
     );
 }
 
+/// The disks of the device with that number: one, and those whose devices have
+/// gone and had it before.
+fn of(number: usize) -> impl Iterator<Item = &'static Disk> {
+    all().filter(move |disk| disk.driver.device().number() as usize == number)
+}
+
+/// Whether somebody cannot do without the device with that number. If not, what is
+/// cached of it is written there, so that it can be taken away.
+pub(super) fn is_needed(mm: &Mm<Machine>, number: usize) -> bool {
+    let there = |disk: &&'static Disk| disk.driver.device().check().is_ok();
+    let Some(disk) = of(number).find(there) else { return false };
+    if mm.is_swap_on(disk.driver.name()) {
+        return true;
+    }
+    if let Some(cache) = CACHES[disk.index % DISKS].get()
+        && cache.sync(mm).is_err()
+    {
+        log::warn!("{}: not all can be written that is cached of it", disk.driver.name());
+    }
+    false
+}
+
 /// Takes the device with that number from its driver, whether or not it is there
 /// still. The disk stays, and fails whatever it is asked.
 pub(super) fn remove(number: usize) {
-    for disk in all().filter(|disk| disk.driver.device().number() as usize == number) {
+    for disk in of(number) {
         if disk.driver.device().check().is_ok() {
             log::info!("{}: its device goes", disk.driver.name());
         }
@@ -106,12 +139,22 @@ fn all() -> impl Iterator<Item = &'static Disk> {
     disks.into_iter().flatten()
 }
 
-/// The disk of that path.
+/// The disk of that path, as large as it is now.
 pub(crate) fn find(path: &str) -> Option<&'static Disk> {
-    all().find(|disk| disk.driver.name() == path)
+    let disk = all().find(|disk| disk.driver.name() == path)?;
+    let driver = &disk.driver;
+    if driver.look_at_size() {
+        let (name, size) = (disk.short_name(), Sectors(driver.sectors()));
+        log::info!("{}: [{name}] new size: {size}", driver.device());
+    }
+    Some(disk)
 }
 
 impl Disk {
+    fn short_name(&self) -> &'static str {
+        NAMES[self.index % DISKS].trim_start_matches("/dev/")
+    }
+
     /// The disk as the page cache sees it.
     pub(crate) fn device(&'static self) -> &'static dyn BlockDevice {
         &self.driver

@@ -4,7 +4,6 @@
 
 use super::bind;
 use super::config::Config;
-use super::list;
 use crate::arch::time;
 use crate::platform::Machine;
 use crate::task::{self, Config as Thread, Mutex};
@@ -74,9 +73,9 @@ fn fulfil(mm: &'static Mm<Machine>, config: &'static Config, slot: &mut Slot, wi
             }
         }
         Wish::Detach => {
-            if list::is_fixed(port.segment(), bus) {
+            if let Some(why) = bind::needed(mm, port.segment(), bus) {
                 slot.keep(config);
-                return log::warn!("{name}: memory behind it is in use: stays on");
+                return log::warn!("{name}: {why}: stays on");
             }
             bind::release(config, port.segment(), bus);
             slot.power_off(config, &mut task::sleep);

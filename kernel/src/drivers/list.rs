@@ -88,12 +88,18 @@ pub(super) fn take(segment: u16, bus: u8) -> Option<(Function, Option<(DeviceTyp
     Some((function, driven))
 }
 
-/// Whether a driver that cannot let go has a function on bus `bus` of `segment`.
-pub(super) fn is_fixed(segment: u16, bus: u8) -> bool {
-    LIST.lock().entries.iter().flatten().any(|it| {
+/// What drivers have on bus `bus` of `segment`: the kind of each device, and the
+/// number of its events.
+pub(super) fn driven(segment: u16, bus: u8) -> impl Iterator<Item = (DeviceType, usize)> {
+    let entries = (0..FUNCTIONS).map_while(|at| LIST.lock().entries[at]);
+    entries.filter_map(move |it| {
         let address = it.function.address;
-        (address.segment(), address.bus()) == (segment, bus)
-            && matches!(it.use_, Use::Driven(DeviceType::Memory, _))
+        match it.use_ {
+            Use::Driven(kind, number) if (address.segment(), address.bus()) == (segment, bus) => {
+                Some((kind, number))
+            }
+            _ => None,
+        }
     })
 }
 

@@ -84,14 +84,38 @@ impl Raw {
         self.0 & PRESENT != 0
     }
 
+    /// The page that it maps now.
+    pub(super) const fn page(self) -> Option<Mapping> {
+        if self.is_present() { Some(self.mapping(WRITABLE)) } else { None }
+    }
+
+    /// Whether it maps the page of `size` at `pfn` now, for an entry of that
+    /// size's level.
+    pub(super) fn maps(self, size: MapSize, pfn: Pfn) -> bool {
+        let large = size == MapSize::Large;
+        self.is_present() && (self.0 & LARGE != 0) == large && self.frame() == pfn
+    }
+
+    /// The same page, moving.
+    pub(super) const fn moving(self) -> Self {
+        let bits = if self.0 & WRITABLE != 0 { WAS_WRITABLE } else { 0 };
+        Self(self.0 & (FRAME | YOUNG | DIRTY | LARGE) | bits | MOVING)
+    }
+
+    /// Whether it says that its page moves.
+    pub(super) const fn is_moving(self) -> bool {
+        self.0 & (PRESENT | MOVING) == MOVING
+    }
+
     /// Whether it points to a table, for an entry above the last level.
     pub(super) const fn is_table(self) -> bool {
         self.0 & (PRESENT | LARGE) == PRESENT
     }
 
-    /// Whether it maps a large page, for an entry of the second level.
-    pub(super) const fn maps_large(self) -> bool {
-        self.0 & (PRESENT | LARGE) == PRESENT | LARGE
+    /// Whether it maps a large page, or one that moves, for an entry of the second
+    /// level.
+    pub(super) const fn is_large(self) -> bool {
+        self.0 & LARGE != 0 && self.0 & (PRESENT | MOVING) != 0
     }
 
     /// The frame that it names.
@@ -99,7 +123,8 @@ impl Raw {
         Pfn::containing(self.0 & FRAME)
     }
 
-    /// For an entry that maps a large page: the one of its small page `index`.
+    /// For an entry that [is large](Self::is_large): the one of its small page
+    /// `index`, which says the same.
     pub(super) const fn part(self, index: u64) -> Self {
         let frame = self.frame().add(index);
         Self(self.0 & !(FRAME | LARGE) | frame.addr())

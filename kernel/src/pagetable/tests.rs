@@ -82,6 +82,42 @@ fn an_entry_is_read_as_it_was_put() {
 }
 
 #[test]
+fn a_page_that_moves_keeps_what_was_said_of_it() {
+    for size in [MapSize::Small, MapSize::Large] {
+        let ram = Ram::new(8);
+        let space = ram.space();
+        let va = SPAN.start;
+        assert_eq!(space.stop(va, size, Pfn(0)), None, "there are no tables");
+        assert!(space.prepare(va, size, &mut || ram.take()));
+        assert_eq!(space.stop(va, size, Pfn(0)), None, "nothing is mapped");
+        for bits in 0..8 {
+            let (old, new) = (Pfn(1 << 9), Pfn(3 << 9));
+            let (writable, dirty, young) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+            let was = Mapping { pfn: old, size, writable, dirty, young };
+            space.replace(va, size, Entry::Page(was));
+            assert_eq!(space.stop(va, size, new), None, "another page");
+            assert_eq!(space.get(va), Entry::Page(was));
+            assert_eq!(space.stop(va, size, old), Some(was));
+            assert_eq!(space.get(va), Entry::Moving(was));
+            assert_eq!(space.stop(va, size, old), None, "it moves already");
+            space.resume(va, Mapping { pfn: new, ..was });
+            assert_eq!(space.get(va), Entry::Page(Mapping { pfn: new, ..was }));
+        }
+    }
+}
+
+#[test]
+fn small_pages_are_no_large_one() {
+    let ram = Ram::new(8);
+    let space = ram.space();
+    let va = SPAN.start;
+    assert!(space.prepare(va, MapSize::Small, &mut || ram.take()));
+    space.replace(va, MapSize::Small, Entry::Page(page(512, MapSize::Small)));
+    assert_eq!(space.stop(va, MapSize::Large, Pfn(512)), None);
+    assert_eq!(space.get(va), Entry::Page(page(512, MapSize::Small)));
+}
+
+#[test]
 fn out_of_frames_nothing_is_lost() {
     let ram = Ram::new(3);
     let space = ram.space();
@@ -132,8 +168,10 @@ fn a_page_that_moves_keeps_its_size() {
     let moving = Entry::Moving(page(1024, MapSize::Large));
     assert_eq!(space.replace(va, MapSize::Large, moving), Entry::None);
     assert_eq!(space.next_entry(VirtAddr(0), SPAN.end), Some((va, MapSize::Large, moving)));
-    assert!(!space.split(va, &mut || ram.take()), "only a page in its place is");
     assert!(!space.make_old(va) && !space.make_clean(va));
+    assert!(space.split(va, &mut || ram.take()));
+    let part = Entry::Moving(page(1024 + 511, MapSize::Small));
+    assert_eq!(space.get(va.add(LARGE - 4096)), part, "its parts move too");
 }
 
 #[test]
@@ -278,14 +316,18 @@ fn check(ops: &[Op]) {
             Op::Split(at) => {
                 let found = model.at(at).filter(|found| found.1 == MapSize::Large);
                 let split = space.split(VirtAddr::of_page(at), &mut || ram.take());
-                let Some((start, _, Entry::Page(mapping))) = found else {
+                let Some((start, _, entry @ (Entry::Page(m) | Entry::Moving(m)))) = found else {
                     assert!(!split);
                     continue;
                 };
                 assert!(split);
                 for i in 0..512 {
-                    let part = Mapping { pfn: mapping.pfn.add(i), size: MapSize::Small, ..mapping };
-                    model.0.insert(start + i, (MapSize::Small, Entry::Page(part)));
+                    let part = Mapping { pfn: m.pfn.add(i), size: MapSize::Small, ..m };
+                    let part = match entry {
+                        Entry::Page(_) => Entry::Page(part),
+                        _ => Entry::Moving(part),
+                    };
+                    model.0.insert(start + i, (MapSize::Small, part));
                 }
             }
             Op::Find(a, b) => {

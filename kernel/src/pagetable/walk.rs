@@ -5,7 +5,7 @@ use super::entry::{DIRTY, Raw, WRITABLE, YOUNG};
 use super::{ENTRIES, SPARES, Table, TableFrames, Tables};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use mm::mmu::{Entry, Frames, MapSize, VirtAddr};
+use mm::mmu::{Entry, Frames, MapSize, Mapping, VirtAddr};
 use mm::types::Pfn;
 
 /// The level whose entries point to the next ones' tables, the root's.
@@ -88,6 +88,30 @@ impl<F: TableFrames> Tables<'_, F> {
         Raw(slot.swap(Raw::new(entry).0, AcqRel)).entry()
     }
 
+    /// See [`Mmu::stop`](mm::mmu::Mmu::stop).
+    pub fn stop(&self, va: VirtAddr, size: MapSize, pfn: Pfn) -> Option<Mapping> {
+        let slot = self.slot(va, level_of(size))?;
+        let mut raw = read(slot);
+        while raw.maps(size, pfn) {
+            match slot.compare_exchange(raw.0, raw.moving().0, AcqRel, Acquire) {
+                Ok(_) => return raw.page(),
+                // The processor has noted a use of it.
+                Err(now) => raw = Raw(now),
+            }
+        }
+        None
+    }
+
+    /// See [`Mmu::resume`](mm::mmu::Mmu::resume).
+    pub fn resume(&self, va: VirtAddr, mapping: Mapping) {
+        let slot = self.slot(va, level_of(mapping.size));
+        debug_assert!(slot.is_some_and(|slot| read(slot).is_moving()), "nothing moves at {va}");
+        if let Some(slot) = slot {
+            // While it says Moving the processor does not write it.
+            slot.store(Raw::new(Entry::Page(mapping)).0, Release);
+        }
+    }
+
     /// See [`Mmu::write_protect`](mm::mmu::Mmu::write_protect).
     pub fn write_protect(&self, va: VirtAddr) {
         self.take(va, WRITABLE);
@@ -150,13 +174,13 @@ impl<F: TableFrames> Tables<'_, F> {
     /// See [`Mmu::split`](mm::mmu::Mmu::split).
     pub fn split(&self, va: VirtAddr, frames: Frames<'_>) -> bool {
         let Some(slot) = self.slot(va, 1) else { return false };
-        if !read(slot).maps_large() {
+        if !read(slot).is_large() {
             return false;
         }
         let Some(pfn) = self.unused().or_else(&mut *frames) else { return false };
         loop {
             let raw = read(slot);
-            if !raw.maps_large() {
+            if !raw.is_large() {
                 self.table(pfn).iter().for_each(|slot| slot.store(0, Relaxed));
                 self.keep(pfn);
                 return false;

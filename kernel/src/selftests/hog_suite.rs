@@ -25,7 +25,8 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
 }];
 
 const PAGE: u64 = PAGE_SIZE as u64;
-/// Pages that are left to the tests.
+/// Pages that are left to the tests, and that all of them may use: those kept for
+/// contiguous allocations, which page tables cannot lie in, come on top.
 const LEFT: u64 = 24 << 8;
 /// Pages of the largest machine that is filled.
 const LARGEST: u64 = 4 << 18;
@@ -34,26 +35,30 @@ const LARGEST: u64 = 4 << 18;
 struct Held {
     mm: &'static Mm<Machine>,
     blocks: Vec<Page>,
+    /// Pages that are free now.
+    left: u64,
 }
 
 impl Held {
     /// Takes it; None on a machine that has too much.
     fn take(mm: &'static Mm<Machine>) -> Option<Self> {
         let most = LARGEST / MAX_ORDER.pages() * 2;
-        let mut held = Self { mm, blocks: Vec::new() };
+        let mut held = Self { mm, blocks: Vec::new(), left: 0 };
         held.blocks.try_reserve_exact(most as usize).ok()?;
         if mm.free_pages_total() > LARGEST {
             return None;
         }
         let gfp = Gfp::KERNEL | Gfp::NORETRY | Gfp::NOWARN;
         for order in [MAX_ORDER, Order(6)] {
-            while mm.free_pages_total() > LEFT + order.pages()
+            while free_for_all(mm) > LEFT + order.pages()
                 && held.blocks.len() < most as usize
                 && let Ok(block) = mm.alloc_pages(Request::new(order, gfp))
             {
                 held.blocks.push(block);
             }
         }
+        mm.drain_all(None);
+        held.left = mm.free_pages_total();
         Some(held)
     }
 }
@@ -67,15 +72,20 @@ impl Drop for Held {
     }
 }
 
+/// Free pages that any request may have.
+fn free_for_all(mm: &Mm<Machine>) -> u64 {
+    mm.zones().iter().map(|zone| zone.free_pages().saturating_sub(zone.free_cma_pages())).sum()
+}
+
 fn kills(mm: &Mm<Machine>) -> Option<u64> {
     mm.vmstat_value("oom_kill")
 }
 
 fn a_hog_is_killed(test: &mut Test<'_, Subject>) -> CaseResult {
     static PASSED: AtomicBool = AtomicBool::new(false);
-    const PAGES: u64 = 4 * LEFT;
     let mm = test.on.mm;
-    let Some(_held) = Held::take(mm) else { skip!("too much memory to fill") };
+    let Some(held) = Held::take(mm) else { skip!("too much memory to fill") };
+    let pages = 4 * held.left;
     let mut others = Bystander::some::<3>(test, 300)?;
     let protected = check_ok!(Own::new(mm, "protected"));
     let at = check_ok!(protected.map(1500));
@@ -88,9 +98,9 @@ fn a_hog_is_killed(test: &mut Test<'_, Subject>) -> CaseResult {
     );
     PASSED.store(false, Relaxed);
     let hog = check_ok!(Own::new(mm, "hog"));
-    let from = check_ok!(hog.map(PAGES));
+    let from = check_ok!(hog.map(pages));
     let thread = check_ok!(hog.run_as("hog", move || {
-        (0..PAGES).for_each(|n| put(from + n * PAGE, n));
+        (0..pages).for_each(|n| put(from + n * PAGE, n));
         PASSED.store(true, Relaxed);
     }));
     thread.join();
@@ -112,18 +122,18 @@ fn one_that_sleeps_gives_all(test: &mut Test<'_, Subject>) -> CaseResult {
     static SLEEPS: AtomicBool = AtomicBool::new(false);
     static PASSED: AtomicBool = AtomicBool::new(false);
     static DONE: AtomicBool = AtomicBool::new(false);
-    const MOST: u64 = LEFT * 2 / 3;
-    const MORE: u64 = LEFT / 2;
     let mm = test.on.mm;
-    let Some(_held) = Held::take(mm) else { skip!("too much memory to fill") };
+    let Some(held) = Held::take(mm) else { skip!("too much memory to fill") };
+    // For one of them at a time.
+    let (most, more) = (held.left * 2 / 3, held.left * 3 / 5);
     let mut others = Bystander::some::<1>(test, 50)?;
     for flag in [&SLEEPS, &PASSED, &DONE] {
         flag.store(false, Relaxed);
     }
     let sleeper = check_ok!(Own::new(mm, "sleeper"));
-    let at = check_ok!(sleeper.map(MOST));
+    let at = check_ok!(sleeper.map(most));
     let thread = check_ok!(sleeper.run_as("sleeper", move || {
-        (0..MOST).for_each(|n| put(at + n * PAGE, n));
+        (0..most).for_each(|n| put(at + n * PAGE, n));
         SLEEPS.store(true, Release);
         while SLEEPS.load(Acquire) {
             task::sleep(1);
@@ -134,11 +144,11 @@ fn one_that_sleeps_gives_all(test: &mut Test<'_, Subject>) -> CaseResult {
     while !SLEEPS.load(Acquire) {
         task::sleep(1);
     }
-    check_eq!(sleeper.rss(), MOST);
+    check_eq!(sleeper.rss(), most);
     let asker = check_ok!(Own::new(mm, "asker"));
-    let there = check_ok!(asker.map(MORE));
+    let there = check_ok!(asker.map(more));
     let asking = check_ok!(asker.run_as("asker", move || {
-        (0..MORE).for_each(|n| put(there + n * PAGE, n));
+        (0..more).for_each(|n| put(there + n * PAGE, n));
         DONE.store(true, Relaxed);
     }));
     asking.join();
@@ -149,25 +159,25 @@ fn one_that_sleeps_gives_all(test: &mut Test<'_, Subject>) -> CaseResult {
     check_eq!(killed, (true, false), "who was killed");
     check_eq!(left, 0, "pages of one that slept");
     check!(DONE.load(Relaxed) && !PASSED.load(Relaxed));
-    for n in 0..MORE {
+    for n in 0..more {
         check_eq!(asker.word(there + n * PAGE), Some(n));
     }
-    check_ok!(mm.munmap(&asker, VirtAddr(there), MORE * PAGE));
+    check_ok!(mm.munmap(&asker, VirtAddr(there), more * PAGE));
     Bystander::end(&mut others)
 }
 
 /// Where nobody may be killed, whoever wants more than there is ends alone.
 fn nobody_may_be_killed(test: &mut Test<'_, Subject>) -> CaseResult {
-    const PAGES: u64 = 4 * LEFT;
     let mm = test.on.mm;
-    let Some(_held) = Held::take(mm) else { skip!("too much memory to fill") };
+    let Some(held) = Held::take(mm) else { skip!("too much memory to fill") };
+    let pages = 4 * held.left;
     let mut others = Bystander::some::<2>(test, 300)?;
     others.iter().for_each(|other| other.own().set_protected(true));
     let hog = check_ok!(Own::new(mm, "greedy"));
     hog.set_protected(true);
-    let from = check_ok!(hog.map(PAGES));
+    let from = check_ok!(hog.map(pages));
     let before = (kills(mm), logged("greedy", ": out of memory; the thread"));
-    let thread = hog.run_as("greedy", move || (0..PAGES).for_each(|n| put(from + n * PAGE, n)));
+    let thread = hog.run_as("greedy", move || (0..pages).for_each(|n| put(from + n * PAGE, n)));
     check_ok!(thread).join();
     check_eq!((kills(mm), hog.is_killed()), (before.0, false));
     check_eq!(logged("greedy", ": out of memory; the thread"), before.1 + 1);

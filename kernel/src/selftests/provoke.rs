@@ -5,6 +5,7 @@
 use crate::arch::irq::{self, IrqMutex};
 use crate::arch::percpu::{self, PerCpu};
 use crate::selftests::Subject;
+use crate::selftests::space_suite::{self, Own};
 use crate::smp;
 use crate::task::{self, Config};
 use core::arch::asm;
@@ -30,11 +31,12 @@ pub(super) fn choose(kind: Crash) {
     KIND.call_once(|| kind);
 }
 
-fn on_purpose(_: &mut Test<'_, Subject>) -> CaseResult {
+fn on_purpose(test: &mut Test<'_, Subject>) -> CaseResult {
     let Some(&kind) = KIND.get() else { skip!("not asked for") };
     match kind {
         // SAFETY: ends in a fault, on purpose.
         Crash::PageFault => unsafe { (NOWHERE as *mut u64).write_volatile(1) },
+        Crash::MaskedFault => touch_masked(test)?,
         // SAFETY: does not return.
         Crash::DoubleFault => unsafe { fault_without_stack() },
         // SAFETY: ends in a fault, on purpose.
@@ -83,6 +85,19 @@ fn on_purpose(_: &mut Test<'_, Subject>) -> CaseResult {
         Crash::Deaf => return deafen_another_cpu(),
     }
     skip!("the machine survived {kind:?}")
+}
+
+/// Has a thread touch memory that would be its own, had it interrupts on.
+fn touch_masked(test: &Test<'_, Subject>) -> CaseResult {
+    let space = check_ok!(Own::new(test.on.mm, "masked"));
+    let at = check_ok!(space.map(1));
+    let thread = check_ok!(space.run(move || {
+        let flags = irq::save();
+        space_suite::put(at, 1);
+        irq::restore(flags);
+    }));
+    thread.join();
+    Ok(())
 }
 
 /// Asks for this CPU while the thread may run anywhere.

@@ -1,12 +1,13 @@
 //! Tests of address spaces as the processor sees them: threads whose memory
 //! comes when they touch it, that share it, copy it and lose it. Calls `task`, `mm`.
 
+use crate::arch::time;
 use crate::platform::Machine;
 use crate::selftests::Subject;
 use crate::smp;
 use crate::task::{self, Config, JoinHandle};
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use mm::Mm;
 use mm::mmu::VirtAddr;
 use mm::space::{Advice, MapFlags, Prot, SpaceRef};
@@ -24,6 +25,7 @@ pub(super) const SUITES: [Suite<Subject>; 1] = [Suite {
         Case::quick("all_cpus_share_one_space", all_cpus_share_one_space),
         Case::quick("what_is_unmapped_is_gone_everywhere", what_is_unmapped_is_gone_everywhere),
         Case::quick("advice_is_taken", advice_is_taken),
+        Case::quick("others_map_beside_it", others_map_beside_it),
     ],
 }];
 
@@ -231,5 +233,45 @@ fn advice_is_taken(test: &mut Test<'_, Subject>) -> CaseResult {
     check_eq!(own.word(at + half), Some(9));
     check_ok!(own.run(write)).join();
     check_eq!(own.word(at), Some(9));
+    Ok(())
+}
+
+/// A thread uses its memory while others of its space map and unmap some: each
+/// waits for the other, and for no longer than that takes.
+fn others_map_beside_it(test: &mut Test<'_, Subject>) -> CaseResult {
+    const ROUNDS: u64 = 100;
+    static ENOUGH: AtomicBool = AtomicBool::new(false);
+    static WRONG: AtomicU64 = AtomicU64::new(0);
+    ENOUGH.store(false, Relaxed);
+    WRONG.store(0, Relaxed);
+    let mm = test.on.mm;
+    let own = check_ok!(Own::new(mm, "beside"));
+    let at = check_ok!(own.map(2));
+    let user = check_ok!(own.run(move || {
+        let mut round = 0;
+        while !ENOUGH.load(Acquire) {
+            round += 1;
+            put(at, round);
+            // The next use of it is a fault.
+            let space = task::space::own();
+            let dropped =
+                space.map(|space| mm.madvise(space, VirtAddr(at), PAGE, Advice::DontNeed));
+            let wrong = dropped != Some(Ok(())) || get(at) != 0;
+            WRONG.fetch_add(wrong.into(), Relaxed);
+        }
+    }));
+    let begin = time::now_ms();
+    let mapped = (0..ROUNDS).try_for_each(|round| {
+        let part = own.map(1)?;
+        let word = mm.write_space(&own, VirtAddr(part), &round.to_ne_bytes());
+        WRONG.fetch_add(u64::from(word.is_err() || own.word(part) != Some(round)), Relaxed);
+        mm.munmap(&own, VirtAddr(part), PAGE)
+    });
+    let took = time::now_ms() - begin;
+    ENOUGH.store(true, Release);
+    user.join();
+    check_ok!(mapped);
+    check_eq!(WRONG.load(Relaxed), 0);
+    test.note(format_args!("{ROUNDS} regions in {took} ms"));
     Ok(())
 }

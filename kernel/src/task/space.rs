@@ -87,7 +87,7 @@ pub(super) fn quit() {
 }
 
 /// The address space of this thread.
-fn own() -> Option<&'static SpaceRef<'static>> {
+pub(crate) fn own() -> Option<&'static SpaceRef<'static>> {
     // SAFETY: the thread's own; it changes only where nobody looks at it.
     unsafe { (*current().space.get()).as_ref() }
 }
@@ -107,13 +107,13 @@ pub(crate) fn is_killed() -> bool {
 /// the kernel's own mistake. Interrupts off.
 pub(crate) fn fault(frame: &TrapFrame) -> bool {
     let addr = Cr2::read_raw();
+    let code = PageFaultErrorCode::from_bits_truncate(frame.error);
     if addr >= UPPER {
-        return vm::space::catch_up(addr);
+        return vm::space::catch_up(addr, code);
     }
     let (Some(space), Some(mm), true) = (own(), spawn::manager(), is_its_own(frame)) else {
         return false;
     };
-    let code = PageFaultErrorCode::from_bits_truncate(frame.error);
     if code.contains(PageFaultErrorCode::MALFORMED_TABLE) {
         return false;
     }

@@ -6,10 +6,11 @@ use super::roots;
 use super::tables::{self, frame_ptr};
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Release};
-use mm::mmu::{Entry, Frames, MapSize, Mmu, Root, VirtAddr};
+use mm::mmu::{Entry, Frames, MapSize, Mapping, Mmu, Root, VirtAddr};
 use mm::types::{PAGE_SIZE, Pfn};
 use quarry_kernel::pagetable::{ENTRIES, SPAN, Table, TableFrames, Tables};
 use x86_64::instructions::tlb;
+use x86_64::structures::idt::PageFaultErrorCode;
 
 /// Tables lie in the direct map.
 struct Direct;
@@ -73,6 +74,14 @@ unsafe impl Mmu for Spaces {
         at(root).replace(va, size, entry)
     }
 
+    fn stop(&self, root: Root, va: VirtAddr, size: MapSize, pfn: Pfn) -> Option<Mapping> {
+        at(root).stop(va, size, pfn)
+    }
+
+    fn resume(&self, root: Root, va: VirtAddr, mapping: Mapping) {
+        at(root).resume(va, mapping);
+    }
+
     fn write_protect(&self, root: Root, va: VirtAddr) {
         at(root).write_protect(va);
     }
@@ -127,7 +136,7 @@ unsafe impl Mmu for Spaces {
 /// Makes an access to `addr` in the upper half good that failed because the
 /// tables in force were made before the kernel's reached there. False if that
 /// was not why. Takes no lock; interrupts off.
-pub(crate) fn catch_up(addr: u64) -> bool {
+pub(crate) fn catch_up(addr: u64, code: PageFaultErrorCode) -> bool {
     let Some(kernel) = tables::root().filter(|_| roots::is_foreign()) else { return false };
     let (frame, _) = x86_64::registers::control::Cr3::read();
     let index = (addr >> 39) as usize % ENTRIES;
@@ -135,8 +144,12 @@ pub(crate) fn catch_up(addr: u64) -> bool {
     let ours = Direct.table(kernel)[index].load(Acquire);
     // The processor notes in each that it was used.
     let same = |a: u64, b: u64| (a ^ b) & !USED == 0;
-    if ours & 1 == 0 || same(theirs.load(Acquire), ours) {
+    if ours & 1 == 0 {
         return false;
+    }
+    if same(theirs.load(Acquire), ours) {
+        // Another CPU that has these tables in force too may have been quicker.
+        return !code.contains(PageFaultErrorCode::PROTECTION_VIOLATION) && tables::is_mapped(addr);
     }
     theirs.store(ours, Release);
     true

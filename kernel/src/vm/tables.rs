@@ -12,7 +12,7 @@ use quarry_kernel::direct_map::PageSize;
 use x86_64::instructions::tlb;
 use x86_64::registers::control::Cr3;
 use x86_64::structures::paging::mapper::{MapToError, MapperFlush};
-use x86_64::structures::paging::page_table::PageTableEntry;
+use x86_64::structures::paging::page_table::{FrameError, PageTableEntry};
 use x86_64::structures::paging::{
     self, FrameAllocator, Mapper, OffsetPageTable, Page, PageSize as _, PageTable, PageTableFlags,
     PhysFrame, Size2MiB, Size4KiB, Translate,
@@ -341,7 +341,7 @@ pub(super) fn pfn_of_frame(frame: PhysFrame) -> Pfn {
     Pfn::containing(frame.start_address().as_u64())
 }
 
-/// Whether a page of 4 KiB is mapped at `addr`, by the tables in force. Takes no
+/// Whether a page of any size is mapped at `addr`, by the tables in force. Takes no
 /// lock, so that a crash report can ask; the answer may be out of date.
 pub(crate) fn is_mapped(addr: u64) -> bool {
     let Ok(addr) = VirtAddr::try_new(addr) else { return false };
@@ -351,8 +351,10 @@ pub(crate) fn is_mapped(addr: u64) -> bool {
         // SAFETY: what an entry points to lies in RAM, thus in the direct map;
         // the entry is read as a whole.
         let entry = unsafe { table.add(index.into()).read_volatile() };
-        let Ok(next) = entry.frame() else { return false };
-        frame = next;
+        frame = match entry.frame() {
+            Ok(next) => next,
+            Err(why) => return matches!(why, FrameError::HugeFrame),
+        };
     }
     true
 }

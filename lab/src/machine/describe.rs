@@ -69,13 +69,17 @@ pub struct Description {
     disks: Vec<u64>,
 }
 
+/// Blocks of the default machine's disk: 64 MiB.
+const DEFAULT_DISK: u64 = (64 << 20) / PAGE_SIZE as u64;
+
 /// The machine that is there unless a script describes another: QEMU's PC with
-/// 512 MiB and two CPUs.
+/// 512 MiB, two CPUs and a disk.
 impl Default for Description {
     fn default() -> Self {
         let entry = |&(start, last, kind)| RawRegion::inclusive(start, last, kind);
         let entries = PC.iter().map(entry).collect();
-        Self { entries, cpus: 2, cmdline: DEFAULT_CMDLINE.into(), ..Self::empty() }
+        let disks = vec![DEFAULT_DISK];
+        Self { entries, cpus: 2, cmdline: DEFAULT_CMDLINE.into(), disks, ..Self::empty() }
     }
 }
 
@@ -399,7 +403,7 @@ mod tests {
     fn the_default_machine_is_one_that_can_be_described() {
         let lines = PC.map(|(start, last, kind)| format!("mem {start:#x}-{last:#x} {kind}"));
         let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        lines.extend(["cpus 2", "cmdline cma=16M"]);
+        lines.extend(["cpus 2", "cmdline cma=16M", "disk 64M"]);
         assert_eq!(described(&lines), Ok(Description::default()));
     }
 

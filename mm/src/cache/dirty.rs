@@ -8,10 +8,11 @@ use super::{CacheError, PageCache};
 use crate::lru::LruList;
 use crate::mm::Mm;
 use crate::page::{LruFlags, PageFlags};
+use crate::page_stats::PageStat;
 use crate::platform::{Platform, Worker};
 use crate::stats::Event;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use crate::types::{MAX_NODES, NodeId, Pfn};
+use crate::types::Pfn;
 use crate::zone::Zone;
 
 /// Pages that are written to between two looks at the limits.
@@ -23,27 +24,9 @@ const MAX_PAUSE_MS: u64 = 200;
 /// And how often at most, for a clock that stands still.
 const MAX_STALLS: u32 = 1000;
 
-/// What is counted of all caches' pages, by node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum FileCount {
-    /// Those that there are.
-    Pages,
-    /// Those that are newer than what their device has.
-    Dirty,
-    /// Those on their way there.
-    Writeback,
-}
-
-/// What the manager keeps of all caches: counts and knobs.
-#[derive(Debug)]
-pub(crate) struct Writeback {
-    counts: [[AtomicU64; 3]; MAX_NODES],
-    pub(crate) knobs: Knobs,
-}
-
 /// The knobs in `/proc/sys/vm`, under Linux's names.
 #[derive(Debug)]
-pub(crate) struct Knobs {
+pub(crate) struct DirtyKnobs {
     pub(crate) dirty_background_ratio: AtomicU32,
     pub(crate) dirty_ratio: AtomicU32,
     /// Instead of the ratio, if it is not 0.
@@ -54,44 +37,20 @@ pub(crate) struct Knobs {
     pub(crate) dirty_writeback_centisecs: AtomicU32,
 }
 
-impl Writeback {
+impl DirtyKnobs {
     pub(crate) const fn new() -> Self {
         Self {
-            counts: [const { [const { AtomicU64::new(0) }; 3] }; MAX_NODES],
-            knobs: Knobs {
-                dirty_background_ratio: AtomicU32::new(policy::BACKGROUND_RATIO),
-                dirty_ratio: AtomicU32::new(policy::RATIO),
-                dirty_background_bytes: AtomicU64::new(0),
-                dirty_bytes: AtomicU64::new(0),
-                dirty_expire_centisecs: AtomicU32::new(policy::EXPIRE_CENTISECS),
-                dirty_writeback_centisecs: AtomicU32::new(policy::WRITEBACK_CENTISECS),
-            },
+            dirty_background_ratio: AtomicU32::new(policy::BACKGROUND_RATIO),
+            dirty_ratio: AtomicU32::new(policy::RATIO),
+            dirty_background_bytes: AtomicU64::new(0),
+            dirty_bytes: AtomicU64::new(0),
+            dirty_expire_centisecs: AtomicU32::new(policy::EXPIRE_CENTISECS),
+            dirty_writeback_centisecs: AtomicU32::new(policy::WRITEBACK_CENTISECS),
         }
     }
 }
 
 impl<P: Platform> Mm<P> {
-    /// Counts a page of a cache, or a cached page less.
-    pub(super) fn count_file(&self, pfn: Pfn, what: FileCount, more: bool) {
-        let node = usize::from(self.map.block(pfn).node().0) % MAX_NODES;
-        let count = &self.writeback.counts[node][what as usize];
-        if more {
-            count.fetch_add(1, Relaxed);
-        } else {
-            count.fetch_sub(1, Relaxed);
-        }
-    }
-
-    /// Pages of caches on a node. Any context.
-    pub(crate) fn node_file_pages(&self, node: NodeId, what: FileCount) -> u64 {
-        self.writeback.counts[usize::from(node.0) % MAX_NODES][what as usize].load(Relaxed)
-    }
-
-    /// Pages of caches. Any context.
-    pub(crate) fn file_pages(&self, what: FileCount) -> u64 {
-        self.lru_nodes().map(|node| self.node_file_pages(node, what)).sum()
-    }
-
     /// How many pages may be dirty: of the memory that is free or holds cached
     /// pages, without what nobody may count on.
     pub(crate) fn dirty_limits(&self) -> Limits {
@@ -100,7 +59,7 @@ impl<P: Platform> Mm<P> {
         });
         let kept: u64 = self.zones().iter().map(Zone::kept).sum();
         let dirtyable = self.free_pages_total().saturating_sub(kept) + cached.sum::<u64>();
-        let knobs = &self.writeback.knobs;
+        let knobs = &self.dirty_knobs;
         Limits::of(
             dirtyable,
             (
@@ -131,7 +90,7 @@ impl PageCache {
             }
             first
         };
-        mm.count_file(pfn, FileCount::Dirty, true);
+        mm.count_pages(pfn, PageStat::Dirty, 1);
         mm.stats.count(Event::Dirtied);
         if first {
             mm.platform.wake(Worker::Flusher);
@@ -157,8 +116,8 @@ impl PageCache {
                 self.failing.fetch_sub(1, Relaxed);
             }
         }
-        mm.count_file(pfn, FileCount::Dirty, false);
-        mm.count_file(pfn, FileCount::Writeback, true);
+        mm.uncount_pages(pfn, PageStat::Dirty, 1);
+        mm.count_pages(pfn, PageStat::Writeback, 1);
         true
     }
 
@@ -179,9 +138,9 @@ impl PageCache {
             tree.retag(mm, desc.index(), tags, Tags::WRITEBACK);
             self.writing.fetch_sub(1, Relaxed);
         }
-        mm.count_file(pfn, FileCount::Writeback, false);
+        mm.uncount_pages(pfn, PageStat::Writeback, 1);
         if !arrived {
-            mm.count_file(pfn, FileCount::Dirty, true);
+            mm.count_pages(pfn, PageStat::Dirty, 1);
         }
     }
 
@@ -198,7 +157,7 @@ impl PageCache {
         let (mut began, mut stalls) = (None, 0);
         loop {
             let limits = mm.dirty_limits();
-            let dirty = mm.file_pages(FileCount::Dirty) + mm.file_pages(FileCount::Writeback);
+            let dirty = mm.pages_of(PageStat::Dirty) + mm.pages_of(PageStat::Writeback);
             if dirty > limits.background {
                 mm.platform.wake(Worker::Flusher);
             }

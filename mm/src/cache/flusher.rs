@@ -2,8 +2,9 @@
 //! much (Linux fs/fs-writeback.c, `wb_do_writeback`). May call: `writeback`,
 //! `dirty`.
 
-use super::{CacheError, FileCount};
+use super::CacheError;
 use crate::mm::Mm;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::reclaim::WriteBack;
 use crate::stats::Event;
@@ -22,7 +23,7 @@ impl<P: Platform> Mm<P> {
     /// `dirty_writeback_centisecs` is 0. Interrupts on, no lock held; may wait.
     pub(crate) fn flusher_work(&self) -> Option<u64> {
         self.stats.count(Event::FlusherRun);
-        while self.file_pages(FileCount::Dirty) > self.dirty_limits().background {
+        while self.pages_of(PageStat::Dirty) > self.dirty_limits().background {
             let some = |cache: &dyn crate::reclaim::CacheOps<P>| {
                 cache.write_back(self, WriteBack::Some(TURN))
             };
@@ -30,7 +31,7 @@ impl<P: Platform> Mm<P> {
                 break;
             }
         }
-        let knobs = &self.writeback.knobs;
+        let knobs = &self.dirty_knobs;
         let expire = u64::from(knobs.dirty_expire_centisecs.load(Relaxed)) * CENTISEC_MS;
         for cache in self.cache_owners() {
             let now = self.platform.now_ms();
@@ -39,7 +40,7 @@ impl<P: Platform> Mm<P> {
             }
         }
         let interval = u64::from(knobs.dirty_writeback_centisecs.load(Relaxed)) * CENTISEC_MS;
-        (interval > 0 && self.file_pages(FileCount::Dirty) > 0).then_some(interval)
+        (interval > 0 && self.pages_of(PageStat::Dirty) > 0).then_some(interval)
     }
 
     /// Writes what is dirty in all caches, as

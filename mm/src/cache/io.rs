@@ -7,13 +7,11 @@ use crate::page::{LruFlags, PageFlags};
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{PAGE_SIZE, Pfn};
+use crate::types::{KIB_PER_PAGE, Pfn};
 use arrayvec::ArrayVec;
 
 /// Pages that a device is handed at a time.
 pub(super) const BATCH: usize = 32;
-/// What pgpgin and pgpgout count for each.
-const KIB: u64 = PAGE_SIZE as u64 / 1024;
 
 /// Pages of a cache, each with a reference and locked by who has the list.
 pub(super) type Locked = ArrayVec<Pfn, BATCH>;
@@ -44,7 +42,7 @@ impl PageCache {
             if result.is_ok() {
                 let _alone = self.copying(desc.index()).write(&mm.platform);
                 desc.set_lru(LruFlags::UPTODATE);
-                mm.stats.add(Event::PgPgIn, KIB);
+                mm.stats.add(Event::PgPgIn, KIB_PER_PAGE);
             } else {
                 self.note_failure(mm, desc.index(), "read");
             }
@@ -78,7 +76,7 @@ impl PageCache {
                 self.note_failure(mm, mm.map.page(pfn).index(), "write");
             }
         }
-        mm.stats.add(Event::PgPgOut, written * KIB);
+        mm.stats.add(Event::PgPgOut, written * KIB_PER_PAGE);
         mm.stats.add(Event::Written, written);
         written
     }

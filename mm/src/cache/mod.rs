@@ -51,7 +51,7 @@ mod tree;
 mod workingset;
 mod writeback;
 
-pub(crate) use dirty::{FileCount, Writeback};
+pub(crate) use dirty::DirtyKnobs;
 pub use file::CacheFile;
 pub use readahead::Readahead;
 pub(crate) use workingset::ShadowNodes;

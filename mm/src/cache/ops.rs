@@ -2,10 +2,11 @@
 //! `pages`, `writeback`, `workingset`.
 
 use super::entry::Tags;
-use super::{CacheError, FileCount, PageCache, workingset};
+use super::{CacheError, PageCache, workingset};
 use crate::audit::{AuditError, Auditor};
 use crate::block::IoFailed;
 use crate::mm::Mm;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::reclaim::{CacheOps, WriteBack};
 use crate::sync::Ordering::Relaxed;
@@ -30,13 +31,13 @@ impl<P: Platform> CacheOps<P> for PageCache {
             tags
         };
         debug_assert!(!tags.contains(Tags::WRITEBACK), "a page moves that is being written");
-        // It may have gone to another node.
+        // It may have gone to another zone.
         for (what, counted) in
-            [(FileCount::Pages, true), (FileCount::Dirty, tags.contains(Tags::DIRTY))]
+            [(PageStat::File, true), (PageStat::Dirty, tags.contains(Tags::DIRTY))]
         {
             if counted {
-                mm.count_file(dst, what, true);
-                mm.count_file(src, what, false);
+                mm.count_pages(dst, what, 1);
+                mm.uncount_pages(src, what, 1);
             }
         }
     }

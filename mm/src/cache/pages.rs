@@ -3,12 +3,13 @@
 
 use super::entry::Entry;
 use super::tree::Refused;
-use super::{CacheError, FileCount, PageCache, workingset};
+use super::{CacheError, PageCache, workingset};
 use crate::gfp::{Gfp, Page, Request};
 use crate::list::PageList;
 use crate::lru_page::LruPage;
 use crate::mm::Mm;
 use crate::page::LruFlags;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
 use crate::types::{Order, Pfn};
@@ -89,7 +90,7 @@ impl PageCache {
             };
             match inserted {
                 Ok(before) => {
-                    mm.count_file(pfn, FileCount::Pages, true);
+                    mm.count_pages(pfn, PageStat::File, 1);
                     if let Some(memory) = before.memory() {
                         workingset::refault(mm, pfn, memory);
                     }
@@ -119,7 +120,7 @@ impl PageCache {
             debug_assert!(was_there, "a page leaves a cache that does not have it");
             self.pages.fetch_sub(1, Relaxed);
         }
-        mm.count_file(pfn, FileCount::Pages, false);
+        mm.uncount_pages(pfn, PageStat::File, 1);
         free_nodes(mm, &mut freed);
     }
 }

@@ -310,8 +310,7 @@ impl Tree {
         old.tags()
     }
 
-    /// The first slot from `from` on with a page, or with a tagged one, or that
-    /// remembers one.
+    /// The first slot from `from` on that has what is looked for.
     pub(super) fn next<P: Platform>(
         &self,
         mm: &Mm<P>,
@@ -375,7 +374,8 @@ pub(super) enum Which {
     Page,
     /// A page with a tag.
     Tagged,
-    /// A page that is gone.
+    /// A page that is gone, in a leaf that has no others: of the rest of the leaves
+    /// no slot is looked at.
     Gone,
 }
 
@@ -384,6 +384,7 @@ impl Which {
         match (self, entry.pfn()) {
             (Self::Gone, _) if level == 0 => entry.memory().is_some(),
             (_, None) => false,
+            (Self::Gone, Some(leaf)) if level == 1 => mm.map.page(leaf).inuse() == 0,
             (Self::Tagged, Some(below)) if level > 0 => mm.map.page(below).private() > 0,
             (Self::Tagged, Some(_)) => !entry.tags().is_empty(),
             (Self::Page | Self::Gone, Some(_)) => true,

@@ -109,6 +109,7 @@ impl PageCache {
             freed += u64::from(nodes.len());
             free_nodes(mm, &mut nodes);
         }
+        mm.stats.add(Event::WorkingsetNodeReclaim, leaves);
         freed
     }
 }

@@ -27,6 +27,17 @@ struct Sweep {
     again: bool,
 }
 
+/// What a sweep has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Swept {
+    /// Pages that the device was handed.
+    tried: u64,
+    /// Of these, pages that it has.
+    written: u64,
+    /// The block to go on from.
+    end: u64,
+}
+
 impl PageCache {
     /// Writes all pages to the device that are dirty, waits for those that others
     /// write just now, and has the device keep what it has. Interrupts on, no
@@ -37,9 +48,11 @@ impl PageCache {
     /// this was last asked: it stays dirty, and the next call tries again.
     pub fn sync<P: Platform>(&self, mm: &Mm<P>) -> Result<(), CacheError> {
         may_wait(&mm.platform, "a device");
-        self.sweep(mm, ALL, Sweep { most: u64::MAX, wait: true, again: true });
+        let swept = self.sweep(mm, ALL, Sweep { most: u64::MAX, wait: true, again: true });
         let flushed = self.device.flush();
-        if self.failed.swap(false, Relaxed) || flushed.is_err() {
+        // Another who asks at the same time may have been told of both failures.
+        let failed = self.failed.swap(false, Relaxed) || swept.written < swept.tried;
+        if failed || flushed.is_err() {
             return Err(CacheError::Io);
         }
         Ok(())
@@ -51,14 +64,14 @@ impl PageCache {
     pub(super) fn write_some<P: Platform>(&self, mm: &Mm<P>, most: u64) -> u64 {
         let how = |most| Sweep { most, wait: false, again: false };
         let from = u64::from(self.cursor.load(Relaxed));
-        let (written, end) = self.sweep(mm, from..ALL.end, how(most));
-        let (more, end) = match most.saturating_sub(written) {
-            0 => (0, end),
+        let first = self.sweep(mm, from..ALL.end, how(most));
+        let rest = match most.saturating_sub(first.written) {
+            0 => Swept { written: 0, ..first },
             left => self.sweep(mm, ALL.start..from, how(left)),
         };
         // A number that does not fit is the end, where it begins again.
-        self.cursor.store(u32::try_from(end).unwrap_or(0), Relaxed);
-        written + more
+        self.cursor.store(u32::try_from(rest.end).unwrap_or(0), Relaxed);
+        first.written + rest.written
     }
 
     /// Writes what is dirty, as the flusher does when some of it has been so for
@@ -66,27 +79,26 @@ impl PageCache {
     pub(super) fn write_old<P: Platform>(&self, mm: &Mm<P>) -> u64 {
         let began = mm.platform.now_ms();
         let how = Sweep { most: u64::MAX, wait: false, again: true };
-        let (written, _) = self.sweep(mm, ALL, how);
+        let Swept { written, .. } = self.sweep(mm, ALL, how);
         // What is still dirty has become so since, or has had its try.
         self.dirty_since.store(began, Relaxed);
         written
     }
 
-    /// Writes dirty pages of some blocks; returns how many, and where it stopped.
-    fn sweep<P: Platform>(&self, mm: &Mm<P>, blocks: Range<u64>, how: Sweep) -> (u64, u64) {
-        let (mut written, mut at) = (0, blocks.start);
-        let mut tried = 0;
-        while at < blocks.end && tried < how.most {
-            let most = (how.most - tried).min(BATCH as u64) as usize;
-            let (pages, next) = self.gather(mm, at..blocks.end, how, most);
-            at = next;
+    /// Writes dirty pages of some blocks.
+    fn sweep<P: Platform>(&self, mm: &Mm<P>, blocks: Range<u64>, how: Sweep) -> Swept {
+        let mut swept = Swept { tried: 0, written: 0, end: blocks.start };
+        while swept.end < blocks.end && swept.tried < how.most {
+            let most = (how.most - swept.tried).min(BATCH as u64) as usize;
+            let (pages, next) = self.gather(mm, swept.end..blocks.end, how, most);
+            swept.end = next;
             if pages.is_empty() {
                 break;
             }
-            tried += pages.len() as u64;
-            written += self.write_and_unlock(mm, &pages);
+            swept.tried += pages.len() as u64;
+            swept.written += self.write_and_unlock(mm, &pages);
         }
-        (written, at)
+        swept
     }
 
     fn write_and_unlock<P: Platform>(&self, mm: &Mm<P>, pages: &[Pfn]) -> u64 {

@@ -1,13 +1,16 @@
 //! Compaction: makes large free blocks by moving pages from the bottom of a
 //! zone to free pages at its top (Linux mm/compaction.c). Here are the ways in;
 //! one run over a zone is in `run`, its two scanners in `source` and `target`,
-//! what a zone remembers in `state`, when it is worth trying in `index`. May
-//! call: `migrate`, `buddy`, `free`.
+//! pageblocks that something stays in in `spoiled`, larger blocks in `large`, what
+//! a zone remembers in `state`, when it is worth trying in `index`. May call:
+//! `migrate`, `buddy`, `free`.
 
 pub mod index;
+mod large;
 mod proactive;
 mod run;
 mod source;
+mod spoiled;
 pub(crate) mod state;
 mod target;
 
@@ -153,14 +156,24 @@ impl<P: Platform> Mm<P> {
 
     /// Compacts a zone from end to end, whatever hints say, as
     /// `/proc/sys/vm/compact_memory` does. Per-CPU lists are drained first:
-    /// what lies there can neither merge nor be a target, nor be isolated. May wait; interrupts
+    /// what lies there can neither merge nor be a target, nor be isolated. It is
+    /// whole pageblocks that this makes; only where something stays in most of
+    /// them it makes what smaller blocks it can. May wait; interrupts
     /// on, no lock held.
     pub fn compact_whole_zone(&self, zone: &Zone) -> Compacted {
         self.lru_drain_all();
         self.drain_all(Some(zone));
         let mut run = Run::new(zone, MigrateMode::Sync, None, true);
         self.compact_zone(&mut run);
-        Compacted { moved: run.moved, failed: run.failed }
+        let mut done = Compacted { moved: run.moved, failed: run.failed };
+        if run.spoiled.mostly_left() {
+            let mut run = Run::new(zone, MigrateMode::Sync, None, true);
+            run.fills = false;
+            self.compact_zone(&mut run);
+            done.moved += run.moved;
+            done.failed += run.failed;
+        }
+        done
     }
 
     /// Compacts all zones of a node, or of all. Context as

@@ -20,7 +20,8 @@ use crate::zone::Zone;
 
 /// How often the score is looked at, ms.
 const PERIOD_MS: u64 = 500;
-/// How much longer the next look waits when compaction has not lowered the score.
+/// How many periods compaction waits at most that has not lowered the score, as a
+/// power of two: each time twice as long, unless the score becomes higher still.
 const MAX_DEFER_SHIFT: u32 = 6;
 /// Linux's default of `compaction_proactiveness`.
 const DEFAULT_PROACTIVENESS: u32 = 20;
@@ -60,6 +61,11 @@ struct NodeState {
     class: AtomicU8,
     /// When the score is to be looked at next, ms; 0: at once.
     next_look: AtomicU64,
+    /// Until when, ms, a score is not worked for that is not above `no_use_at`.
+    no_use_until: AtomicU64,
+    no_use_at: AtomicU32,
+    /// Passes in a row that were no use, up to [`MAX_DEFER_SHIFT`].
+    no_use: AtomicU32,
     kswapd_runs: AtomicBool,
 }
 
@@ -81,6 +87,9 @@ impl Compaction {
                     order: AtomicU8::new(0),
                     class: AtomicU8::new(0),
                     next_look: AtomicU64::new(0),
+                    no_use_until: AtomicU64::new(0),
+                    no_use_at: AtomicU32::new(0),
+                    no_use: AtomicU32::new(0),
                     kswapd_runs: AtomicBool::new(false),
                 }
             }; MAX_NODES],
@@ -114,6 +123,8 @@ impl<P: Platform> Mm<P> {
         }
         for node in (0..self.nodes() as u8).map(NodeId) {
             self.compaction.node(node).next_look.store(0, Relaxed);
+            self.compaction.node(node).no_use_until.store(0, Relaxed);
+            self.compaction.node(node).no_use.store(0, Relaxed);
             self.platform.wake(Worker::Kcompactd(node));
         }
     }
@@ -178,20 +189,27 @@ impl<P: Platform> Mm<P> {
         if now < due {
             return Some(due - now);
         }
-        let mut wait = PERIOD_MS;
         let (_, high) = thresholds(proactiveness);
         let before = self.node_fragmentation_score(node);
-        if before > high && !state.kswapd_runs.load(Relaxed) {
+        let waits =
+            now < state.no_use_until.load(Relaxed) && before <= state.no_use_at.load(Relaxed);
+        if before > high && !waits && !state.kswapd_runs.load(Relaxed) {
             for zone in self.zones().iter().filter(|z| z.node == node && z.managed() > 0) {
                 self.compact_to_score(zone, proactiveness);
             }
-            if self.node_fragmentation_score(node) >= before {
-                // It is no use for now.
-                wait <<= MAX_DEFER_SHIFT;
+            let after = self.node_fragmentation_score(node);
+            if after < before {
+                state.no_use.store(0, Relaxed);
+            } else if !state.kswapd_runs.load(Relaxed) {
+                // What is in pieces now will mostly stay so.
+                let shift = (state.no_use.load(Relaxed) + 1).min(MAX_DEFER_SHIFT);
+                state.no_use.store(shift, Relaxed);
+                state.no_use_at.store(after, Relaxed);
+                state.no_use_until.store(self.platform.now_ms() + (PERIOD_MS << shift), Relaxed);
             }
         }
-        state.next_look.store(self.platform.now_ms() + wait, Relaxed);
-        Some(wait)
+        state.next_look.store(self.platform.now_ms() + PERIOD_MS, Relaxed);
+        Some(PERIOD_MS)
     }
 
     /// Compacts a zone until its score is low enough, its scanners meet, or

@@ -1,6 +1,7 @@
 //! One run of compaction over a zone: the scanners' positions, the batches
 //! between them, and when to stop. May call: `source`, `target`, `migrate`.
 
+use super::spoiled::Spoiled;
 use crate::buddy::Placement;
 use crate::gfp::AllocFlags;
 use crate::list::PageList;
@@ -50,6 +51,13 @@ pub(super) struct Run<'z> {
     pub(super) free_at: Pfn,
     /// Isolated pages to be moved.
     pub(super) sources: PageList,
+    /// A larger block that the migration scanner stopped behind, to be moved next.
+    pub(super) large: Option<(Pfn, Order)>,
+    /// Pageblocks that something stays in are left as they are, and filled: nothing
+    /// smaller than a pageblock is asked for.
+    pub(super) fills: bool,
+    /// Those behind the migration scanner.
+    pub(super) spoiled: Spoiled,
     /// Free blocks held as targets, by order.
     pub(super) targets: [PageList; NR_ORDERS],
     pub(super) target_pages: u64,
@@ -90,6 +98,9 @@ impl<'z> Run<'z> {
             free_pfn,
             free_at: free_pfn,
             sources: PageList::new(),
+            large: None,
+            fills: wanted.is_none(),
+            spoiled: Spoiled::default(),
             targets: [PageList::new(); NR_ORDERS],
             target_pages: 0,
             moved: 0,
@@ -141,7 +152,14 @@ impl<P: Platform> Mm<P> {
             if let Some(result) = self.finished(run) {
                 return result;
             }
-            if !self.isolate_sources(run) {
+            let found = self.isolate_sources(run);
+            if let Some((pfn, order)) = run.large.take() {
+                self.move_large(run, pfn, order);
+                if self.take_capture(run) {
+                    return CompactResult::Success;
+                }
+            }
+            if !found {
                 continue;
             }
             let out_of_targets = self.migrate_batch(run);

@@ -23,6 +23,11 @@ impl<P: Platform> Mm<P> {
             run.migrate_pfn = self.map.next_populated(end).min(run.zone.span().end).max(end);
             return false;
         }
+        if run.fills && run.migrate_pfn == block && self.is_spoiled(block) {
+            run.spoiled.push(block);
+            run.migrate_pfn = end;
+            return false;
+        }
         let locked = self.compaction.unevictable_allowed.load(Relaxed);
         let may_move = |flags: LruFlags| locked || !flags.contains(LruFlags::UNEVICTABLE);
         let began = run.migrate_pfn;
@@ -34,7 +39,16 @@ impl<P: Platform> Mm<P> {
             // never leaves the block.
             let word = self.map.page(pfn).head();
             match word.ty() {
-                // Targets are single pages: a larger block stays.
+                PageType::Movable
+                    if word.order().0 > 0
+                        && word.order() < run.keep_order()
+                        && pfn.is_aligned(word.order()) =>
+                {
+                    run.large = Some((pfn, word.order()));
+                    pfn = pfn.add(word.order().pages());
+                    break;
+                }
+                // What is as large as what the run makes stays.
                 PageType::Movable | PageType::Lru if word.order().0 > 0 => {}
                 PageType::Lru if !may_move(word.lru()) => {}
                 PageType::Lru if isolator.isolate(pfn) => {
@@ -80,7 +94,7 @@ impl<P: Platform> Mm<P> {
         let isolated = u64::from(run.sources.len());
         self.count_scan(run, Event::CompactMigrateScanned, scanned, isolated);
         let whole_block = began == block && run.migrate_pfn == end;
-        if whole_block && isolated == 0 && !failed && !run.whole {
+        if whole_block && isolated == 0 && !failed && run.large.is_none() && !run.whole {
             self.map.block(block).set_skip(true);
         }
         isolated > 0

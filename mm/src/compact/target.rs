@@ -1,7 +1,7 @@
 //! The free scanner: downwards from the top of the zone, it takes free blocks
 //! off the lists for pages to be moved to. May call: `buddy`.
 
-use super::run::Run;
+use super::run::{CLUSTER, Run};
 use crate::buddy::Buddy;
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageType};
@@ -9,34 +9,45 @@ use crate::platform::Platform;
 use crate::stats::Event;
 use crate::types::{MAX_ORDER, MigrateType, Order, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 
+/// Blocks up to this are cut into single pages when they become targets: so many
+/// are needed at once.
+const SINGLES: Order = Order(CLUSTER.ilog2() as u8);
+
 impl<P: Platform> Mm<P> {
     /// A single page to move to. Its head word says Held.
     pub(super) fn next_target(&self, run: &mut Run<'_>) -> Option<Pfn> {
         if run.target_pages == 0 {
             self.isolate_targets(run);
         }
-        let order = run.targets.iter().position(|list| !list.is_empty())?;
-        let pfn = run.targets[order].pop_front(&self.map)?;
-        // The upper parts stay targets; the page used is the lowest, so that
-        // what remains stays as large as it can.
-        for half in (0..order).rev() {
-            let upper = pfn.add(1 << half);
-            let word = HeadWord::new(PageType::Held, Order(half as u8));
-            self.split_held(pfn, upper, word);
-            run.targets[half].push_front(&self.map, upper);
+        if run.targets[0].is_empty() {
+            self.cut_target(run);
         }
+        let pfn = run.targets[0].pop_front(&self.map)?;
         run.target_pages -= 1;
         Some(pfn)
     }
 
-    /// Makes `upper` a head of its own; `pfn` becomes as large as `upper`.
-    fn split_held(&self, pfn: Pfn, upper: Pfn, word: HeadWord) {
+    /// Cuts as many single pages as may be needed now off the smallest block that
+    /// is a target. The pages used are the lowest, so that what remains stays as
+    /// large as it can.
+    #[cold]
+    fn cut_target(&self, run: &mut Run<'_>) {
+        let Some(order) = run.targets.iter().position(|list| !list.is_empty()) else { return };
+        let Some(pfn) = run.targets[order].pop_front(&self.map) else { return };
         let cpu = self.enter();
         // Borders of blocks change under the zone lock only: those who walk
         // heads rely on it.
         let _lists = self.zone_at(pfn).lock.lock(&cpu);
-        self.map.page(upper).set_head(word);
-        self.map.page(pfn).set_head(word);
+        let held = |pfn, order| self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
+        for at in (SINGLES.index()..order).rev().map(|order| Order(order as u8)) {
+            held(pfn.add(at.pages()), at);
+            run.targets[at.index()].push_front(&self.map, pfn.add(at.pages()));
+        }
+        let singles = Order(order as u8).min(SINGLES).pages();
+        for page in (pfn.0..pfn.0 + singles).map(Pfn) {
+            held(page, Order(0));
+            run.targets[0].push_back(&self.map, page);
+        }
     }
 
     /// Takes back a target that was not needed.
@@ -52,8 +63,14 @@ impl<P: Platform> Mm<P> {
     fn isolate_targets(&self, run: &mut Run<'_>) {
         let zone = run.zone;
         // One pageblock's worth at most is off the lists at a time.
-        let want = u64::from(super::run::CLUSTER);
+        let want = u64::from(CLUSTER);
         while run.target_pages < want {
+            if let Some(block) = run.spoiled.pop() {
+                if !self.isolate_spoiled(run, block) {
+                    return;
+                }
+                continue;
+            }
             let block = run.free_pfn;
             if block <= run.migrate_pfn.pageblock() {
                 return;
@@ -77,6 +94,19 @@ impl<P: Platform> Mm<P> {
                 run.free_at = run.free_pfn;
             }
         }
+    }
+
+    /// Takes all that is free in a pageblock that something stays in. False if the
+    /// watermark forbids it.
+    #[cold]
+    fn isolate_spoiled(&self, run: &mut Run<'_>, block: Pfn) -> bool {
+        if !self.is_target_block(run, block) {
+            return true;
+        }
+        let free_at = core::mem::replace(&mut run.free_at, block);
+        let verdict = self.isolate_block(run, block, u64::MAX);
+        run.free_at = free_at;
+        verdict.is_some()
     }
 
     fn is_target_block(&self, run: &Run<'_>, block: Pfn) -> bool {
@@ -117,8 +147,15 @@ impl<P: Platform> Mm<P> {
                     break;
                 }
                 buddy.take_block(pfn, order);
-                self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
-                run.targets[order.index()].push_back(&self.map, pfn);
+                if order <= SINGLES {
+                    for page in (pfn.0..pfn.0 + order.pages()).map(Pfn) {
+                        self.map.page(page).set_head(HeadWord::new(PageType::Held, Order(0)));
+                        run.targets[0].push_back(&self.map, page);
+                    }
+                } else {
+                    self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
+                    run.targets[order.index()].push_back(&self.map, pfn);
+                }
                 run.target_pages += order.pages();
                 isolated += order.pages();
                 if run.target_pages >= want {

@@ -1,16 +1,18 @@
 //! Moving what can be moved out of an isolated range, a batch at a time. May
-//! call: `migrate`, `alloc`, `pressure`.
+//! call: `places`, `migrate`, `pressure`.
 
 use super::isolate::Isolated;
+use super::places::{Places, Sought};
 use super::walk::{Kind, heads};
-use crate::gfp::{Gfp, Page, Request};
+use crate::gfp::{Gfp, Page};
 use crate::list::PageList;
+use crate::lru::Turn;
 use crate::migrate::{MigrateMode, Migrated};
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageType};
 use crate::platform::Platform;
 use crate::pressure::Pressure;
-use crate::types::{NodeId, Order, Pfn, PfnRange};
+use crate::types::{Order, Pfn, PfnRange};
 
 /// Pages that are isolated and moved at once.
 const BATCH: u32 = 32;
@@ -34,9 +36,10 @@ impl<P: Platform> Mm<P> {
         isolated: &Isolated<'_, P>,
         range: PfnRange,
         gfp: Gfp,
+        sought: Sought,
     ) -> Evacuation {
         debug_assert!(isolated.covers(range));
-        let node = isolated.zone().node;
+        let places = Places { zone: isolated.zone(), gfp, sought };
         let mode = if gfp.can_block() { MigrateMode::Sync } else { MigrateMode::Atomic };
         let (mut list, mut cached) = (PageList::new(), PageList::new());
         // What CPUs have put by is on no list, and cannot be isolated.
@@ -46,7 +49,7 @@ impl<P: Platform> Mm<P> {
                 continue;
             }
             if word.order().0 > 0 {
-                let moved = self.move_block_away(pfn, word.order(), node, gfp, mode);
+                let moved = self.move_block_away(pfn, word.order(), &places, mode);
                 // Its parts go one by one, the next time they are met.
                 if moved.out_of_memory && !(gfp.can_block() && self.take_apart(pfn)) {
                     return Evacuation::OutOfMemory;
@@ -61,12 +64,12 @@ impl<P: Platform> Mm<P> {
                     list.push_back(&self.map, pfn);
                 }
             }
-            if list.len() >= BATCH && self.move_away(&mut list, node, gfp, mode).out_of_memory {
+            if list.len() >= BATCH && self.move_away(&mut list, &places, mode).out_of_memory {
                 return Evacuation::OutOfMemory;
             }
         }
         self.discard_or(&mut cached, &mut list, gfp);
-        if self.move_away(&mut list, node, gfp, mode).out_of_memory {
+        if self.move_away(&mut list, &places, mode).out_of_memory {
             return Evacuation::OutOfMemory;
         }
         Evacuation::Done
@@ -89,8 +92,7 @@ impl<P: Platform> Mm<P> {
         &self,
         pfn: Pfn,
         order: Order,
-        node: NodeId,
-        gfp: Gfp,
+        places: &Places<'_>,
         mode: MigrateMode,
     ) -> Migrated {
         if self.isolate_movable_block(pfn, order, mode).is_err() {
@@ -98,12 +100,8 @@ impl<P: Platform> Mm<P> {
         }
         let mut list = PageList::of_one(&self.map, pfn);
         // A large page can be taken apart: no reason to try hard.
-        let how = match self.map.page(pfn).head().ty() {
-            PageType::Lru => (target_gfp(gfp) - Gfp::RETRY_MAYFAIL) | Gfp::NORETRY,
-            _ => target_gfp(gfp),
-        };
-        let request = Request::new(order, how).on(node);
-        let mut target = || self.alloc_pages(request).ok().map(|page| page.pfn);
+        let hard = self.map.page(pfn).head().ty() != PageType::Lru;
+        let mut target = || self.place_for_block(places, order, hard);
         let mut unused = |pfn| {
             let freed = self.free_pages(Page { pfn, order });
             debug_assert!(freed.is_ok(), "a target is an allocated block");
@@ -123,29 +121,24 @@ impl<P: Platform> Mm<P> {
         }
         self.lock_page(desc);
         // Between the look and the reference it may have become something else.
-        let apart = desc.head().ty() == PageType::Lru && self.split_page(pfn).is_ok();
+        let apart = desc.head().ty() == PageType::Lru && self.split_page(pfn, Turn::Last).is_ok();
         desc.unlock();
         self.put_counted(pfn, desc);
         apart
     }
 
     /// Moves what is on the list; what stays goes back to its owners.
-    fn move_away(
-        &self,
-        list: &mut PageList,
-        node: NodeId,
-        gfp: Gfp,
-        mode: MigrateMode,
-    ) -> Migrated {
-        let gfp = target_gfp(gfp);
+    fn move_away(&self, list: &mut PageList, places: &Places<'_>, mode: MigrateMode) -> Migrated {
         let mut targets = [Pfn(0); BATCH as usize];
         let (mut next, mut end) = (0, 0);
         let mut left = (list.len() as usize).min(targets.len());
         let mut target = || {
             if next == end {
-                let most = left.max(1);
-                end = self.alloc_bulk(gfp, Some(node), &mut targets[..most]).ok()?;
                 next = 0;
+                end = self.places_for(places, &mut targets[..left.max(1)]);
+                if end == 0 {
+                    return None;
+                }
             }
             left = left.saturating_sub(1);
             next += 1;
@@ -165,12 +158,4 @@ impl<P: Platform> Mm<P> {
 /// Whether a page is a copy of what is on a device, or is to be.
 fn is_cached(word: HeadWord) -> bool {
     word.ty() == PageType::Lru && !word.lru().contains(LruFlags::ANON)
-}
-
-/// How to get a place for what has to move. Never from the blocks that are being
-/// emptied: nothing is allocated there. How hard to try is for the caller's gfp
-/// to say.
-fn target_gfp(gfp: Gfp) -> Gfp {
-    let how = gfp & (Gfp::KERNEL | Gfp::NORETRY | Gfp::NOMEMALLOC);
-    Gfp::HIGHMEM | Gfp::MOVABLE | Gfp::RETRY_MAYFAIL | Gfp::NOWARN | how
 }

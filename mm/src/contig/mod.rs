@@ -7,6 +7,7 @@
 mod evacuate;
 mod isolate;
 mod pages;
+mod places;
 mod release;
 mod room;
 mod take;
@@ -24,10 +25,15 @@ use core::fmt;
 use core::panic::Location;
 use evacuate::Evacuation;
 
+pub(crate) use places::Sought;
 pub(crate) use walk::{first_fixed, good_runs, heads};
 
 /// Times that what moves is asked to move before the range counts as busy.
 const ATTEMPTS: u32 = 5;
+
+/// Times that room is made for a range: what was made may be gone before what has
+/// to move gets there.
+const ROUNDS: u32 = 4;
 
 /// Times that a range waits, in all, for blocks that the manager itself holds: a
 /// host may take a second for a batch.
@@ -155,11 +161,10 @@ impl<P: Platform> Mm<P> {
         let zone = self.one_zone(range)?;
         self.populate(zone, range);
         // Who puts memory out of use has made room for all of it.
-        if purpose != Purpose::Offline {
-            self.make_room(zone, range, gfp)?;
-        }
-        if self.take_if_free(zone, range, purpose).is_err() {
-            self.empty_and_take(zone, range, purpose, gfp)?;
+        if purpose == Purpose::Offline {
+            self.take(zone, range, purpose, gfp, Sought::Anyhow)?;
+        } else {
+            self.make_room_and_take(zone, range, purpose, gfp)?;
         }
         // What goes out of use is nobody's, and not counted as allocated.
         if purpose != Purpose::Offline {
@@ -168,13 +173,55 @@ impl<P: Platform> Mm<P> {
         Ok(range)
     }
 
-    /// Isolates the range, empties it and takes it.
+    /// Takes the range when there is room for what has to move out of it, and for
+    /// all others beside it.
+    #[inline(always)]
+    fn make_room_and_take(
+        &self,
+        zone: &Zone,
+        range: PfnRange,
+        purpose: Purpose,
+        gfp: Gfp,
+    ) -> Result<(), ContigError> {
+        let mut left = if gfp.contains(Gfp::NORETRY) { 1 } else { ROUNDS };
+        loop {
+            self.make_room(zone, range, gfp)?;
+            left -= 1;
+            match self.take(zone, range, purpose, gfp, Sought::Spare) {
+                // Others have had what was made. What moved has moved: with nothing
+                // isolated, room is made for the rest.
+                Err(ContigError::NoMemory) if left > 0 => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Takes the range, emptied first if it has to be.
+    #[inline(always)]
+    fn take(
+        &self,
+        zone: &Zone,
+        range: PfnRange,
+        purpose: Purpose,
+        gfp: Gfp,
+        sought: Sought,
+    ) -> Result<(), ContigError> {
+        match self.take_if_free(zone, range, purpose) {
+            Ok(()) => Ok(()),
+            Err(_) => self.empty_and_take(zone, range, purpose, gfp, sought),
+        }
+    }
+
+    /// Isolates the range, empties it and takes it. NoMemory: there were no places for
+    /// what has to move.
+    #[inline(never)]
     fn empty_and_take(
         &self,
         zone: &Zone,
         range: PfnRange,
         purpose: Purpose,
         gfp: Gfp,
+        sought: Sought,
     ) -> Result<(), ContigError> {
         let isolated = self.isolate(zone, range, purpose)?;
         let mut patience = if gfp.can_block() { HELD_STALLS } else { 0 };
@@ -191,7 +238,7 @@ impl<P: Platform> Mm<P> {
                 self.platform.stall();
             }
             self.drain_all(Some(zone));
-            if self.evacuate(&isolated, range, gfp) == Evacuation::OutOfMemory {
+            if self.evacuate(&isolated, range, gfp, sought) == Evacuation::OutOfMemory {
                 return self
                     .take_isolated(&isolated, range, purpose)
                     .map_err(|_| ContigError::NoMemory);

@@ -126,6 +126,10 @@ impl<P: Platform> Mm<P> {
     fn next_window(&self, zone: &Zone, from: Pfn, wanted: &Wanted, window: Window) -> Option<Pfn> {
         let _walk = self.look_around();
         let span = zone.span();
+        // Nor could it be rounded up.
+        if from >= span.end {
+            return None;
+        }
         let mut start = from.max(span.start).align_up(wanted.align);
         // All from `start` to here fits.
         let mut at = start;

@@ -8,13 +8,19 @@ use super::walk::{Kind, heads};
 use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageType};
-use crate::platform::{Platform, Worker};
+use crate::platform::Platform;
 use crate::pressure::{Attempt, Pressure, Relief};
 use crate::types::{MigrateType, Order, PfnRange, ZoneKind};
 use crate::zone::{Mark, Zone};
 
 /// Hands over ranges one by one.
 type Ranges<'a> = &'a dyn Fn(&mut dyn FnMut(PfnRange));
+
+/// How much of a zone is to stay free: raised for now by what fragmentation adds to
+/// its marks, which is a wish, or as it has to be.
+type LowMark = fn(&Zone) -> u64;
+const WISHED: LowMark = |zone| zone.mark(Mark::Low);
+const NEEDED: LowMark = |zone| zone.marks().low;
 
 /// Most rounds of reclaim for one range.
 const MAX_ROUNDS: u32 = 16;
@@ -25,16 +31,17 @@ impl<P: Platform> Mm<P> {
     ///
     /// # Errors
     /// NoMemory when nothing more can be freed, or may be by `gfp`.
+    #[inline(always)]
     pub(super) fn make_room(
         &self,
         zone: &Zone,
         range: PfnRange,
         gfp: Gfp,
     ) -> Result<(), ContigError> {
-        if self.lacks_beside(zone, range) == 0 {
+        if self.lacks_beside(zone, range, WISHED) == 0 {
             return Ok(());
         }
-        self.make_room_for(zone, gfp, &|| self.lacks_beside(zone, range))
+        self.make_room_for(zone, gfp, &|low| self.lacks_beside(zone, range, low))
     }
 
     /// Sees to it that memory suffices without the parts `gone` of `zone`, and
@@ -48,26 +55,29 @@ impl<P: Platform> Mm<P> {
         gone: Ranges<'_>,
         gfp: Gfp,
     ) -> Result<(), ContigError> {
-        if self.lacks_without(zone, gone) == 0 {
+        if self.lacks_without(zone, gone, WISHED) == 0 {
             return Ok(());
         }
-        self.make_room_for(zone, gfp, &|| self.lacks_without(zone, gone))
+        self.make_room_for(zone, gfp, &|low| self.lacks_without(zone, gone, low))
     }
 
-    /// Reclaims in `zone` until nothing is `lacking`.
+    /// Reclaims in `zone` until nothing is `lacking`. Nobody is killed, and nothing
+    /// fails, for what marks are raised by.
     #[cold]
+    #[inline(never)]
     fn make_room_for(
         &self,
         zone: &Zone,
         gfp: Gfp,
-        lacking: &dyn Fn() -> u64,
+        lacking: &dyn Fn(LowMark) -> u64,
     ) -> Result<(), ContigError> {
         if gfp.contains(Gfp::KSWAPD_RECLAIM) {
-            self.platform.wake(Worker::Kswapd(zone.node));
+            self.wake_kswapd_for(zone);
         }
+        let enough = || lacking(NEEDED) == 0;
         // A task that frees memory must not wait for memory to be freed.
         if !gfp.can_block() || self.platform.context().memalloc {
-            return Err(ContigError::NoMemory);
+            return if enough() { Ok(()) } else { Err(ContigError::NoMemory) };
         }
         // What lies on other CPUs' lists is free, but not counted as such.
         self.drain_all(Some(zone));
@@ -80,37 +90,38 @@ impl<P: Platform> Mm<P> {
         };
         let rounds = if gfp.contains(Gfp::NORETRY) { 1 } else { MAX_ROUNDS };
         for _ in 0..rounds {
-            let lacking = lacking();
-            if lacking == 0 {
+            let pages = lacking(WISHED);
+            if pages == 0 {
                 return Ok(());
             }
-            let progress = self.reclaim_in_zone(zone.index(), lacking, gfp) > 0
+            let progress = self.reclaim_in_zone(zone.index(), pages, gfp) > 0
                 || !gfp.intersects(Gfp::NORETRY | Gfp::RETRY_MAYFAIL)
-                    && self.out_of_memory(&attempt) == Relief::Freed;
+                    && !enough()
+                    && self.out_of_memory(&attempt, &mut || enough()) == Relief::Freed;
             if !progress {
                 break;
             }
         }
-        if lacking() == 0 { Ok(()) } else { Err(ContigError::NoMemory) }
+        if enough() { Ok(()) } else { Err(ContigError::NoMemory) }
     }
 
-    /// Free pages that the zone lacks to have more than its low mark beside the
+    /// Free pages that the zone lacks to have more than its `low` mark beside the
     /// range's own free pages and a new place for each page that has to move.
-    fn lacks_beside(&self, zone: &Zone, range: PfnRange) -> u64 {
+    #[inline(always)]
+    fn lacks_beside(&self, zone: &Zone, range: PfnRange, low: LowMark) -> u64 {
         let (free, moving) = self.free_and_moving(range);
-        let mark = zone.mark(Mark::Low) + free + moving;
-        if zone.watermark_ok(Order(0), mark, zone.kind, AllocFlags::CMA) {
-            return 0;
-        }
-        let need = mark + zone.lowmem_reserve(zone.kind) + 1;
-        need.saturating_sub(zone.free_pages()).max(1)
+        let kept = low(zone) + zone.lowmem_reserve(zone.kind);
+        // One more than the mark has to stay as the last page is taken, and as a last
+        // place is.
+        let last = 1 + u64::from(moving > 0);
+        (kept + free + moving + last).saturating_sub(usable(zone))
     }
 
     /// Free pages that are lacking without the parts `gone`: none if what is left
     /// of the zone is not below the low mark that it has then, or the zones that
     /// help it out have what it lacks; and all that has to move has room
     /// somewhere, above the low marks of wherever that is.
-    fn lacks_without(&self, zone: &Zone, gone: Ranges<'_>) -> u64 {
+    fn lacks_without(&self, zone: &Zone, gone: Ranges<'_>, low: LowMark) -> u64 {
         let (mut free, mut moving, mut left) = (0, 0, zone.managed());
         gone(&mut |range| {
             let parts = self.free_and_moving(range);
@@ -118,16 +129,16 @@ impl<P: Platform> Mm<P> {
             moving += parts.1;
             left = left.saturating_sub(range.pages());
         });
-        let mark = (zone.mark(Mark::Low) * left).checked_div(zone.managed()).unwrap_or(0);
+        let mark = (low(zone) * left).checked_div(zone.managed()).unwrap_or(0);
         let needed = free + mark;
-        let lacking = needed.saturating_sub(zone.free_pages());
-        let own = zone.free_pages().saturating_sub(needed);
+        let lacking = needed.saturating_sub(usable(zone));
+        let own = usable(zone).saturating_sub(needed);
         // Pages that the other zones which serve `class` can give.
         let spare = |class| {
             let others = self.zonelist(zone.node, class).filter(|z| z.index() != zone.index());
             let spare = |zone: &Zone| {
                 let kept = zone.mark(Mark::Low) + zone.lowmem_reserve(class);
-                zone.free_pages().saturating_sub(kept)
+                usable(zone).saturating_sub(kept)
             };
             others.map(spare).sum::<u64>()
         };
@@ -135,14 +146,16 @@ impl<P: Platform> Mm<P> {
         lacking.saturating_sub(spare(zone.kind)).max((moving + lacking).saturating_sub(rooms))
     }
 
-    /// Pages of `range` that are free, and pages that have to move for it. A
-    /// block moves whole, even if only a part is wanted.
+    /// Pages of `range` that are free for all, and pages that have to move for it.
+    /// A block moves whole, even if only a part is wanted.
     #[inline(never)]
     fn free_and_moving(&self, range: PfnRange) -> (u64, u64) {
         let (mut free, mut moving) = (0, 0);
         for (pfn, word) in heads(&self.map, range) {
             let pages = word.order().pages();
             match Kind::of(word.ty()) {
+                // Nobody counts on it.
+                Kind::Free if self.map.block(pfn).migratetype() == MigrateType::HighAtomic => {}
                 Kind::Free => free += PfnRange::sized(pfn, pages).intersect(range).pages(),
                 // It is dropped where it is.
                 Kind::Movable if is_spare(word) => {}
@@ -152,6 +165,12 @@ impl<P: Platform> Mm<P> {
         }
         (free, moving)
     }
+}
+
+/// Free pages of a zone that may take what has to move: those in HighAtomic
+/// blocks may not, and no mark is kept by them.
+fn usable(zone: &Zone) -> u64 {
+    zone.free_pages().saturating_sub(u64::try_from(zone.free.highatomic()).unwrap_or(0))
 }
 
 /// Whether a page has a copy elsewhere, and so need not go anywhere.

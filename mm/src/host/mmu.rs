@@ -247,13 +247,16 @@ unsafe impl Mmu for HostMmu {
         let space = self.space(root);
         let mut tables = lock(&space.tables);
         let start = va.align_down(MapSize::Large);
-        let Some(&Entry::Page(was)) = tables.large.get(&start.0) else { return false };
+        let entry = tables.large.get(&start.0).copied();
+        let Some(Entry::Page(was) | Entry::Moving(was)) = entry else { return false };
+        let moves = matches!(entry, Some(Entry::Moving(_)));
         let Some(frame) = frames() else { return false };
         tables.frames.insert((0, start.0 >> LEVELS[0]), frame);
         tables.large.remove(&start.0);
         for i in 0..was.size.order().pages() {
             let small = Mapping { pfn: was.pfn.add(i), size: MapSize::Small, ..was };
-            tables.small.insert(start.0 + i * PAGE_SIZE as u64, Entry::Page(small));
+            let entry = if moves { Entry::Moving(small) } else { Entry::Page(small) };
+            tables.small.insert(start.0 + i * PAGE_SIZE as u64, entry);
         }
         true
     }

@@ -5,6 +5,7 @@ use super::{LruKind, LruList, NR_LRU_LISTS};
 use crate::audit::{AuditError, Auditor};
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, NIL, PageDesc, PageFlags, PageType, link};
+use crate::page_stats::PageStatCount;
 use crate::platform::Platform;
 use crate::reclaim::CACHES;
 use crate::sync::{Cpu, Lock, LockRank, Ordering::Relaxed};
@@ -21,15 +22,22 @@ pub(crate) struct LruCount {
     isolated: [[u64; 2]; MAX_NODES],
     /// Pages of each cache.
     caches: [u64; CACHES],
+    /// Caches that there are.
+    known: u32,
+    /// What pages of the zone that is being walked are used for.
+    uses: PageStatCount,
 }
 
 impl LruCount {
-    pub(crate) const fn new() -> Self {
+    /// Nothing yet, on a machine with `known` caches.
+    pub(crate) const fn new(known: u32) -> Self {
         Self {
             zone: [0; NR_LRU_LISTS],
             heads: [[0; NR_LRU_LISTS]; MAX_NODES],
             isolated: [[0; 2]; MAX_NODES],
             caches: [0; CACHES],
+            known,
+            uses: PageStatCount::new(),
         }
     }
 }
@@ -57,6 +65,7 @@ pub(crate) fn audit_lru_head(
     {
         *of_cache += pages;
     }
+    count.uses.add(page, page.owner() < count.known);
     let node = usize::from(node.0);
     if listed {
         let list = LruList::of(flags).index();
@@ -83,7 +92,7 @@ impl<P: Platform> Mm<P> {
                 self.lru_pages(zone, list)
             })?;
         }
-        Ok(())
+        core::mem::take(&mut count.uses).compare(self, auditor, zone)
     }
 
     /// The lists themselves, once all zones have been walked.

@@ -24,6 +24,7 @@ mod ops;
 mod take;
 
 pub(crate) use audit::{LruCount, audit_lru_head};
+pub(crate) use ops::Turn;
 pub(crate) use take::{Isolator, Zones};
 
 use crate::boot_slice::BootSlice;
@@ -31,7 +32,7 @@ use crate::early::EarlyMem;
 use crate::list::PageList;
 use crate::memmap::MemMap;
 use crate::mm::Mm;
-use crate::page::LruFlags;
+use crate::page::{HeadWord, LruFlags};
 use crate::platform::Platform;
 use crate::sync::{AtomicU64, Cpu, CpuCell, Lock, LockGuard, LockRank, Ordering::Relaxed};
 use crate::types::{NR_ZONES, NodeId, Order, Pfn, ZoneKind};
@@ -200,26 +201,40 @@ impl Lists<'_> {
 
     /// Takes a listed page off its list.
     fn remove(&mut self, pfn: Pfn) {
+        self.unlink(pfn, self.map.page(pfn).head());
+        self.map.page(pfn).clear_lru(LruFlags::LISTED);
+    }
+
+    /// Takes a listed page, to which the caller has a reference, off its list and
+    /// marks it as isolated.
+    fn isolate(&mut self, pfn: Pfn) {
         let page = self.map.page(pfn);
         let word = page.head();
+        self.unlink(pfn, word);
+        page.isolate_listed();
+        self.node.count_isolated(word);
+    }
+
+    fn unlink(&mut self, pfn: Pfn, word: HeadWord) {
         let list = LruList::of(word.lru());
         self.lists[list.index()].remove(self.map, pfn);
         self.count(pfn, word.order(), list, false);
-        page.clear_lru(LruFlags::LISTED);
     }
 
-    /// Changes flags that say where a page belongs, and brings it there.
-    fn change(&mut self, pfn: Pfn, set: LruFlags, clear: LruFlags, front: bool) {
+    /// Changes flags that say where a page belongs, and brings it there; returns
+    /// those that it had.
+    fn change(&mut self, pfn: Pfn, set: LruFlags, clear: LruFlags, front: bool) -> LruFlags {
         let page = self.map.page(pfn);
         let listed = page.head().lru().contains(LruFlags::LISTED);
         if listed {
             self.remove(pfn);
         }
-        page.set_lru(set);
+        let before = page.set_lru(set);
         page.clear_lru(clear);
         if listed {
             self.insert(pfn, front);
         }
+        before
     }
 }
 

@@ -5,11 +5,21 @@ use super::batch::Step;
 use super::{LruKind, NodeLru};
 use crate::list::PageList;
 use crate::mm::Mm;
-use crate::page::{LruFlags, PageDesc, PageFlags, PageType};
+use crate::page::{HeadWord, LruFlags, PageDesc, PageFlags, PageType};
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
 use crate::types::{NodeId, Pfn};
+
+/// When pages that are listed will be looked at by reclaim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// After all that are on their list.
+    Last,
+    /// Before these.
+    Next,
+}
 
 /// Pages put back under one hold of the lock.
 const PUT_BACK: usize = 32;
@@ -21,10 +31,8 @@ const fn isolated_kind(flags: LruFlags) -> LruKind {
 }
 
 impl NodeLru {
-    /// Marks a page as isolated and counts it.
-    pub(super) fn begin_isolation(&self, page: &PageDesc) {
-        let word = page.head();
-        page.set_flags(PageFlags::ISOLATED);
+    /// Counts a page that has been isolated, of which `word` tells.
+    pub(super) fn count_isolated(&self, word: HeadWord) {
         let kind = isolated_kind(word.lru());
         self.isolated[kind as usize].fetch_add(word.order().pages(), Relaxed);
     }
@@ -82,8 +90,16 @@ impl<P: Platform> Mm<P> {
     /// a reference; any context.
     pub fn lru_change(&self, pfn: Pfn, set: LruFlags, clear: LruFlags) {
         debug_assert!(!(set | clear).intersects(LruFlags::LISTED | LruFlags::ANON));
-        let cpu = self.enter();
-        self.lru_of(pfn).lock(&self.map, &cpu).change(pfn, set, clear, true);
+        let before = {
+            let cpu = self.enter();
+            self.lru_of(pfn).lock(&self.map, &cpu).change(pfn, set, clear, true)
+        };
+        let pages = || self.map.page(pfn).head().order().pages();
+        if (set - before).contains(LruFlags::MLOCKED) {
+            self.count_pages(pfn, PageStat::Mlocked, pages());
+        } else if (clear & before).contains(LruFlags::MLOCKED) {
+            self.uncount_pages(pfn, PageStat::Mlocked, pages());
+        }
     }
 
     /// Marks an anonymous page as one whose content nobody needs: it is dropped
@@ -117,8 +133,7 @@ impl<P: Platform> Mm<P> {
             let mut lists = self.lru_of(pfn).lock(&self.map, &cpu);
             let listed = page.head().lru().contains(LruFlags::LISTED);
             if listed {
-                lists.remove(pfn);
-                lists.node.begin_isolation(page);
+                lists.isolate(pfn);
             }
             listed
         };
@@ -137,43 +152,56 @@ impl<P: Platform> Mm<P> {
     /// Lists an isolated page again and drops the reference of its isolation.
     /// Any context.
     pub fn lru_putback(&self, pfn: Pfn) {
-        let mut list = PageList::of_one(&self.map, pfn);
-        self.lru_putback_list(&mut list);
+        self.list_all(&[pfn], Turn::Last, NodeLru::end_isolation);
     }
 
     /// [`lru_putback`](Self::lru_putback) for all pages on a list.
     pub fn lru_putback_list(&self, list: &mut PageList) {
-        self.list_all(list, NodeLru::end_isolation);
+        self.empty_list(list, |pages| self.list_all(pages, Turn::Last, NodeLru::end_isolation));
     }
 
-    /// Lists pages that are on no list and that nobody else lists, and drops a
-    /// reference of the caller's to each. Any context.
-    pub(crate) fn lru_list_all(&self, list: &mut PageList) {
-        self.list_all(list, |_, _| {});
+    /// [`lru_list_all`](Self::lru_list_all) for all pages on a list.
+    pub(crate) fn lru_list_list(&self, list: &mut PageList, turn: Turn) {
+        self.empty_list(list, |pages| self.lru_list_all(pages, turn));
     }
 
-    fn list_all(&self, list: &mut PageList, before: impl Fn(&NodeLru, &PageDesc)) {
-        while let Some(first) = list.first() {
-            let node = self.lru_of(first);
-            let mut listed = [Pfn(0); PUT_BACK];
+    /// Calls `f` with the pages of a list, some at a time.
+    fn empty_list(&self, list: &mut PageList, f: impl Fn(&[Pfn])) {
+        let mut pages = [Pfn(0); PUT_BACK];
+        while !list.is_empty() {
             let mut n = 0;
-            let cpu = self.enter();
-            let mut lists = node.lock(&self.map, &cpu);
-            while let Some(pfn) = list.first().filter(|_| n < PUT_BACK) {
-                if !core::ptr::eq(node, self.lru_of(pfn)) {
-                    break;
-                }
-                list.pop_front(&self.map);
-                before(node, self.map.page(pfn));
-                lists.insert(pfn, true);
-                listed[n] = pfn;
+            while let Some(slot) = pages.get_mut(n)
+                && let Some(pfn) = list.pop_front(&self.map)
+            {
+                *slot = pfn;
                 n += 1;
             }
-            drop(lists);
-            drop(cpu);
-            // If it was the last reference the page goes off the list again.
-            listed[..n].iter().for_each(|&pfn| self.put_lru(pfn));
+            f(&pages[..n]);
         }
+    }
+
+    /// Lists pages that are on no list and that nobody else lists, one after the
+    /// other, and drops a reference of the caller's to each. Any context.
+    pub(crate) fn lru_list_all(&self, pages: &[Pfn], turn: Turn) {
+        self.list_all(pages, turn, |_, _| {});
+    }
+
+    fn list_all(&self, pages: &[Pfn], turn: Turn, before: impl Fn(&NodeLru, &PageDesc)) {
+        let mut rest = pages;
+        while let Some(&first) = rest.first() {
+            let node = self.lru_of(first);
+            let cpu = self.enter();
+            let mut lists = node.lock(&self.map, &cpu);
+            while let Some((&pfn, others)) = rest.split_first()
+                && core::ptr::eq(node, self.lru_of(pfn))
+            {
+                before(node, self.map.page(pfn));
+                lists.insert(pfn, turn == Turn::Last);
+                rest = others;
+            }
+        }
+        // If it was the last reference the page goes off the list again.
+        pages.iter().for_each(|&pfn| self.put_lru(pfn));
     }
 
     /// Takes a listed page that nobody has a reference to any more off its list.

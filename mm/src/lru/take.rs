@@ -83,8 +83,7 @@ impl<P: Platform> Mm<P> {
             result.scanned += pages;
             // Without references it is just being freed.
             if page.get_unless_zero() {
-                lists.remove(pfn);
-                lists.node.begin_isolation(page);
+                lists.isolate(pfn);
                 result.pages.push_back(&self.map, pfn);
                 result.taken += pages;
             }
@@ -125,8 +124,7 @@ impl<'a, P: Platform> Isolator<'a, P> {
         let word = page.head();
         let listed = word.ty() == PageType::Lru && word.lru().contains(LruFlags::LISTED);
         if listed {
-            lists.remove(pfn);
-            lists.node.begin_isolation(page);
+            lists.isolate(pfn);
         } else {
             // It may be the last reference.
             self.let_go();

@@ -73,8 +73,23 @@ impl<P: Platform> Mm<P> {
         for pass in 0..PASSES {
             let (mut again, mut mapped) = (PageList::new(), PageList::new());
             let patient = pass >= PATIENT_PASS && mode > MigrateMode::Async;
+            // Mostly all are of one sort: then none is listed once more.
+            if list.first().is_some_and(|pfn| self.is_mapped(pfn, order)) {
+                core::mem::swap(list, &mut mapped);
+                self.migrate_mapped(
+                    &mut mapped,
+                    list,
+                    order,
+                    target,
+                    unused,
+                    patient,
+                    &mut again,
+                    &mut emptied,
+                    &mut result,
+                );
+            }
             while let Some(src) = list.pop_front(&self.map) {
-                if self.map.page(src).head().is(PageType::Lru, order) {
+                if self.is_mapped(src, order) {
                     mapped.push_back(&self.map, src);
                     continue;
                 }
@@ -101,6 +116,7 @@ impl<P: Platform> Mm<P> {
             if !mapped.is_empty() {
                 self.migrate_mapped(
                     &mut mapped,
+                    list,
                     order,
                     target,
                     unused,
@@ -125,6 +141,10 @@ impl<P: Platform> Mm<P> {
         self.stats.add(Event::MigrateSuccess, u64::from(result.moved));
         self.stats.add(Event::MigrateFail, u64::from(result.failed));
         result
+    }
+
+    pub(super) fn is_mapped(&self, pfn: Pfn, order: Order) -> bool {
+        self.map.page(pfn).head().is(PageType::Lru, order)
     }
 
     fn append(&self, list: &mut PageList, more: &mut PageList) {

@@ -36,7 +36,7 @@ use crate::gfp::Page;
 use crate::mm::Mm;
 use crate::page::{HeadWord, PageDesc, PageFlags, PageType};
 use crate::platform::Platform;
-use crate::sync::{Lock, LockRank, Once, Ordering, may_wait};
+use crate::sync::{Lock, LockRank, Once, Ordering, Wait, may_wait};
 use crate::types::{Order, Pfn};
 
 /// How long migration may wait.
@@ -163,8 +163,8 @@ impl<P: Platform> Mm<P> {
     /// have been allocated as movable. `index` and `private` are the driver's
     /// words in the descriptor, which migration carries along; from now on the
     /// block is given back by [`release_movable`](Self::release_movable) only.
-    /// Compaction moves single pages; larger blocks make way for contiguous
-    /// allocations only.
+    /// Compaction moves blocks that are smaller than what it makes, each as a
+    /// whole.
     ///
     /// # Errors
     /// A block that is not the caller's to give: not allocated, or of another
@@ -226,8 +226,9 @@ impl<P: Platform> Mm<P> {
     /// Waits for the page lock, with no lock held.
     pub(crate) fn lock_page(&self, desc: &PageDesc) {
         may_wait(&self.platform, "a page lock");
+        let mut wait = Wait::new();
         while !desc.try_lock() {
-            self.platform.stall();
+            wait.go_on(&self.platform);
         }
     }
 }

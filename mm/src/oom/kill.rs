@@ -12,12 +12,11 @@ use crate::pressure::{Attempt, Relief};
 use crate::space::{MapError, Space, SpaceRef};
 use crate::stats::Event;
 use crate::sync::{AtomicBool, AtomicU8, Ordering, may_wait};
-use crate::types::PAGE_SIZE;
+use crate::types::KIB_PER_PAGE;
 use core::ptr::NonNull;
 
 /// Times that a space whose regions are being changed is waited for.
 const PATIENCE: u32 = 10;
-const KIB_PER_PAGE: u64 = (PAGE_SIZE / 1024) as u64;
 
 /// What the killer keeps in the manager.
 #[derive(Debug)]
@@ -50,15 +49,17 @@ struct Victim {
 }
 
 impl<P: Platform> Mm<P> {
-    /// The last resort for a request. Interrupts on, no lock held; may wait.
-    pub(crate) fn kill_for(&self, attempt: &Attempt) -> Relief {
+    /// The last resort for a request, unless `eased` says that there is enough by
+    /// now. Interrupts on, no lock held; may wait.
+    pub(crate) fn kill_for(&self, attempt: &Attempt, eased: &mut dyn FnMut() -> bool) -> Relief {
         may_wait(&self.platform, "somebody to give memory back");
         // One after the other: what the first gets may be enough for all.
         if self.oom.busy.swap(true, Ordering::Acquire) {
             self.platform.stall();
             return Relief::Freed;
         }
-        let relief = self.kill_alone(attempt);
+        // Somebody may have been killed since the caller last looked.
+        let relief = if eased() { Relief::Freed } else { self.kill_alone(attempt) };
         self.oom.busy.store(false, Ordering::Release);
         relief
     }
@@ -119,7 +120,7 @@ impl<P: Platform> Mm<P> {
     fn reap_dying(&self) -> bool {
         let mut had = false;
         self.each_space(&mut |space| {
-            let used = self.use_of_space(space);
+            let used = use_of(space);
             if space.is_killed() && used.rss + used.swap > 0 && self.reap_space(space) {
                 had = true;
             }
@@ -137,7 +138,7 @@ impl<P: Platform> Mm<P> {
     fn choose(&self, only: Option<Root>) -> Option<Victim> {
         let mut best: Option<Victim> = None;
         self.each_space(&mut |space| {
-            let used = self.use_of_space(space);
+            let used = use_of(space);
             let has_some = used.rss + used.swap > 0;
             let meant = only.is_none_or(|root| root == space.root());
             if !meant || space.is_killed() || space.is_protected() || !has_some {
@@ -154,12 +155,6 @@ impl<P: Platform> Mm<P> {
             true
         });
         best
-    }
-
-    /// What a space uses.
-    fn use_of_space(&self, space: &Space) -> Use {
-        let tables = self.platform.mmu().map_or(0, |mmu| mmu.table_pages(space.root()));
-        Use { rss: space.rss(), swap: space.swapped(), tables }
     }
 
     /// Takes all that a killed space has mapped. Nobody waits for its threads:
@@ -186,7 +181,7 @@ impl<P: Platform> Mm<P> {
     }
 
     fn log_victim(&self, space: &Space, points: i64) {
-        let used = self.use_of_space(space);
+        let used = use_of(space);
         self.platform.log(
             LogLevel::Error,
             format_args!(
@@ -218,7 +213,7 @@ impl<P: Platform> Mm<P> {
         }
         log(format_args!("[     rss     swap pgtables    adj ] name"));
         self.each_space(&mut |space| {
-            let used = self.use_of_space(space);
+            let used = use_of(space);
             log(format_args!(
                 "[{:>8} {:>8} {:>8} {:>6} ] {}{}{}",
                 used.rss,
@@ -236,7 +231,12 @@ impl<P: Platform> Mm<P> {
     /// Points of a space, as it would be chosen by now; None: never.
     pub fn oom_points(&self, space: &Space) -> Option<i64> {
         let total = self.managed_pages() + self.swap_totals().total;
-        let points = self.use_of_space(space).points(space.oom_score_adj(), total);
+        let points = use_of(space).points(space.oom_score_adj(), total);
         points.filter(|_| !space.is_protected())
     }
+}
+
+/// What a space uses.
+fn use_of(space: &Space) -> Use {
+    Use { rss: space.rss(), swap: space.swapped(), tables: space.tables() }
 }

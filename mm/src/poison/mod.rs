@@ -16,7 +16,7 @@
 mod taken;
 
 use crate::buddy::Buddy;
-use crate::contig::Purpose;
+use crate::contig::{Purpose, Sought};
 use crate::gfp::Gfp;
 use crate::list::PageList;
 use crate::memmap::BlockInfo;
@@ -400,7 +400,8 @@ impl<P: Platform> Mm<P> {
         let range = PfnRange::sized(pfn, 1);
         match self.isolate(zone, range, purpose) {
             Ok(isolated) => {
-                self.evacuate(&isolated, range, Gfp::KERNEL | Gfp::RETRY_MAYFAIL);
+                let gfp = Gfp::KERNEL | Gfp::RETRY_MAYFAIL;
+                self.evacuate(&isolated, range, gfp, Sought::Anyhow);
             }
             // Somebody else is emptying the pageblock.
             Err(_) => self.platform.stall(),

@@ -5,9 +5,9 @@
 //! files. It and `Shmem` are there for `free`, `top` and others that take them for
 //! granted: their number is always 0.
 
-use crate::cache::FileCount;
 use crate::lru::LruList;
 use crate::mm::Mm;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::sync::Ordering::Relaxed;
 use crate::types::{NodeId, PAGE_SIZE};
@@ -26,7 +26,7 @@ impl<P: Platform> Mm<P> {
             ("MemTotal", self.managed_pages()),
             ("MemFree", self.free_pages_total()),
             ("MemAvailable", self.available_pages()),
-            ("Buffers", self.file_pages(FileCount::Pages)),
+            ("Buffers", self.pages_of(PageStat::File)),
             ("Cached", 0),
             ("SwapCached", swap.cached),
             ("Active", lru(ActiveAnon) + lru(ActiveFile)),
@@ -36,11 +36,12 @@ impl<P: Platform> Mm<P> {
             ("Active(file)", lru(ActiveFile)),
             ("Inactive(file)", lru(InactiveFile)),
             ("Unevictable", lru(Unevictable)),
+            ("Mlocked", self.pages_of(PageStat::Mlocked)),
             ("SwapTotal", swap.total),
             ("SwapFree", swap.total.saturating_sub(swap.used)),
-            ("Dirty", self.file_pages(FileCount::Dirty)),
-            ("Writeback", self.file_pages(FileCount::Writeback)),
-            ("AnonPages", self.spaces.mapped.load(Relaxed)),
+            ("Dirty", self.pages_of(PageStat::Dirty)),
+            ("Writeback", self.pages_of(PageStat::Writeback)),
+            ("AnonPages", self.pages_of(PageStat::Anon)),
             ("Shmem", 0),
             ("KReclaimable", reclaimable),
             ("Slab", reclaimable + unreclaimable),
@@ -48,7 +49,7 @@ impl<P: Platform> Mm<P> {
             ("SUnreclaim", unreclaimable),
             ("PageTables", self.spaces.tables.load(Relaxed)),
             ("HardwareCorrupted", self.bad_pages()),
-            ("AnonHugePages", self.spaces.mapped_huge.load(Relaxed)),
+            ("AnonHugePages", self.pages_of(PageStat::AnonHuge)),
             ("CmaTotal", sum(Zone::cma_pages)),
             ("CmaFree", sum(Zone::free_cma_pages)),
         ] {

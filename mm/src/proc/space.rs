@@ -8,14 +8,12 @@ use super::sysctl::parse_numbers;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::space::{Region, RegionFlags, Space, Usage};
-use crate::types::PAGE_SIZE;
+use crate::types::{KIB_PER_PAGE, PAGE_SIZE};
 use core::fmt;
 
 /// Each space's files.
 pub const SPACE_FILES: &[&str] =
     &["maps", "oom_score", "oom_score_adj", "smaps", "smaps_rollup", "statm", "status"];
-
-const KIB_PER_PAGE: u64 = PAGE_SIZE as u64 / 1024;
 
 /// `/proc/NAME/FILE` as name and file.
 fn file_of_space(path: &str) -> Option<(&str, &str)> {
@@ -102,7 +100,7 @@ impl<P: Platform> Mm<P> {
             ("RssFile", 0),
             ("RssShmem", 0),
             ("VmData", size),
-            ("VmPTE", self.space_tables(space)),
+            ("VmPTE", space.tables()),
             ("VmSwap", space.swapped()),
         ] {
             writeln!(out, "{key}:\t{:>8} kB", pages * KIB_PER_PAGE)?;

@@ -25,7 +25,7 @@ impl<P: Platform> Mm<P> {
         out: &mut dyn fmt::Write,
     ) -> Result<(), FileError> {
         let t = &self.tunables;
-        let dirty = &self.writeback.knobs;
+        let dirty = &self.dirty_knobs;
         let value = match name {
             "compact_memory" => return Err(FileError::NotPermitted),
             "compact_unevictable_allowed" => {
@@ -67,7 +67,12 @@ impl<P: Platform> Mm<P> {
             let fits = (least..=most).contains(&values[0]);
             if fits { Ok(values[0] as u32) } else { Err(FileError::Invalid) }
         };
-        let dirty = &self.writeback.knobs;
+        let bytes = |least| {
+            let mut values = [0u64];
+            parse_numbers(text, &mut values)?;
+            if values[0] >= least { Ok(values[0]) } else { Err(FileError::Invalid) }
+        };
+        let dirty = &self.dirty_knobs;
         match name {
             "compact_memory" => {
                 number(1, 1)?;
@@ -80,7 +85,7 @@ impl<P: Platform> Mm<P> {
             // Of a ratio and a number of bytes the one that was set last counts, and
             // the other one reads as 0.
             "dirty_background_bytes" => {
-                dirty.dirty_background_bytes.store(number(1, i32::MAX)?.into(), Relaxed);
+                dirty.dirty_background_bytes.store(bytes(1)?, Relaxed);
                 dirty.dirty_background_ratio.store(0, Relaxed);
             }
             "dirty_background_ratio" => {
@@ -89,7 +94,7 @@ impl<P: Platform> Mm<P> {
             }
             "dirty_bytes" => {
                 // Less would let nobody write.
-                dirty.dirty_bytes.store(number(2 * PAGE_SIZE as i32, i32::MAX)?.into(), Relaxed);
+                dirty.dirty_bytes.store(bytes(2 * PAGE_SIZE as u64)?, Relaxed);
                 dirty.dirty_ratio.store(0, Relaxed);
             }
             "dirty_expire_centisecs" => {
@@ -140,11 +145,14 @@ impl<P: Platform> Mm<P> {
 
 /// Reads numbers divided by white space into as many of `values` as there are;
 /// what comes after them is not looked at. Decimal, 0x for hexadecimal, a
-/// leading 0 for octal, each no larger than an `int`.
+/// leading 0 for octal, each no larger than the values' type.
 ///
 /// # Errors
 /// [`FileError::Invalid`] if there is none, or one of them is not such a number.
-pub(super) fn parse_numbers(text: &str, values: &mut [i32]) -> Result<(), FileError> {
+pub(super) fn parse_numbers<T: TryFrom<i128>>(
+    text: &str,
+    values: &mut [T],
+) -> Result<(), FileError> {
     // What C calls white space.
     let is_space = |c: char| matches!(c, ' ' | '\t'..='\r');
     let mut rest = text.trim_start_matches(is_space);
@@ -158,14 +166,15 @@ pub(super) fn parse_numbers(text: &str, values: &mut [i32]) -> Result<(), FileEr
         }
         // Only these may follow a number.
         let end = rest.find([' ', '\t', '\n']).unwrap_or(rest.len());
-        *value = parse_int(&rest[..end]).ok_or(FileError::Invalid)?;
+        let number = parse_number(&rest[..end]).and_then(|number| T::try_from(number).ok());
+        *value = number.ok_or(FileError::Invalid)?;
         rest = rest[end..].trim_start_matches(is_space);
     }
     Ok(())
 }
 
-/// One number, as C's `strtol` with base 0 reads it, that fits an `int`.
-fn parse_int(word: &str) -> Option<i32> {
+/// One number, as C's `strtol` with base 0 reads it.
+fn parse_number(word: &str) -> Option<i128> {
     let (negative, digits) = match word.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, word),
@@ -180,8 +189,8 @@ fn parse_int(word: &str) -> Option<i32> {
     if !digits.starts_with(|c: char| c.is_digit(radix)) {
         return None;
     }
-    let number = i64::from_str_radix(digits, radix).ok()?;
-    i32::try_from(if negative { -number } else { number }).ok()
+    let number = i128::from_str_radix(digits, radix).ok()?;
+    Some(if negative { -number } else { number })
 }
 
 #[cfg(test)]
@@ -234,13 +243,25 @@ mod tests {
             "é",
             "１",
         ] {
-            assert_eq!(parse_numbers(text, &mut [0]), Err(FileError::Invalid), "{text:?}");
+            assert_eq!(parse_numbers(text, &mut [0i32]), Err(FileError::Invalid), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_may_be_more_than_an_int_holds() {
+        let mut values = [0u64];
+        assert_eq!(parse_numbers("0x200000000", &mut values), Ok(()));
+        assert_eq!(values, [8 << 30]);
+        assert_eq!(parse_numbers("18446744073709551615", &mut values), Ok(()));
+        assert_eq!(values, [u64::MAX]);
+        for text in ["-1", "18446744073709551616", "0x"] {
+            assert_eq!(parse_numbers(text, &mut values), Err(FileError::Invalid), "{text:?}");
         }
     }
 
     #[test]
     fn numbers_that_are_not_given_stay() {
-        let mut values = [9; 4];
+        let mut values = [9i32; 4];
         assert_eq!(parse_numbers("1\t2\n", &mut values), Ok(()));
         assert_eq!(values, [1, 2, 9, 9]);
         assert_eq!(parse_numbers("5 6 7 8 nine", &mut values), Ok(()));

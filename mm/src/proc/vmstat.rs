@@ -1,22 +1,27 @@
 //! The machine's counters: `/proc/vmstat`. After Linux's keys, in its order,
 //! come those that Linux has no name for. May call: everything that counts.
 
-use crate::cache::FileCount;
 use crate::lru::{LruKind, LruList};
 use crate::mm::Mm;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::stats::Event;
-use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::sync::Ordering::Relaxed;
 use crate::types::{NR_ZONES, NodeId, PAGEBLOCK_PAGES};
 use crate::zone::Zone;
 use core::fmt;
 
 /// What is counted of pages that come back, in Linux's order.
-const WORKINGSET: [Event; 3] =
-    [Event::WorkingsetRefaultFile, Event::WorkingsetActivateFile, Event::WorkingsetRestoreFile];
+const WORKINGSET: [Event; 4] = [
+    Event::WorkingsetRefaultFile,
+    Event::WorkingsetActivateFile,
+    Event::WorkingsetRestoreFile,
+    Event::WorkingsetNodeReclaim,
+];
 
 /// What reclaim counts, in Linux's order.
-const RECLAIM: [Event; 15] = [
+const RECLAIM: [Event; 16] = [
+    Event::Lazyfreed,
     Event::Refill,
     Event::StealKswapd,
     Event::StealDirect,
@@ -49,6 +54,12 @@ impl<P: Platform> Mm<P> {
             let pages = self.zones().iter().map(|zone| self.lru_pages(zone, list)).sum();
             each(list.zone_key(), pages)?;
         }
+        let pages_of = |what: PageStat| (what.name(), self.pages_of(what));
+        let [file, dirty, writeback] =
+            [PageStat::File, PageStat::Dirty, PageStat::Writeback].map(pages_of);
+        each("nr_zone_write_pending", dirty.1 + writeback.1)?;
+        let (key, pages) = pages_of(PageStat::Mlocked);
+        each(key, pages)?;
         each("nr_free_cma", self.zones().iter().map(Zone::free_cma_pages).sum())?;
         let of_nodes = |pages: &dyn Fn(NodeId) -> u64| self.lru_nodes().map(pages).sum();
         for list in LruList::ALL {
@@ -62,24 +73,25 @@ impl<P: Platform> Mm<P> {
         {
             each(key, of_nodes(&|node| self.node_isolated_pages(node, kind)))?;
         }
+        let remembering = self.cache_owners().map(|cache| cache.shadow_nodes(self));
+        each("workingset_nodes", remembering.sum())?;
         for event in WORKINGSET {
             each(event.name(), self.stats.get(event))?;
         }
-        let mapped = |pages: &AtomicU64| pages.load(Relaxed);
-        each("nr_anon_pages", mapped(&self.spaces.mapped))?;
+        let [anon, huge, swapcached] =
+            [PageStat::Anon, PageStat::AnonHuge, PageStat::SwapCached].map(pages_of);
+        each(anon.0, anon.1)?;
         // What is in the swap cache counts as Linux counts it.
-        let swapcached = self.swap_totals().cached;
-        each("nr_file_pages", self.file_pages(FileCount::Pages) + swapcached)?;
-        each("nr_dirty", self.file_pages(FileCount::Dirty))?;
-        each("nr_writeback", self.file_pages(FileCount::Writeback))?;
+        each(file.0, file.1 + swapcached.1)?;
+        each(dirty.0, dirty.1)?;
+        each(writeback.0, writeback.1)?;
         // In large pages.
-        let huge = mapped(&self.spaces.mapped_huge) / PAGEBLOCK_PAGES;
-        each("nr_anon_transparent_hugepages", huge)?;
+        each(huge.0, huge.1 / PAGEBLOCK_PAGES)?;
         each(Event::VmscanWrite.name(), self.stats.get(Event::VmscanWrite))?;
         each(Event::Dirtied.name(), self.stats.get(Event::Dirtied))?;
         each(Event::Written.name(), self.stats.get(Event::Written))?;
-        each("nr_page_table_pages", mapped(&self.spaces.tables))?;
-        each("nr_swapcached", swapcached)?;
+        each("nr_page_table_pages", self.spaces.tables.load(Relaxed))?;
+        each(swapcached.0, swapcached.1)?;
         let limits = self.dirty_limits();
         each("nr_dirty_threshold", limits.most)?;
         each("nr_dirty_background_threshold", limits.background)?;

@@ -2,12 +2,12 @@
 //! memory are there with what little there is to say of them. May call:
 //! everything that counts.
 
-use crate::cache::FileCount;
 use crate::lru::{LruKind, LruList};
 use crate::mm::Mm;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::sync::{AtomicU64, Cpu, Ordering::Relaxed};
-use crate::types::{CpuId, ZoneKind};
+use crate::types::{CpuId, NodeId, PAGEBLOCK_PAGES, ZoneKind};
 use crate::zone::{Mark, Zone};
 use core::fmt;
 
@@ -35,13 +35,7 @@ impl<P: Platform> Mm<P> {
                 {
                     counter(out, key, self.node_isolated_pages(zone.node, kind))?;
                 }
-                for (key, what) in [
-                    ("nr_file_pages", FileCount::Pages),
-                    ("nr_dirty", FileCount::Dirty),
-                    ("nr_writeback", FileCount::Writeback),
-                ] {
-                    counter(out, key, self.node_file_pages(zone.node, what))?;
-                }
+                self.write_uses(zone.node, out)?;
             }
             write_sizes(zone, out)?;
             if zone.present() > 0 {
@@ -49,12 +43,38 @@ impl<P: Platform> Mm<P> {
                 for list in LruList::ALL {
                     counter(out, list.zone_key(), self.lru_pages(zone, list))?;
                 }
+                let pages = |what| self.zone_pages(zone, what);
+                let pending = pages(PageStat::Dirty) + pages(PageStat::Writeback);
+                counter(out, "nr_zone_write_pending", pending)?;
+                counter(out, PageStat::Mlocked.name(), pages(PageStat::Mlocked))?;
                 counter(out, "nr_free_cma", zone.free_cma_pages())?;
                 self.write_pagesets(zone, out)?;
                 let hopeless = u8::from(self.reclaim.is_hopeless(zone.node));
                 writeln!(out, "  node_unreclaimable:  {hopeless}")?;
                 writeln!(out, "  start_pfn:           {}", zone.span().start.0)?;
             }
+        }
+        Ok(())
+    }
+
+    /// What a node's pages are used for, as `/proc/vmstat` counts it.
+    fn write_uses(&self, node: NodeId, out: &mut dyn fmt::Write) -> fmt::Result {
+        let swapcached = self.node_pages(node, PageStat::SwapCached);
+        for what in [
+            PageStat::Anon,
+            PageStat::File,
+            PageStat::Dirty,
+            PageStat::Writeback,
+            PageStat::AnonHuge,
+            PageStat::SwapCached,
+        ] {
+            let pages = self.node_pages(node, what);
+            let shown = match what {
+                PageStat::File => pages + swapcached,
+                PageStat::AnonHuge => pages / PAGEBLOCK_PAGES,
+                _ => pages,
+            };
+            counter(out, what.name(), shown)?;
         }
         Ok(())
     }

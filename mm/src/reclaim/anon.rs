@@ -3,6 +3,7 @@
 
 use super::Scan;
 use super::pages::Fate;
+use crate::lru::Turn;
 use crate::mm::Mm;
 use crate::page::{LruFlags, PageDesc};
 use crate::platform::Platform;
@@ -73,10 +74,10 @@ impl<P: Platform> Mm<P> {
         }
     }
 
-    /// Makes small pages of a large one: their turn comes soon.
+    /// Makes small pages of a large one, which has had its turn: theirs is next.
     fn reclaim_large(&self, pfn: Pfn) -> Fate {
         self.lru_end_isolation(pfn);
-        if self.split_page(pfn).is_err() {
+        if self.split_page(pfn, Turn::Next).is_err() {
             self.lru_add(pfn);
         }
         Fate::Left
@@ -94,6 +95,10 @@ impl<P: Platform> Mm<P> {
             return Fate::Activate;
         }
         // Its last entry may be gone, and somebody may look at it still.
-        if page.freeze(1) { Fate::Freed } else { Fate::Keep }
+        if !page.freeze(1) {
+            return Fate::Keep;
+        }
+        self.stats.count(Event::Lazyfreed);
+        Fate::Freed
     }
 }

@@ -4,9 +4,10 @@
 
 use crate::audit::{AuditError, Auditor};
 use crate::block::IoFailed;
-use crate::cache::{CacheError, FileCount};
+use crate::cache::CacheError;
 use crate::mm::Mm;
 use crate::page::PageDesc;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::sync::{Lock, LockRank, Once};
 use crate::types::Pfn;
@@ -156,11 +157,11 @@ impl<P: Platform> Mm<P> {
             all = core::array::from_fn(|i| all[i] + found[i]);
         }
         for (what, counter, found) in [
-            ("cached pages", FileCount::Pages, all[0]),
-            ("dirty pages", FileCount::Dirty, all[1]),
-            ("pages that are written", FileCount::Writeback, all[2]),
+            ("cached pages", PageStat::File, all[0]),
+            ("dirty pages", PageStat::Dirty, all[1]),
+            ("pages that are written", PageStat::Writeback, all[2]),
         ] {
-            auditor.equal(what, None, self.file_pages(counter), found)?;
+            auditor.equal(what, None, self.pages_of(counter), found)?;
         }
         Ok(())
     }

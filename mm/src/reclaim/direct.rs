@@ -3,14 +3,18 @@
 
 use super::policy::{CLUSTER, DEFAULT_PRIORITY};
 use super::{By, Scan};
-use crate::gfp::Gfp;
+use crate::gfp::{AllocFlags, Gfp};
 use crate::list::PageList;
 use crate::lru::Zones;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::pressure::Attempt;
-use crate::types::{NodeId, Order, ZoneKind};
-use crate::zone::Zone;
+use crate::types::{COSTLY_ORDER, NodeId, Order, ZoneKind};
+use crate::zone::{Mark, Zone};
+
+/// Rounds over all lists that bring nothing, one after the other, before whoever
+/// wants pages before they are needed gives up.
+const VAIN_ROUNDS: u32 = 4;
 
 impl Scan {
     fn direct(zones: Zones, order: Order, target: u64, gfp: Gfp) -> Self {
@@ -22,8 +26,30 @@ impl Scan {
             priority: DEFAULT_PRIORITY,
             may_write: gfp.contains(Gfp::IO | Gfp::DIRECT_RECLAIM),
             may_swap: gfp.contains(Gfp::IO | Gfp::DIRECT_RECLAIM),
+            all_rights: gfp.contains(Gfp::IO | Gfp::FS),
+            forced: false,
+            spared: false,
             scanned: 0,
             reclaimed: 0,
+        }
+    }
+
+    /// Has `pass` scan at one priority after the other until there is enough, or it
+    /// says that no more is needed. When that gives nothing at all although pages in
+    /// use were spared, once more with these (Linux `force_deactivate`).
+    fn harder_and_harder(&mut self, mut pass: impl FnMut(&mut Self) -> bool) {
+        let before = self.reclaimed;
+        loop {
+            for priority in (0..=DEFAULT_PRIORITY).rev() {
+                self.priority = priority;
+                if pass(self) || self.is_done() {
+                    return;
+                }
+            }
+            if self.reclaimed > before || !self.spared || self.forced {
+                return;
+            }
+            self.forced = true;
         }
     }
 }
@@ -40,20 +66,31 @@ impl<P: Platform> Mm<P> {
         let mut scan =
             Scan::direct(Zones::up_to(attempt.class), request.order, CLUSTER, request.gfp);
         let _freeing = self.freeing();
-        for priority in (0..=DEFAULT_PRIORITY).rev() {
-            scan.priority = priority;
+        let mut ready = false;
+        scan.harder_and_harder(|scan| {
             let mut last = None;
             for zone in self.zones_for(attempt) {
-                if last != Some(zone.node) {
+                if self.is_compaction_ready(zone, attempt) {
+                    ready = true;
+                } else if last != Some(zone.node) {
                     last = Some(zone.node);
-                    self.reclaim_node(zone.node, &mut scan);
+                    self.reclaim_node(zone.node, scan);
                 }
             }
-            if scan.is_done() {
-                break;
-            }
-        }
-        scan.reclaimed
+            ready
+        });
+        // What is there already is as good as what was freed.
+        scan.reclaimed.max(ready.into())
+    }
+
+    /// Whether a zone has a large block, or so much free memory that one can be
+    /// made: it is not to be emptied for one more.
+    fn is_compaction_ready(&self, zone: &Zone, attempt: &Attempt) -> bool {
+        let (order, class) = (attempt.request.order, attempt.class);
+        let ok = |order, level| zone.watermark_ok(order, level, class, AllocFlags::empty());
+        order > COSTLY_ORDER
+            && (ok(order, zone.mark(Mark::Min))
+                || ok(Order(0), zone.mark(Mark::High) + 2 * order.pages()))
     }
 
     /// Reclaims in one zone until `pages` are free that were not, or nothing more
@@ -64,13 +101,10 @@ impl<P: Platform> Mm<P> {
         let _freeing = self.freeing();
         // Each CPU may have put by what is just what is wanted.
         self.lru_drain_all();
-        for priority in (0..=DEFAULT_PRIORITY).rev() {
-            scan.priority = priority;
-            self.reclaim_node(zone.node, &mut scan);
-            if scan.is_done() {
-                break;
-            }
-        }
+        scan.harder_and_harder(|scan| {
+            self.reclaim_node(zone.node, scan);
+            false
+        });
         scan.reclaimed
     }
 
@@ -84,16 +118,19 @@ impl<P: Platform> Mm<P> {
         scan.target = pages;
         let _freeing = self.freeing();
         self.lru_drain_all();
-        for priority in (0..=DEFAULT_PRIORITY).rev() {
-            scan.priority = priority;
-            for node in self.lru_nodes().filter(|this| node.is_none_or(|node| node == *this)) {
-                if !scan.is_done() {
-                    self.reclaim_node(node, &mut scan);
+        let mut vain = 0;
+        // A round may find all pages used since the last one, and only note that.
+        while !scan.is_done() && vain < VAIN_ROUNDS {
+            let before = scan.reclaimed;
+            scan.harder_and_harder(|scan| {
+                for node in self.lru_nodes().filter(|this| node.is_none_or(|node| node == *this)) {
+                    if !scan.is_done() {
+                        self.reclaim_node(node, scan);
+                    }
                 }
-            }
-            if scan.is_done() {
-                break;
-            }
+                false
+            });
+            vain = if scan.reclaimed > before { 0 } else { vain + 1 };
         }
         scan.reclaimed
     }

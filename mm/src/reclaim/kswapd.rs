@@ -19,16 +19,25 @@ const REST_MS: u64 = 100;
 
 impl<P: Platform> Mm<P> {
     /// Wakes a node's kswapd for a request of `class` for a block of `order`,
-    /// unless there is nothing for it to do, or nothing that it can do: false
-    /// then. Any context but with a zone locked.
+    /// unless there is nothing for it to do, or nothing that it can do, whatever
+    /// the marks are raised for: false then. Any context but with a zone locked.
     pub(crate) fn wake_kswapd(&self, node: NodeId, order: Order, class: ZoneKind) -> bool {
         let boosted = self.zones_of(node, class).any(|zone| zone.boost() > 0);
-        if !boosted && (self.reclaim.is_hopeless(node) || self.is_balanced(node, order, class)) {
+        let idle = self.is_balanced(node, order, class) && !boosted;
+        if idle || self.reclaim.is_hopeless(node) {
             return false;
         }
         self.note_wanted(node, order, class);
         self.platform.wake(Worker::Kswapd(node));
         true
+    }
+
+    /// Wakes a zone's kswapd for somebody who wants more of that zone than it has
+    /// above its marks, be it balanced or not. Context as
+    /// [`wake_kswapd`](Self::wake_kswapd).
+    pub(crate) fn wake_kswapd_for(&self, zone: &Zone) {
+        self.note_wanted(zone.node, Order(0), zone.kind);
+        self.platform.wake(Worker::Kswapd(zone.node));
     }
 
     fn note_wanted(&self, node: NodeId, order: Order, class: ZoneKind) {
@@ -112,6 +121,9 @@ impl<P: Platform> Mm<P> {
             priority: DEFAULT_PRIORITY,
             may_write: true,
             may_swap: true,
+            all_rights: true,
+            forced: false,
+            spared: false,
             scanned: 0,
             reclaimed: 0,
         };

@@ -65,6 +65,12 @@ struct Scan {
     may_write: bool,
     /// Anonymous pages may go to swap.
     may_swap: bool,
+    /// Nobody waits for what the request may hold (IO and FS).
+    all_rights: bool,
+    /// Pages in use follow to the inactive lists whatever there is on these.
+    forced: bool,
+    /// Pages in use were spared, for there were others.
+    spared: bool,
     scanned: u64,
     reclaimed: u64,
 }

@@ -54,6 +54,7 @@ impl<P: Platform> Mm<P> {
             match fate {
                 Fate::Freed => {
                     self.lru_end_isolation(pfn);
+                    self.end_locked(pfn, page.head());
                     self.free_emptied_page(pfn, order, page, &mut emptied);
                     passed.reclaimed += order.pages();
                 }

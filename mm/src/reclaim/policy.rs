@@ -129,6 +129,14 @@ pub const fn must_wait(free: u64, reserve: u64) -> bool {
     reserve > 0 && free <= reserve / 2
 }
 
+/// Whether so many pages of a kind are isolated by those who look at them that
+/// one more has to wait: `isolated` and `inactive` pages of a node. Who has
+/// all rights (`all_rights`: IO and FS) waits sooner, so that those get through
+/// whose locks others may be waiting for.
+pub const fn too_many_isolated(isolated: u64, inactive: u64, all_rights: bool) -> bool {
+    isolated > if all_rights { inactive / 8 } else { inactive }
+}
+
 /// What one call of a shrinker comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShrinkPlan {
@@ -250,6 +258,22 @@ mod tests {
     fn half_of_the_reserve_is_for_those_who_free() {
         assert!(must_wait(50, 100) && must_wait(0, 1));
         assert!(!must_wait(51, 100) && !must_wait(0, 0));
+    }
+
+    #[test]
+    fn those_with_all_rights_wait_sooner() {
+        for (isolated, inactive, all_rights, wait) in [
+            (0, 0, true, false),
+            (1, 7, true, true),
+            (1, 8, true, false),
+            (101, 800, true, true),
+            (100, 800, true, false),
+            (101, 800, false, false),
+            (800, 800, false, false),
+            (801, 800, false, true),
+        ] {
+            assert_eq!(too_many_isolated(isolated, inactive, all_rights), wait, "{isolated}");
+        }
     }
 
     #[test]

@@ -76,12 +76,17 @@ impl<P: Platform> Mm<P> {
         inactive_is_low(size(kind.inactive()), size(kind.active()))
     }
 
+    /// Whether pages in use are to follow to the inactive list.
+    fn may_deactivate(&self, node: NodeId, scan: &Scan, kind: LruKind) -> bool {
+        scan.forced || self.is_inactive_low(node, scan, kind)
+    }
+
     /// Pages to scan of each list.
     fn to_scan(&self, node: NodeId, scan: &Scan) -> [u64; 4] {
         let size = |list| self.lru_size(node, scan.zones, list);
         let [anon_cost, file_cost] =
             self.reclaim.node(node).costs.each_ref().map(|cost| cost.load(Relaxed));
-        let deactivate = |kind| self.is_inactive_low(node, scan, kind);
+        let deactivate = |kind| self.may_deactivate(node, scan, kind);
         let inactive_file = size(LruList::InactiveFile);
         let shares = Balance {
             swappiness: self.swappiness(),
@@ -118,18 +123,22 @@ impl<P: Platform> Mm<P> {
         match list {
             LruList::InactiveAnon => self.shrink_inactive(node, LruKind::Anon, n, scan),
             LruList::InactiveFile => self.shrink_inactive(node, LruKind::File, n, scan),
-            LruList::ActiveAnon if self.is_inactive_low(node, scan, LruKind::Anon) => {
+            LruList::ActiveAnon if self.may_deactivate(node, scan, LruKind::Anon) => {
                 self.shrink_active(node, list, n, scan);
             }
-            LruList::ActiveFile if self.is_inactive_low(node, scan, LruKind::File) => {
+            LruList::ActiveFile if self.may_deactivate(node, scan, LruKind::File) => {
                 self.shrink_active(node, list, n, scan);
             }
-            LruList::ActiveAnon | LruList::ActiveFile | LruList::Unevictable => {}
+            LruList::ActiveAnon | LruList::ActiveFile => scan.spared = true,
+            LruList::Unevictable => {}
         }
     }
 
     /// Reclaims of the oldest pages of an inactive list.
     fn shrink_inactive(&self, node: NodeId, kind: LruKind, n: u64, scan: &mut Scan) {
+        if !self.wait_for_isolated(node, kind, scan) {
+            return;
+        }
         self.lru_drain();
         let mut taken = self.lru_take(node, scan.zones, kind.inactive(), n);
         if taken.scanned == 0 {

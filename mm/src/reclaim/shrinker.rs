@@ -7,6 +7,7 @@ use super::policy::{shrink_deferred, shrink_plan};
 use crate::cache::ShadowNodes;
 use crate::mm::Mm;
 use crate::platform::Platform;
+use crate::rmap::FreeGroups;
 use crate::stats::Event;
 use crate::sync::{AtomicU64, Lock, LockRank, Once, Ordering::Relaxed};
 use crate::types::{MAX_NODES, NodeId};
@@ -58,13 +59,15 @@ pub(crate) struct Shrinkers<P: Platform> {
 }
 
 impl<P: Platform> Shrinkers<P> {
-    /// The slab layer is the first, what caches remember the second.
+    /// The slab layer is the first, what caches remember the second, room for
+    /// regions the third.
     pub(crate) fn new() -> Self {
         let entry =
             || Entry { shrinker: Once::new(), deferred: [const { AtomicU64::new(0) }; MAX_NODES] };
         let entries: [Entry<P>; SHRINKERS] = core::array::from_fn(|_| entry());
         entries[0].shrinker.call_once(|| &FreeSlabs);
         entries[1].shrinker.call_once(|| &ShadowNodes);
+        entries[2].shrinker.call_once(|| &FreeGroups);
         Self { entering: Lock::new(LockRank::Leaf, ()), entries }
     }
 }

@@ -1,8 +1,9 @@
 //! Keeping those who want memory from taking what is needed to free some (Linux
 //! `throttle_direct_reclaim`). May call: `kswapd`.
 
-use super::policy;
+use super::{By, Scan, policy};
 use crate::gfp::Gfp;
+use crate::lru::LruKind;
 use crate::mm::Mm;
 use crate::platform::Platform;
 use crate::pressure::Attempt;
@@ -14,6 +15,9 @@ use crate::types::{NodeId, ZoneKind};
 const MOST_MS: u64 = 1000;
 /// And at most so many stalls, for a clock that stands still.
 const MOST_STALLS: u32 = 1000;
+/// The longest wait for pages that others look at, ms and stalls.
+const ISOLATED_MS: u64 = 20;
+const ISOLATED_STALLS: u32 = 100;
 
 impl<P: Platform> Mm<P> {
     /// Waits for kswapd while half of what the min marks keep for those who free
@@ -42,6 +46,35 @@ impl<P: Platform> Mm<P> {
             }
         }
         true
+    }
+
+    /// Has whoever wants memory wait while too many pages of a kind are isolated:
+    /// the more look at the last of them at once, the sooner each finds nothing,
+    /// and somebody is killed though they are all about to be free (Linux
+    /// `too_many_isolated`). kswapd never waits. False if it was in vain.
+    pub(super) fn wait_for_isolated(&self, node: NodeId, kind: LruKind, scan: &Scan) -> bool {
+        let too_many = || {
+            let isolated = self.node_isolated_pages(node, kind);
+            let inactive = self.node_lru_pages(node, kind.inactive());
+            policy::too_many_isolated(isolated, inactive, scan.all_rights)
+        };
+        if scan.by == By::Kswapd || !too_many() {
+            return true;
+        }
+        self.stats.count(Event::ScanIsolatedThrottle);
+        let began = self.platform.now_ms();
+        for _ in 0..ISOLATED_STALLS {
+            self.platform.stall();
+            if !too_many() {
+                return true;
+            }
+            let chosen = self.platform.context().oom_victim;
+            if chosen || self.platform.now_ms().saturating_sub(began) >= ISOLATED_MS {
+                break;
+            }
+        }
+        // They may be the caller's own, who moves them: at last he has to get on.
+        scan.priority == 0
     }
 
     /// Whether a node's zones have so little that only those who free memory may

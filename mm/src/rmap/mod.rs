@@ -7,17 +7,18 @@
 //! A region gets a group when it is made, and its parts and what `fork` copies
 //! of it join the same one. A region leaves only when nothing of it is mapped
 //! any more: so a page that is mapped has a group with regions in it, and one
-//! that is not need not have any. Groups are never given back to the allocator,
-//! only used again: whoever looks one up by a number that is out of date finds
-//! regions that do not map the page.
+//! that is not need not have any: whoever looks a group up by a number that is out
+//! of date finds none, or regions that do not map the page.
 
 mod group;
 mod moving;
 mod remap;
 mod split;
+mod table;
 mod unmap;
 mod walk;
 
-pub(crate) use group::Groups;
-pub(crate) use moving::Places;
+pub(crate) use moving::{Places, Target};
+pub(crate) use table::{FreeGroups, Groups};
 pub use unmap::{References, Unmap};
+pub(crate) use walk::Key;

@@ -7,6 +7,7 @@
 
 use super::walk::Key;
 use crate::list::PageList;
+use crate::lru::Turn;
 use crate::lru_page::{LruPage, dress};
 use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, Mapping, Mmu, VirtAddr};
@@ -14,26 +15,26 @@ use crate::page::{HeadWord, LruFlags, PageFlags, PageType};
 use crate::platform::Platform;
 use crate::space::{MapError, Region};
 use crate::stats::Event;
-use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::Ordering::Release;
 use crate::types::{Order, PAGE_SIZE, PAGEBLOCK_ORDER, PAGEBLOCK_PAGES, Pfn};
 
 impl<P: Platform> Mm<P> {
     /// Makes 512 small pages of a large one, each mapped where it was mapped as
     /// a part. The caller has the page lock and a reference to `pfn`, which
     /// afterwards are to the first of the small ones, and has not isolated it.
-    /// May wait; no other lock held.
+    /// `turn`: when reclaim is to look at them. May wait; no other lock held.
     ///
     /// # Errors
     /// [`MapError::NoMemory`]: there is none for the tables.
     /// [`MapError::Busy`]: somebody else uses the page. It is as it was.
-    pub(crate) fn split_page(&self, pfn: Pfn) -> Result<(), MapError> {
+    pub(crate) fn split_page(&self, pfn: Pfn, turn: Turn) -> Result<(), MapError> {
         let desc = self.map.page(pfn);
         if !desc.head().is(PageType::Lru, PAGEBLOCK_ORDER) {
             return Ok(());
         }
         let key = self.rmap_key(desc).ok_or(MapError::Invalid)?;
         let mut tables = PageList::new();
-        let result = self.split_with(pfn, key, &mut tables);
+        let result = self.split_with(pfn, key, turn, &mut tables);
         while let Some(table) = tables.pop_front(&self.map) {
             self.free_table(table);
         }
@@ -45,7 +46,13 @@ impl<P: Platform> Mm<P> {
         result
     }
 
-    fn split_with(&self, pfn: Pfn, key: Key, tables: &mut PageList) -> Result<(), MapError> {
+    fn split_with(
+        &self,
+        pfn: Pfn,
+        key: Key,
+        turn: Turn,
+        tables: &mut PageList,
+    ) -> Result<(), MapError> {
         let desc = self.map.page(pfn);
         while tables.len() < desc.mapcount() {
             let table = self.alloc_table().ok_or(MapError::NoMemory)?;
@@ -53,8 +60,9 @@ impl<P: Platform> Mm<P> {
         }
         let isolated = self.lru_isolate(pfn);
         let references = 1 + u32::from(isolated);
-        let mapped = desc.mapcount();
-        let frozen = mapped <= tables.len() && self.start_moving(pfn) && desc.freeze(references);
+        // Another space that has the page may have been copied meanwhile.
+        let stopped = self.start_moving(pfn).filter(|&entries| entries <= tables.len());
+        let frozen = stopped.is_some() && desc.freeze(references);
         if !frozen {
             self.end_moving(key, pfn, pfn);
             if isolated {
@@ -78,15 +86,27 @@ impl<P: Platform> Mm<P> {
             }
             true
         });
+        self.list_parts(pfn, turn);
+        Ok(())
+    }
+
+    /// Lists the small pages so that reclaim comes to them in the order of their
+    /// addresses. The first one keeps its lock and the caller's reference.
+    fn list_parts(&self, pfn: Pfn, turn: Turn) {
+        let mut parts = PageList::new();
         for i in 0..PAGEBLOCK_PAGES {
             let part = pfn.add(i);
-            self.lru_add(part);
-            if i > 0 {
+            if i == 0 {
+                self.map.page(part).get();
+            } else {
                 self.map.page(part).unlock();
-                self.put_lru(part);
+            }
+            match turn {
+                Turn::Last => parts.push_back(&self.map, part),
+                Turn::Next => parts.push_front(&self.map, part),
             }
         }
-        Ok(())
+        self.lru_list_list(&mut parts, turn);
     }
 
     /// Writes the descriptors of the small pages, each with one reference, and
@@ -119,13 +139,15 @@ impl<P: Platform> Mm<P> {
         tables: &mut PageList,
     ) {
         let space = region.space();
-        mmu.replace(space.root(), va, MapSize::Large, Entry::None);
-        let mut frame = || {
-            self.spaces.tables.fetch_add(1, Relaxed);
-            tables.pop_front(&self.map)
-        };
-        let made = mmu.prepare(space.root(), va, MapSize::Small, &mut frame);
+        // In one step: whoever looks without the lock is to find that something is
+        // there, or a fork would leave it out and an unmapping leave it behind.
+        let mut table = tables.pop_front(&self.map);
+        let made = mmu.split(space.root(), va, &mut || table.take());
         debug_assert!(made, "a table for each entry");
+        match table {
+            Some(unused) => tables.push_back(&self.map, unused),
+            None => self.count_tables(space, 1),
+        }
         for i in 0..PAGEBLOCK_PAGES {
             let part = was.pfn.add(i);
             let entry = Mapping { pfn: part, size: MapSize::Small, ..was };
@@ -135,5 +157,6 @@ impl<P: Platform> Mm<P> {
             mmu.replace(space.root(), at, MapSize::Small, Entry::Page(entry));
         }
         space.count_huge(-(PAGEBLOCK_PAGES as i64));
+        self.stats.count(Event::ThpSplitPmd);
     }
 }

@@ -34,14 +34,14 @@ impl<P: Platform> Mm<P> {
     /// and no CPU uses it: its content is final then, and the page says DIRTY if
     /// it was written. False if it stays, maybe not in all tables: it is in a
     /// region that is locked into memory (MLOCKED is set then), or was to be
-    /// discarded and has been written (LAZYFREE is cleared then), or somebody is
-    /// just copying the mapping.
+    /// discarded and has been written (LAZYFREE is cleared then) or may be just
+    /// now, or somebody is just copying the mapping.
     pub fn try_unmap(&self, pfn: Pfn, how: Unmap) -> bool {
         let desc = self.map.page(pfn);
         if desc.head().order().0 > 0 {
             return false;
         }
-        let unmapped = self.unmap_with(pfn, &mut |mmu, region, va, _| {
+        let unmapped = self.unmap_with(pfn, &mut |mmu, region, va, m| {
             let space = region.space();
             if region.flags().contains(RegionFlags::LOCKED) {
                 let locked = LruFlags::MLOCKED | LruFlags::UNEVICTABLE;
@@ -52,26 +52,36 @@ impl<P: Platform> Mm<P> {
             let entry = match how {
                 Unmap::Swap(slot) if self.swap_dup(slot).is_ok() => Entry::Swap(slot),
                 Unmap::Swap(_) => return Changed::Stop,
-                Unmap::Discard => Entry::None,
+                // Not None before it is known that it goes: whoever looks without
+                // the lock would take that for an answer.
+                Unmap::Discard => Entry::Moving(m),
             };
             let Entry::Page(old) = mmu.replace(space.root(), va, size, entry) else {
                 return Changed::Stop;
             };
-            let keep =
-                how == Unmap::Discard && (old.dirty || desc.head().lru().contains(LruFlags::DIRTY));
-            if keep {
-                desc.set_lru(LruFlags::DIRTY);
-                self.lru_change(pfn, LruFlags::empty(), LruFlags::LAZYFREE);
-                mmu.replace(space.root(), va, size, Entry::Page(old));
-                return Changed::Stop;
+            if how == Unmap::Discard {
+                // Besides the caller's there is one reference for each entry. One
+                // more is somebody's who writes past the tables, perhaps: he got it
+                // under the lock that is held here, and says DIRTY before it goes.
+                let used = desc.count() > desc.mapcount() + 1;
+                let dirty = old.dirty || desc.head().lru().contains(LruFlags::DIRTY);
+                if dirty {
+                    desc.set_lru(LruFlags::DIRTY);
+                    self.lru_change(pfn, LruFlags::empty(), LruFlags::LAZYFREE);
+                }
+                if dirty || used {
+                    mmu.replace(space.root(), va, size, Entry::Page(old));
+                    return Changed::Stop;
+                }
             }
             self.uncounted(space, &old);
-            if entry != Entry::None {
-                space.count_swap(1);
+            match how {
+                Unmap::Swap(_) => space.count_swap(1),
+                Unmap::Discard => drop(mmu.replace(space.root(), va, size, Entry::None)),
             }
             Changed::Gone
         });
-        unmapped && desc.mapcount() == 0
+        unmapped.is_some() && desc.mapcount() == 0
     }
 
     /// Asks all entries of a page whether it was used, and has them forget it.

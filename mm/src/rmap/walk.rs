@@ -108,17 +108,17 @@ impl<P: Platform> Mm<P> {
 
     /// Has `change` replace each entry that maps a page, then flushes and drops
     /// what the entry had of the page: mapping and reference. The caller has a
-    /// reference and the page lock; no other lock held. False if `change` said
-    /// stop.
+    /// reference and the page lock; no other lock held. Returns how many entries
+    /// there were; None if `change` said stop.
     pub(super) fn unmap_with(
         &self,
         pfn: Pfn,
         change: &mut dyn FnMut(&dyn Mmu, &Region, VirtAddr, Mapping) -> Changed,
-    ) -> bool {
-        let Ok(mmu) = self.tables() else { return true };
+    ) -> Option<u32> {
+        let Ok(mmu) = self.tables() else { return Some(0) };
         let desc = self.map.page(pfn);
-        let Some(key) = self.rmap_key(desc) else { return true };
-        let mut stopped = false;
+        let Some(key) = self.rmap_key(desc) else { return Some(0) };
+        let (mut stopped, mut gone) = (false, 0);
         loop {
             let mut flushes = Flushes { entries: [None; Flushes::MOST], len: 0 };
             self.walk_places(key, &mut |cpu, region, va| {
@@ -135,6 +135,7 @@ impl<P: Platform> Mm<P> {
                 !stopped && !flushes.is_full()
             });
             let full = flushes.is_full();
+            gone += flushes.len as u32;
             for (space, va) in flushes.entries.into_iter().flatten() {
                 // SAFETY: pinned in the walk.
                 let root = unsafe { space.as_ref() }.root();
@@ -145,7 +146,7 @@ impl<P: Platform> Mm<P> {
                 debug_assert!(!last, "the caller has a reference");
             }
             if stopped || !full {
-                return !stopped;
+                return (!stopped).then_some(gone);
             }
         }
     }

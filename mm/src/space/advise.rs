@@ -7,7 +7,11 @@ use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, Mmu, VirtAddr};
 use crate::page::{LruFlags, PageDesc};
 use crate::platform::Platform;
+use crate::types::Pfn;
 use core::ops::Range;
+
+/// What a page says that a region keeps in memory.
+const LOCKED: LruFlags = LruFlags::MLOCKED.union(LruFlags::UNEVICTABLE);
 
 /// What a program may say about a range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,40 +85,57 @@ impl<P: Platform> Mm<P> {
                 return Err(MapError::Invalid);
             }
             at = part.end;
-            self.split_across(space, part.start)?;
-            self.split_across(space, part.end)?;
             match advice {
-                Advice::DontNeed => self.zap(space, part),
-                _ => self.free_lazily(space, part),
+                Advice::DontNeed => self.zap(space, part)?,
+                _ => self.free_lazily(space, part)?,
             }
         }
         if regions.covers(range) { Ok(()) } else { Err(MapError::NotMapped) }
     }
 
     /// Notes on all pages in `range` that nobody needs their content. What
-    /// others share stays as it is.
-    fn free_lazily(&self, space: &Space, range: Range<VirtAddr>) {
-        let Ok(mmu) = self.tables() else { return };
+    /// others share stays as it is; large pages that reach over its ends are
+    /// split, whenever they have come.
+    fn free_lazily(&self, space: &Space, range: Range<VirtAddr>) -> Result<(), MapError> {
+        let mmu = self.tables()?;
         let mut at = range.start;
         while let Some((found, ..)) = mmu.next_entry(space.root, at, range.end) {
             at = found.max(at);
             let end = at.align_down(MapSize::Large).add(MapSize::Large.bytes()).min(range.end);
-            {
-                let cpu = self.enter();
-                let _entries = space.entry_lock(at).lock(&cpu);
-                let mut from = at;
-                while let Some((va, size, entry)) = mmu.next_entry(space.root, from, end) {
-                    self.free_entry_lazily(mmu, space, va, size, entry);
-                    from = va.add(size.bytes());
-                }
+            if let Some(large) = self.free_some_lazily(mmu, space, at..end) {
+                self.split_mapped(space, large)?;
+                continue;
             }
             // From here on who writes says so again.
             mmu.flush(space.root, at..end);
             at = end;
             if at >= range.end {
-                return;
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// [`free_lazily`](Self::free_lazily) under one lock. Returns where a large
+    /// page reaches over an end: nothing has been done then.
+    fn free_some_lazily(
+        &self,
+        mmu: &dyn Mmu,
+        space: &Space,
+        range: Range<VirtAddr>,
+    ) -> Option<VirtAddr> {
+        let cpu = self.enter();
+        let _entries = space.entry_lock(range.start).lock(&cpu);
+        let mut from = range.start;
+        while let Some((va, size, entry)) = mmu.next_entry(space.root, from, range.end) {
+            let reaches = va < range.start || va.add(size.bytes()) > range.end;
+            if reaches && matches!(entry, Entry::Page(_)) {
+                return Some(va);
+            }
+            self.free_entry_lazily(mmu, space, va, size, entry);
+            from = va.add(size.bytes());
+        }
+        None
     }
 
     fn free_entry_lazily(
@@ -150,7 +171,7 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Changes the flags of all regions in `range`, cutting those that reach
-    /// beyond it.
+    /// beyond it and joining those that are the same then.
     fn change_flags(
         &self,
         space: &Space,
@@ -166,7 +187,9 @@ impl<P: Platform> Mm<P> {
             region.set_flags((region.flags() - clear) | set);
             at = region.range().end;
         }
-        if regions.covers(range) { Ok(()) } else { Err(MapError::NotMapped) }
+        let all = regions.covers(range);
+        self.join_regions(&mut regions, range);
+        if all { Ok(()) } else { Err(MapError::NotMapped) }
     }
 
     /// Keeps the pages of `len` bytes from `va` on in memory, and has them there
@@ -179,9 +202,9 @@ impl<P: Platform> Mm<P> {
         let this = self.own_space(space)?;
         let range = self.page_range(va, len)?;
         self.change_flags(this, &range, RegionFlags::LOCKED, RegionFlags::empty())?;
-        self.touch_all(this, range.clone())?;
+        let touched = self.touch_all(this, range.clone());
         self.mark_locked(this, range);
-        Ok(())
+        touched
     }
 
     /// Ends [`mlock`](Self::mlock) for a range: what nobody else locks can be
@@ -192,9 +215,10 @@ impl<P: Platform> Mm<P> {
     pub fn munlock(&self, space: &SpaceRef<'_>, va: VirtAddr, len: u64) -> Result<(), MapError> {
         let this = self.own_space(space)?;
         let range = self.page_range(va, len)?;
-        self.change_flags(this, &range, RegionFlags::empty(), RegionFlags::LOCKED)?;
+        let changed = self.change_flags(this, &range, RegionFlags::empty(), RegionFlags::LOCKED);
+        // What is mapped beside a hole is locked no more.
         self.mark_locked(this, range);
-        Ok(())
+        changed
     }
 
     /// Has each page in `range` say whether it is locked, as its regions do.
@@ -231,20 +255,35 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Has a page say whether a region that maps it is locked. The caller has a
-    /// reference.
-    pub(crate) fn mark_page_locked(&self, pfn: crate::types::Pfn, desc: &PageDesc) {
-        let mut locked = false;
-        self.each_mapping_region(pfn, &mut |region| {
-            locked |= region.flags().contains(RegionFlags::LOCKED);
-        });
-        let flags = LruFlags::MLOCKED | LruFlags::UNEVICTABLE;
+    /// reference. If another space changes its mind at the same time, reclaim
+    /// finds out.
+    fn mark_page_locked(&self, pfn: Pfn, desc: &PageDesc) {
+        let locked = self.is_in_locked_region(pfn);
         if desc.head().lru().contains(LruFlags::MLOCKED) == locked {
             return;
         }
         if locked {
-            self.lru_change(pfn, flags, LruFlags::ACTIVE);
+            self.lru_change(pfn, LOCKED, LruFlags::ACTIVE);
         } else {
-            self.lru_change(pfn, LruFlags::empty(), flags);
+            self.lru_change(pfn, LruFlags::empty(), LOCKED);
         }
+    }
+
+    /// Lets a page be reclaimed that an entry maps no more, if no other is in a
+    /// region that keeps it (Linux `munlock_vma_folio`). The caller has a
+    /// reference; no lock held.
+    #[cold]
+    pub(super) fn unmark_locked(&self, pfn: Pfn) {
+        if !self.is_in_locked_region(pfn) {
+            self.lru_change(pfn, LruFlags::empty(), LOCKED);
+        }
+    }
+
+    fn is_in_locked_region(&self, pfn: Pfn) -> bool {
+        let mut locked = false;
+        self.each_mapping_region(pfn, &mut |region| {
+            locked |= region.flags().contains(RegionFlags::LOCKED);
+        });
+        locked
     }
 }

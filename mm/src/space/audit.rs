@@ -7,6 +7,7 @@ use crate::audit::{AuditError, Auditor};
 use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, Mapping, Mmu, VirtAddr};
 use crate::page::{LruFlags, PageDesc, PageFlags, PageType};
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::swap::SwapNames;
 use crate::sync::Ordering::Relaxed;
@@ -40,10 +41,6 @@ impl<P: Platform> Mm<P> {
         auditor.equal("frames of page tables", None, count.tables, tables)?;
         if count.spaces > 0 {
             self.audit_mapped(auditor, &count)?;
-        } else {
-            // Whoever tries pages out without spaces keeps the entries.
-            let mapped = self.spaces.mapped.load(Relaxed);
-            auditor.equal("pages mapped without a space", None, 0, mapped)?;
         }
         Ok(count)
     }
@@ -88,8 +85,10 @@ impl<P: Platform> Mm<P> {
         auditor.equal("pages that a space maps", None, anon, space.rss())?;
         auditor.equal("large pages that a space maps", None, huge, space.huge())?;
         auditor.equal("pages that a space has in swap", None, swap, space.swapped())?;
+        let tables = mmu.table_pages(space.root);
+        auditor.equal("frames of a space's page tables", None, tables, space.tables())?;
         count.spaces += 1;
-        count.tables += mmu.table_pages(space.root);
+        count.tables += tables;
         Ok(())
     }
 
@@ -138,8 +137,8 @@ impl<P: Platform> Mm<P> {
             }
         }
         auditor.equal("mappings of all pages", None, count.mappings, mappings)?;
-        auditor.equal("mapped pages", None, mapped, self.spaces.mapped.load(Relaxed))?;
-        auditor.equal("mapped large pages", None, huge, self.spaces.mapped_huge.load(Relaxed))
+        auditor.equal("mapped pages", None, mapped, self.pages_of(PageStat::Anon))?;
+        auditor.equal("mapped large pages", None, huge, self.pages_of(PageStat::AnonHuge))
     }
 
     fn audit_anon(

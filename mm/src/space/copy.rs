@@ -36,11 +36,12 @@ impl<P: Platform> Mm<P> {
                 mmu.replace(space.root, start, seen.size, Entry::Page(written(mapping)));
                 return Ok(Attempted::Done);
             }
-            // It stays what it is until it is copied.
-            self.map.page(seen.pfn).get();
+            // It stays what it is until it is copied; a large one is not.
+            if seen.size == MapSize::Small {
+                self.map.page(seen.pfn).get();
+            }
         }
         if seen.size == MapSize::Large {
-            self.put_lru(seen.pfn);
             return match self.split_mapped(space, va) {
                 Ok(()) | Err(MapError::Busy) => Ok(Attempted::Retry),
                 Err(_) => Err(FaultError::NoMemory),
@@ -89,7 +90,7 @@ impl<P: Platform> Mm<P> {
             same(mmu.get(space.root, va), seen).map(|_| {
                 self.make_mapped(page, new_page(region, va));
                 self.counted(space, &copy);
-                self.note_mapped(1);
+                self.note_mapped(page.pfn, 1);
                 mmu.replace(space.root, va, MapSize::Small, Entry::Page(copy))
             })
         };

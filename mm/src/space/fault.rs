@@ -12,6 +12,7 @@ use crate::page::{LruFlags, NIL, link, linked};
 use crate::platform::Platform;
 use crate::stats::Event;
 use crate::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::sync::Wait;
 use crate::types::{Order, Pfn};
 
 /// What became of one attempt.
@@ -60,6 +61,7 @@ impl<P: Platform> Mm<P> {
         }
         let mmu = self.tables().map_err(|_| FaultError::NoRegion)?;
         let va = va.align_down(MapSize::Small);
+        let mut wait = Wait::new();
         loop {
             if space.is_killed() {
                 return Err(FaultError::Killed);
@@ -81,7 +83,7 @@ impl<P: Platform> Mm<P> {
                     self.fault_swapped(mmu, space, region, va, slot, access, gfp)?
                 }
                 Entry::Moving(_) => {
-                    self.platform.stall();
+                    wait.go_on(&self.platform);
                     Attempted::Retry
                 }
             };
@@ -149,7 +151,7 @@ impl<P: Platform> Mm<P> {
         let result = self.enter_entry(mmu, space, va, mapping, &mut |mm| {
             mm.make_mapped(page, as_page);
             mm.counted(space, mapping);
-            mm.note_mapped(page.order.pages());
+            mm.note_mapped(page.pfn, page.order.pages());
         });
         if result != Ok(Attempted::Done) {
             let freed = self.free_pages(page);
@@ -190,7 +192,7 @@ impl<P: Platform> Mm<P> {
                 break Err(why);
             }
         };
-        self.drop_stash(&mut stash);
+        self.drop_stash(space, &mut stash);
         result
     }
 

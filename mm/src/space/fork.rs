@@ -8,6 +8,7 @@ use super::{MapError, Space, SpaceRef};
 use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, Mapping, Mmu, VirtAddr};
 use crate::platform::Platform;
+use crate::sync::Wait;
 use core::ops::Range;
 
 /// Entries that are copied at once.
@@ -27,7 +28,8 @@ type Copied = [Option<(VirtAddr, MapSize, Entry)>; BATCH];
 
 impl<P: Platform> Mm<P> {
     /// A copy of `parent` as it is now, for a thread of that name. What either
-    /// writes from then on the other does not see. May wait; no lock held.
+    /// writes from then on the other does not see. What the OOM killer was told of
+    /// `parent` holds for it too. May wait; no lock held.
     ///
     /// # Errors
     /// [`MapError::NoMemory`], also when `parent` was killed; nothing has changed
@@ -39,7 +41,9 @@ impl<P: Platform> Mm<P> {
     ) -> Result<SpaceRef<'m>, MapError> {
         let from = self.own_space(parent)?;
         let child = self.space_new(name)?;
+        // Before it has anything that it could be chosen for.
         child.set_oom_score_adj(from.oom_score_adj());
+        child.set_protected(from.is_protected());
         match self.copy_space(from, &child) {
             Ok(()) => Ok(child),
             Err(why) => {
@@ -93,7 +97,7 @@ impl<P: Platform> Mm<P> {
         range: Range<VirtAddr>,
     ) -> Result<(), MapError> {
         let mut stash = Stash::default();
-        let mut at = range.start;
+        let (mut at, mut wait) = (range.start, Wait::new());
         let result = loop {
             let Some((found, size, _)) = mmu.next_entry(from.root, at, range.end) else {
                 break Ok(());
@@ -112,7 +116,7 @@ impl<P: Platform> Mm<P> {
             self.enter_copies(mmu, to, &copied);
             match shared {
                 Shared::Some => {}
-                Shared::Wait => self.platform.stall(),
+                Shared::Wait => wait.go_on(&self.platform),
                 Shared::TooMany => break Err(MapError::NoMemory),
             }
             at = next;
@@ -120,7 +124,7 @@ impl<P: Platform> Mm<P> {
                 break Ok(());
             }
         };
-        self.drop_stash(&mut stash);
+        self.drop_stash(to, &mut stash);
         result
     }
 

@@ -2,11 +2,10 @@
 //! may wait for memory: so frames are got before, and kept here until they are
 //! used. May call: `alloc`.
 
-use super::FaultError;
+use super::{FaultError, Space};
 use crate::gfp::{Gfp, Page, Request};
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::sync::Ordering::Relaxed;
 use crate::types::{Order, Pfn};
 
 /// Levels of tables below the root that one entry may need.
@@ -64,10 +63,10 @@ impl<P: Platform> Mm<P> {
         debug_assert!(freed.is_ok(), "a table is an allocated page");
     }
 
-    /// Counts what was used and gives the rest back. Any context.
-    pub(super) fn drop_stash(&self, stash: &mut Stash) {
+    /// Counts what `space` used of it and gives the rest back. Any context.
+    pub(super) fn drop_stash(&self, space: &Space, stash: &mut Stash) {
         if stash.used > 0 {
-            self.spaces.tables.fetch_add(core::mem::take(&mut stash.used), Relaxed);
+            self.count_tables(space, core::mem::take(&mut stash.used) as i64);
         }
         while stash.len > 0 {
             stash.len -= 1;

@@ -7,15 +7,17 @@ use super::frames::Stash;
 use super::region::{Region, RegionFlags};
 use super::{Access, FaultError, MapError, Space};
 use crate::gfp::Gfp;
+use crate::lru::Turn;
 use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, Mapping, Mmu, VirtAddr};
 use crate::platform::Platform;
 use crate::stats::Event;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::{Ordering::Relaxed, Wait};
 use crate::types::PAGEBLOCK_ORDER;
 
-/// Times that somebody's use of a large page is waited for.
-const ATTEMPTS: u32 = 1000;
+/// Times that somebody's use of a large page is waited for: before the first
+/// sleep, and with one each time.
+const ATTEMPTS: u32 = 2 * Wait::ROUNDS;
 
 /// Where memory comes in large pages
 /// (`/sys/kernel/mm/transparent_hugepage/enabled`).
@@ -141,7 +143,7 @@ impl<P: Platform> Mm<P> {
                 break Err(why);
             }
         };
-        self.drop_stash(&mut stash);
+        self.drop_stash(space, &mut stash);
         result
     }
 
@@ -153,30 +155,34 @@ impl<P: Platform> Mm<P> {
     pub(super) fn split_mapped(&self, space: &Space, va: VirtAddr) -> Result<(), MapError> {
         let mmu = self.tables()?;
         let start = va.align_down(MapSize::Large);
+        let mut wait = Wait::new();
         for _ in 0..ATTEMPTS {
             let pfn = {
                 let cpu = self.enter();
                 let _entries = space.entry_lock(start).lock(&cpu);
                 match mmu.get(space.root, start) {
+                    // Whoever waits for the page's lock may not have a reference:
+                    // two who split it in turns would find each other's for ever.
                     Entry::Page(m) if m.size == MapSize::Large => {
-                        self.map.page(m.pfn).get();
-                        Some(m.pfn)
+                        let desc = self.map.page(m.pfn);
+                        desc.try_lock().then(|| {
+                            desc.get();
+                            m.pfn
+                        })
                     }
                     Entry::Moving(m) if m.size == MapSize::Large => None,
                     _ => return Ok(()),
                 }
             };
             if let Some(pfn) = pfn {
-                let desc = self.map.page(pfn);
-                self.lock_page(desc);
-                let result = self.split_page(pfn);
-                desc.unlock();
+                let result = self.split_page(pfn, Turn::Last);
+                self.map.page(pfn).unlock();
                 self.put_lru(pfn);
                 if !matches!(result, Err(MapError::Busy)) {
                     return result;
                 }
             }
-            self.platform.stall();
+            wait.go_on(&self.platform);
         }
         Err(MapError::Busy)
     }

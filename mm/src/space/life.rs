@@ -8,6 +8,7 @@ use crate::mmu::Mmu;
 use crate::platform::Platform;
 use crate::slab::{CacheConfig, CacheId};
 use crate::sync::{Ordering, may_wait};
+use crate::types::Pfn;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use intrusive_collections::UnsafeRef;
@@ -90,9 +91,10 @@ impl<P: Platform> Mm<P> {
         });
         self.spaces.tables.fetch_add(taken, Ordering::Relaxed);
         let root = root.ok_or(MapError::NoMemory)?;
-        let value = Space::new(SpaceName::new(name), root, core::ptr::from_ref(self).addr());
+        let home = core::ptr::from_ref(self).addr();
+        let value = Space::new(SpaceName::new(name), root, taken, home);
         let space = self.new_object(caches.spaces, value).inspect_err(|_| {
-            mmu.free_root(root, &mut |pfn| self.table_freed(pfn));
+            mmu.free_root(root, &mut |pfn| self.root_freed(pfn));
         })?;
         let cpu = self.enter();
         // SAFETY: alive until it is taken off the list.
@@ -102,9 +104,16 @@ impl<P: Platform> Mm<P> {
         Ok(SpaceRef { space, _of: PhantomData })
     }
 
-    pub(super) fn table_freed(&self, pfn: crate::types::Pfn) {
+    /// Frees a table of a space that is gone.
+    fn root_freed(&self, pfn: Pfn) {
         self.spaces.tables.fetch_sub(1, Ordering::Relaxed);
         self.free_table(pfn);
+    }
+
+    /// Counts `tables` more frames of a space's page tables, or fewer.
+    pub(crate) fn count_tables(&self, space: &Space, tables: i64) {
+        space.tables.fetch_add(tables as u64, Ordering::Relaxed);
+        self.spaces.tables.fetch_add(tables as u64, Ordering::Relaxed);
     }
 
     /// A further user of a space.
@@ -148,7 +157,7 @@ impl<P: Platform> Mm<P> {
             unsafe { self.free_object_of(caches.spaces, space) };
         }
         if let Ok(mmu) = self.tables() {
-            mmu.free_root(root, &mut |pfn| self.table_freed(pfn));
+            mmu.free_root(root, &mut |pfn| self.root_freed(pfn));
         }
     }
 

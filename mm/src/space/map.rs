@@ -1,11 +1,12 @@
 //! Regions made, cut and taken away: `mmap` and `munmap` (Linux mm/mmap.c). May
 //! call: `area`, `zap`, `rmap`.
 
-use super::region::{Prot, Region, RegionFlags, Regions};
+use super::region::{MAX_PAGES, Prot, Region, RegionFlags, Regions};
 use super::{Space, SpaceRef};
 use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, VirtAddr};
 use crate::platform::Platform;
+use crate::sync::Wait;
 use crate::types::PAGE_SIZE;
 use bitflags::bitflags;
 use core::fmt;
@@ -21,7 +22,8 @@ pub enum MapError {
     Unsupported,
     /// The range is empty, not made of pages, or beyond the space (`EINVAL`).
     Invalid,
-    /// There is no room in the space for it, or too many regions (`ENOMEM`).
+    /// There is no room in the space for it, or too many regions, or it is more
+    /// than 16 TiB (`ENOMEM`).
     NoSpace,
     /// Something is mapped there already (`EEXIST`).
     Exists,
@@ -105,6 +107,9 @@ impl<P: Platform> Mm<P> {
         if len == 0 || len > span.end.0 - span.start.0 {
             return Err(MapError::Invalid);
         }
+        if len / PAGE > MAX_PAGES {
+            return Err(MapError::NoSpace);
+        }
         let group = self.group_new().map_err(|_| MapError::NoMemory)?;
         let mut region_flags = RegionFlags::from_bits_truncate(prot.bits());
         region_flags.set(RegionFlags::READ, !prot.is_empty());
@@ -187,7 +192,7 @@ impl<P: Platform> Mm<P> {
         while let Some(region) = regions.remove_first(&range) {
             // SAFETY: from the tree: alive until it is freed below.
             let this = unsafe { region.as_ref() };
-            self.zap(space, this.range());
+            self.zap_region(space, this);
             self.group_leave(this);
             self.free_region(region);
             any = true;
@@ -197,7 +202,10 @@ impl<P: Platform> Mm<P> {
             let span = mmu.span();
             let start = regions.last_before(range.start).map_or(span.start, |r| r.range().end);
             let end = regions.first_from(range.end).map_or(span.end, |r| r.range().start);
-            mmu.free_tables(space.root, start..end, &mut |pfn| self.table_freed(pfn));
+            mmu.free_tables(space.root, start..end, &mut |pfn| {
+                self.count_tables(space, -1);
+                self.free_table(pfn);
+            });
         }
     }
 
@@ -226,11 +234,34 @@ impl<P: Platform> Mm<P> {
         Ok(())
     }
 
+    /// Makes one region of those that touch within `range` or at its ends, have
+    /// been one before, and say the same (Linux `vma_merge`): or who changes his
+    /// mind page by page would have as many regions as pages.
+    pub(super) fn join_regions(&self, regions: &mut Regions, range: &Range<VirtAddr>) {
+        let before = regions.last_before(range.start);
+        let mut at = before.map_or(range.start, |region| region.range().start);
+        while let Some(region) = regions.first_from(at).filter(|r| r.range().start <= range.end) {
+            let end = region.range().end;
+            if !regions.find(end).is_some_and(|next| region.goes_on_in(next)) {
+                at = end;
+                continue;
+            }
+            let region = core::ptr::NonNull::from(region);
+            let Some(next) = regions.remove_first(&(end..end.add(1))) else { return };
+            // SAFETY: in the tree, which is ours to change, and so was the next.
+            let (region, gone) = unsafe { (region.as_ref(), next.as_ref()) };
+            regions.grow(region, gone.range().end);
+            self.group_leave(gone);
+            self.free_region(next);
+        }
+    }
+
     /// Sees to it that no large page reaches over `at`. The regions are locked.
     pub(super) fn split_across(&self, space: &Space, at: VirtAddr) -> Result<(), MapError> {
         if at.is_aligned(MapSize::Large) {
             return Ok(());
         }
+        let mut wait = Wait::new();
         loop {
             let entry = {
                 let cpu = self.enter();
@@ -238,7 +269,7 @@ impl<P: Platform> Mm<P> {
                 self.tables()?.get(space.root, at)
             };
             match entry {
-                Entry::Moving(m) if m.size == MapSize::Large => self.platform.stall(),
+                Entry::Moving(m) if m.size == MapSize::Large => wait.go_on(&self.platform),
                 Entry::Page(m) if m.size == MapSize::Large => self.split_mapped(space, at)?,
                 _ => return Ok(()),
             }

@@ -150,6 +150,8 @@ pub struct Space {
     swap: AtomicU64,
     /// Pages mapped in large ones, of `anon`.
     huge: AtomicU64,
+    /// Frames of its page tables: who asks must not walk what may be going.
+    tables: AtomicU64,
     /// Faults, and those that had to wait for a device.
     faults: AtomicU64,
     major: AtomicU64,
@@ -170,7 +172,7 @@ impl fmt::Debug for Space {
 }
 
 impl Space {
-    fn new(name: SpaceName, root: Root, home: usize) -> Self {
+    fn new(name: SpaceName, root: Root, tables: u64, home: usize) -> Self {
         Self {
             by_age: LinkedListAtomicLink::new(),
             root,
@@ -183,6 +185,7 @@ impl Space {
             anon: AtomicU64::new(0),
             swap: AtomicU64::new(0),
             huge: AtomicU64::new(0),
+            tables: AtomicU64::new(tables),
             faults: AtomicU64::new(0),
             major: AtomicU64::new(0),
             oom_score_adj: AtomicI64::new(0),
@@ -214,6 +217,11 @@ impl Space {
     /// Pages of it that are in swap (`VmSwap`).
     pub fn swapped(&self) -> u64 {
         self.swap.load(Relaxed)
+    }
+
+    /// Frames that its page tables take.
+    pub fn tables(&self) -> u64 {
+        self.tables.load(Relaxed)
     }
 
     /// Faults so far, and how many of them waited for a device.
@@ -315,9 +323,6 @@ pub(crate) struct Spaces {
     /// The page that all memory shows that was read before it was written.
     zero: AtomicU32,
     huge: AtomicU8,
-    /// Pages that are mapped, and those of them that are in large ones.
-    pub(crate) mapped: AtomicU64,
-    pub(crate) mapped_huge: AtomicU64,
     /// Frames of page tables.
     pub(crate) tables: AtomicU64,
 }
@@ -329,8 +334,6 @@ impl Spaces {
             all: Lock::new(LockRank::AddressSpace, ManuallyDrop::new(LinkedList::new(ByAge::NEW))),
             zero: AtomicU32::new(NIL),
             huge: AtomicU8::new(HugePages::Always as u8),
-            mapped: AtomicU64::new(0),
-            mapped_huge: AtomicU64::new(0),
             tables: AtomicU64::new(0),
         }
     }

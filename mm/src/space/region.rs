@@ -42,8 +42,12 @@ bitflags! {
     }
 }
 
+/// Pages of a region at most, 16 TiB of them: a page's number in its group is a
+/// word of its descriptor.
+pub(crate) const MAX_PAGES: u64 = 1 << 32;
+
 /// A stretch of an address space. It is changed with the space's regions locked
-/// for writing, and its ends under its group's lock too.
+/// for writing; who walks its group may see a part of it in two for a moment.
 pub struct Region {
     by_start: RBTreeAtomicLink,
     by_group: LinkedListAtomicLink,
@@ -127,8 +131,9 @@ impl Region {
         self.flags.store(flags.bits(), Relaxed);
     }
 
-    /// Cuts it off at `end`. Under its group's lock.
-    pub(crate) fn set_end(&self, end: VirtAddr) {
+    /// Has it end at `end`: what it covered so far another one covers already, so
+    /// that who walks the group misses nothing.
+    fn set_end(&self, end: VirtAddr) {
         self.end.store(end.0, Relaxed);
     }
 
@@ -155,6 +160,11 @@ impl Region {
         (range.start.0 <= va && va + size.bytes() <= range.end.0).then_some(VirtAddr(va))
     }
 
+    /// Whether `next`, which begins where this ends, is no different.
+    pub(crate) fn goes_on_in(&self, next: &Self) -> bool {
+        self.group == next.group && self.flags() == next.flags()
+    }
+
     /// Whether a page of `size` at `va` lies in it as a whole.
     pub(crate) fn covers(&self, va: VirtAddr, size: MapSize) -> bool {
         let range = self.range();
@@ -170,6 +180,21 @@ pub(crate) struct Regions {
     pub(crate) len: u64,
     /// Pages that they cover.
     pub(crate) pages: u64,
+    /// What is known of where there is no room.
+    pub(super) full: Full,
+}
+
+/// No gap that ends above `above` has room for `len` bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Full {
+    pub(super) above: VirtAddr,
+    pub(super) len: u64,
+}
+
+impl Default for Full {
+    fn default() -> Self {
+        Self { above: VirtAddr(u64::MAX), len: 0 }
+    }
 }
 
 impl core::fmt::Debug for Regions {
@@ -223,11 +248,23 @@ impl Regions {
         let region = cursor.remove()?;
         self.pages -= pages_of(&region.range());
         self.len -= 1;
+        if region.range().end >= self.full.above {
+            // There is a gap now, up to the next.
+            let next = cursor.get().map_or(u64::MAX, |next| next.range().start.0);
+            self.full.above = VirtAddr(next);
+        }
         NonNull::new(UnsafeRef::into_raw(region))
     }
 
-    /// Cuts `region` off at `at`; what comes behind is `tail`, of the same pages.
-    /// Under the lock of their group.
+    /// Has `region` reach to `end` too, where the one was that came behind it,
+    /// which is out of the tree and still in their group.
+    pub(crate) fn grow(&mut self, region: &Region, end: VirtAddr) {
+        self.pages += pages_of(&(region.range().end..end));
+        region.set_end(end);
+    }
+
+    /// Cuts `region` off at `at`; what comes behind is `tail`, of the same pages,
+    /// which is in their group already.
     pub(crate) fn cut(&mut self, region: &Region, at: VirtAddr, tail: NonNull<Region>) {
         self.pages -= pages_of(&(at..region.range().end));
         region.set_end(at);

@@ -191,9 +191,4 @@ impl<P: Platform> Mm<P> {
     pub fn maps_zeros(&self, entry: Entry) -> bool {
         matches!(entry, Entry::Page(m) if self.is_zero_page(m.pfn))
     }
-
-    /// Frames that a space's page tables take. Any context.
-    pub fn space_tables(&self, space: &Space) -> u64 {
-        self.platform.mmu().map_or(0, |mmu| mmu.table_pages(space.root))
-    }
 }

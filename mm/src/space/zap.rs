@@ -1,12 +1,14 @@
 //! Entries taken away with what they map (Linux `zap_page_range`). May call:
 //! `lru_page`, swap, trait `Mmu`.
 
-use super::Space;
+use super::region::Region;
+use super::{MapError, Space};
 use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, Mapping, Mmu, SwapEntry, VirtAddr};
 use crate::page::LruFlags;
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::Wait;
 use crate::types::Pfn;
 use core::ops::Range;
 
@@ -32,17 +34,26 @@ enum Step {
     Done,
     /// The entry there is just being moved.
     Wait(VirtAddr),
+    /// A large page there reaches over an end.
+    Split(VirtAddr),
 }
 
 impl<P: Platform> Mm<P> {
-    /// Takes away all entries in `range`, across whose ends no large page
-    /// reaches. The space's regions are locked, for reading at least; may wait.
-    pub(super) fn zap(&self, space: &Space, range: Range<VirtAddr>) {
-        let Ok(mmu) = self.tables() else { return };
-        let mut at = range.start;
+    /// Takes away all entries in `range`. Large pages that reach over its ends
+    /// are split: where regions are locked for reading only, one may have come at
+    /// any moment. The space's regions are locked, for reading at least; may wait.
+    ///
+    /// # Errors
+    /// Those of [`split_mapped`](Self::split_mapped), never for a range of whole
+    /// regions; the rest of it is as it was then.
+    pub(super) fn zap(&self, space: &Space, range: Range<VirtAddr>) -> Result<(), MapError> {
+        let mmu = self.tables()?;
+        let (mut at, mut wait) = (range.start, Wait::new());
         loop {
             // A hint: whatever is there is looked at again under its lock.
-            let Some((found, ..)) = mmu.next_entry(space.root, at, range.end) else { return };
+            let Some((found, ..)) = mmu.next_entry(space.root, at, range.end) else {
+                return Ok(());
+            };
             at = found.max(at);
             let mut gone = Gone {
                 pages: [Pfn(0); BATCH],
@@ -66,12 +77,16 @@ impl<P: Platform> Mm<P> {
                 Step::Next(next) => next,
                 Step::Done => end,
                 Step::Wait(there) => {
-                    self.platform.stall();
+                    wait.go_on(&self.platform);
                     there
+                }
+                Step::Split(there) => {
+                    self.split_mapped(space, there)?;
+                    at
                 }
             };
             if at >= range.end {
-                return;
+                return Ok(());
             }
         }
     }
@@ -87,8 +102,14 @@ impl<P: Platform> Mm<P> {
             let cpu = self.enter();
             space.entries.iter().for_each(|entries| drop(entries.lock(&cpu)));
         }
-        regions.iter().for_each(|region| self.zap(space, region.range()));
+        regions.iter().for_each(|region| self.zap_region(space, region));
         true
+    }
+
+    /// [`zap`](Self::zap) for a whole region, into which no large page reaches.
+    pub(super) fn zap_region(&self, space: &Space, region: &Region) {
+        let gone = self.zap(space, region.range());
+        debug_assert!(gone.is_ok(), "{gone:?}: nothing had to be split");
     }
 
     /// Takes entries away under one lock, until `gone` is full.
@@ -114,6 +135,9 @@ impl<P: Platform> Mm<P> {
                     space.count_swap(-1);
                     gone.slots[gone.swapped] = Some(slot);
                     gone.swapped += 1;
+                }
+                Entry::Page(_) if va < range.start || va.add(size.bytes()) > range.end => {
+                    return Step::Split(va);
                 }
                 Entry::Page(_) => {
                     let old = mmu.replace(space.root, va, size, Entry::None);
@@ -162,36 +186,43 @@ impl<P: Platform> Mm<P> {
     /// uses. No lock held.
     pub(crate) fn unmapped(&self, pfn: Pfn) {
         self.drop_mapping(pfn);
+        let desc = self.map.page(pfn);
+        if desc.head().lru().contains(LruFlags::MLOCKED) && desc.mapcount() > 0 {
+            self.unmark_locked(pfn);
+        }
         self.swap_unmapped(pfn);
         self.put_lru(pfn);
     }
 
-    /// Counts a mapping out of a page, whose reference the caller keeps.
-    pub(crate) fn drop_mapping(&self, pfn: Pfn) {
+    /// Counts a mapping out of an anonymous page, whose reference the caller keeps;
+    /// for those who have tables of their own. Any context.
+    pub fn drop_mapping(&self, pfn: Pfn) {
         let desc = self.map.page(pfn);
         let pages = desc.head().order().pages();
         if desc.drop_mapping() == 0 {
-            self.spaces.mapped.fetch_sub(pages, Relaxed);
+            self.uncount_pages(pfn, PageStat::Anon, pages);
             if pages > 1 {
-                self.spaces.mapped_huge.fetch_sub(pages, Relaxed);
+                self.uncount_pages(pfn, PageStat::AnonHuge, pages);
             }
         }
     }
 
-    /// Counts a mapping into a page that an entry is about to map.
-    pub(crate) fn add_mapping(&self, pfn: Pfn) {
+    /// Counts a mapping into an anonymous page that an entry is about to map, which
+    /// gets a reference of the caller's; for those who have tables of their own. Any
+    /// context.
+    pub fn add_mapping(&self, pfn: Pfn) {
         let desc = self.map.page(pfn);
         if desc.add_mapping() == 1 {
-            self.note_mapped(desc.head().order().pages());
+            self.note_mapped(pfn, desc.head().order().pages());
         }
     }
 
     /// Counts a page that is mapped and was not.
     #[inline]
-    pub(crate) fn note_mapped(&self, pages: u64) {
-        self.spaces.mapped.fetch_add(pages, Relaxed);
+    pub(crate) fn note_mapped(&self, pfn: Pfn, pages: u64) {
+        self.count_pages(pfn, PageStat::Anon, pages);
         if pages > 1 {
-            self.spaces.mapped_huge.fetch_add(pages, Relaxed);
+            self.count_pages(pfn, PageStat::AnonHuge, pages);
         }
     }
 }

@@ -69,7 +69,7 @@ impl PageArray {
 }
 
 impl<P: Platform> Mm<P> {
-    /// An array of `len` words. May wait.
+    /// An array of `len` words. May wait, but has nobody killed.
     ///
     /// # Errors
     /// When a page could not be had, or too many words are wanted; nothing is
@@ -77,6 +77,10 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn new_array(&self, len: u32) -> Result<PageArray, AllocError> {
         if len > MAX_WORDS {
             return Err(AllocError::Invalid("more words than an array can have"));
+        }
+        // Nobody's memory is taken in vain.
+        if u64::from(len.div_ceil(WORDS)) > self.managed_pages() {
+            return Err(AllocError::NoMemory);
         }
         let array = PageArray { root: self.array_page()?, len };
         for first in (0..len).step_by(WORDS as usize) {
@@ -89,8 +93,8 @@ impl<P: Platform> Mm<P> {
     }
 
     fn array_page(&self) -> Result<Pfn, AllocError> {
-        let page = self.alloc_pages(Request::new(Order(0), Gfp::KERNEL | Gfp::ZERO))?;
-        Ok(page.pfn)
+        let gfp = Gfp::KERNEL | Gfp::ZERO | Gfp::RETRY_MAYFAIL | Gfp::NOWARN;
+        Ok(self.alloc_pages(Request::new(Order(0), gfp))?.pfn)
     }
 
     fn add_page(&self, array: &PageArray, first: u32) -> Result<(), AllocError> {

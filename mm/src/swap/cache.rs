@@ -8,8 +8,9 @@ use super::slot::Slot;
 use crate::mm::Mm;
 use crate::mmu::SwapEntry;
 use crate::page::{LruFlags, PageFlags, link};
+use crate::page_stats::PageStat;
 use crate::platform::Platform;
-use crate::sync::{Ordering::Relaxed, may_wait};
+use crate::sync::{Ordering::Relaxed, Wait, may_wait};
 use crate::types::Pfn;
 
 /// No slot is free.
@@ -57,6 +58,7 @@ impl<P: Platform> Mm<P> {
                 let entry = SwapEntry::new(on.index, slot)?;
                 on.area.used.fetch_add(1, Relaxed);
                 on.area.cached.fetch_add(1, Relaxed);
+                self.count_pages(pfn, PageStat::SwapCached, 1);
                 self.mark_cached(pfn, entry, LruFlags::DIRTY | LruFlags::UPTODATE);
                 Some(entry)
             })
@@ -93,6 +95,7 @@ impl<P: Platform> Mm<P> {
             self.mark_cached(pfn, entry, LruFlags::empty());
             on.set(entry.slot(), word.with_page(Some(link(pfn))));
             on.area.cached.fetch_add(1, Relaxed);
+            self.count_pages(pfn, PageStat::SwapCached, 1);
             Inserted::Yes { zero: word.is_zero() }
         });
         inserted.unwrap_or(Inserted::Stale)
@@ -103,6 +106,7 @@ impl<P: Platform> Mm<P> {
     /// `entry` is not in use. It may leave the cache before the caller has locked
     /// it. No lock held.
     pub fn swap_lookup(&self, entry: SwapEntry) -> Option<Pfn> {
+        let mut wait = Wait::new();
         loop {
             let found = self.with_swap(entry.device(), |on| {
                 let pfn = on.slot(entry.slot()).page()?;
@@ -115,7 +119,7 @@ impl<P: Platform> Mm<P> {
                 Some((pfn, true)) => return Some(pfn),
                 Some((_, false)) => {
                     may_wait(&self.platform, "a page that is being moved");
-                    self.platform.stall();
+                    wait.go_on(&self.platform);
                 }
             }
         }
@@ -150,6 +154,7 @@ impl<P: Platform> Mm<P> {
             desc.set_lru(flags);
             desc.set_private(0);
             on.area.cached.fetch_sub(1, Relaxed);
+            self.uncount_pages(pfn, PageStat::SwapCached, 1);
             on.set_or_free(entry.slot(), word.with_page(None));
             true
         });
@@ -182,6 +187,7 @@ impl<P: Platform> Mm<P> {
             desc.clear_lru(LruFlags::SWAPCACHE | LruFlags::DIRTY);
             desc.set_private(0);
             on.area.cached.fetch_sub(1, Relaxed);
+            self.uncount_pages(pfn, PageStat::SwapCached, 1);
             on.set_or_free(entry.slot(), word.with_page(None));
             true
         });
@@ -201,6 +207,8 @@ impl<P: Platform> Mm<P> {
             from.set_private(0);
             to.set_private(entry.bits());
             to.set_lru(LruFlags::SWAPCACHE);
+            self.count_pages(dst, PageStat::SwapCached, 1);
+            self.uncount_pages(src, PageStat::SwapCached, 1);
             on.set(entry.slot(), word.with_page(Some(link(dst))));
         });
     }

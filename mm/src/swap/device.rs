@@ -16,11 +16,11 @@ pub enum SwapKind {
 /// A device with room for pages, in slots numbered from 0.
 ///
 /// [`read`](Self::read), [`write`](Self::write), their batches and
-/// [`discard`](Self::discard) are called with interrupts on and no lock held but,
-/// for all but the last, the locks of the pages; they may wait for the device. Several may be called at a time, on
-/// any CPU, but never two of one slot. They are on the way by which memory is
+/// [`discard`](Self::discard) are called with interrupts on and no lock held but
+/// those of pages; they may wait for the device. Several may be called at a time,
+/// on any CPU, but never two of one slot. They are on the way by which memory is
 /// made free: what memory they need they ask for without DIRECT_RECLAIM, or with
-/// the rights of `PF_MEMALLOC`, which the caller has.
+/// the rights of `PF_MEMALLOC`, which who writes has.
 pub trait SwapDevice: Sync {
     /// Its name, as a path: `/dev/zram0`. The same for as long as it lives.
     fn name(&self) -> &str;

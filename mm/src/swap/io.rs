@@ -11,7 +11,7 @@ use crate::page::{LruFlags, PageFlags};
 use crate::platform::{LogLevel, Platform};
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
-use crate::types::Pfn;
+use crate::types::{KIB_PER_PAGE, Pfn};
 use arrayvec::ArrayVec;
 
 /// Why a page could not be brought back.
@@ -158,6 +158,7 @@ impl<P: Platform> Mm<P> {
         let Err(why) = written else {
             self.note_swap_write(entry, true);
             self.stats.count(Event::PswpOut);
+            self.stats.add(Event::PgPgOut, KIB_PER_PAGE);
             return Ok(());
         };
         desc.set_lru(LruFlags::DIRTY | LruFlags::FAILED);
@@ -317,7 +318,7 @@ impl<P: Platform> Mm<P> {
         let mut results = batch.into_iter().map(|one| one.result);
         let result = results.next().unwrap_or(Err(IoFailed));
         match (result, device) {
-            (Ok(()), _) => self.stats.count(Event::PswpIn),
+            (Ok(()), _) => self.note_swap_read(),
             (Err(_), Some(device)) => self.note_swap_failure(device, entry, "read"),
             (Err(_), None) => {}
         }
@@ -327,6 +328,11 @@ impl<P: Platform> Mm<P> {
         result
     }
 
+    fn note_swap_read(&self) {
+        self.stats.count(Event::PswpIn);
+        self.stats.add(Event::PgPgIn, KIB_PER_PAGE);
+    }
+
     /// A page that was read before anybody asked is in the cache for whoever does,
     /// or forgotten if it could not be read: who asks is told then.
     fn swap_read_ahead(&self, pfn: Pfn, result: Result<(), IoFailed>) {
@@ -334,7 +340,7 @@ impl<P: Platform> Mm<P> {
         match result {
             Ok(()) => {
                 desc.set_lru(LruFlags::UPTODATE | LruFlags::READAHEAD);
-                self.stats.count(Event::PswpIn);
+                self.note_swap_read();
                 self.stats.count(Event::SwapRa);
                 self.lru_add(pfn);
             }

@@ -176,6 +176,12 @@ impl<P: Platform> Mm<P> {
         })
     }
 
+    /// Whether a device of that name is switched on, or about to be, or not yet
+    /// empty. Any context.
+    pub fn is_swap_on(&self, name: &str) -> bool {
+        self.with_registry(|registry| registry.find(name).is_some())
+    }
+
     /// Writes `/proc/swaps`.
     pub(crate) fn write_swaps(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result {
         writeln!(out, "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority")?;

@@ -8,6 +8,7 @@ mod rank;
 mod sleeping;
 
 pub use rank::{HeldLocks, LockRank};
+pub(crate) use sleeping::Wait;
 pub use sleeping::{ReadGuard, SleepLock, WriteGuard};
 
 use crate::platform::{IrqState, Platform};

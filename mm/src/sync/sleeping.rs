@@ -1,5 +1,5 @@
 //! A lock that is held over waits: its holders may allocate, sleep and take spin
-//! locks. Readers share it. Who finds it taken stalls, as for a page lock. May
+//! locks. Readers share it. Who finds it taken waits, as for a page lock. May
 //! call: `platform`.
 
 use super::{AtomicU32, Ordering, may_wait};
@@ -14,6 +14,31 @@ const WRITER: u32 = 1 << 31;
 const WAITING: u32 = 1 << 30;
 /// The rest counts readers.
 const READERS: u32 = WAITING - 1;
+
+/// A wait for a task that is at work: most let go within microseconds, so others
+/// are let run for a while before this task sleeps (Linux's optimistic spinning).
+#[derive(Debug)]
+pub(crate) struct Wait(u32);
+
+impl Wait {
+    /// Rounds before the first sleep.
+    pub(crate) const ROUNDS: u32 = 1000;
+
+    pub(crate) const fn new() -> Self {
+        Self(0)
+    }
+
+    /// Waits for a moment, or longer if it has waited often. The context is that
+    /// of [`Platform::stall`].
+    pub(crate) fn go_on<P: Platform>(&mut self, platform: &P) {
+        if self.0 < Self::ROUNDS {
+            self.0 += 1;
+            platform.relax();
+        } else {
+            platform.stall();
+        }
+    }
+}
 
 /// A value that many may read or one may write, over waits (Linux
 /// `struct rw_semaphore`). It may not be waited for with a spin lock held.
@@ -47,12 +72,13 @@ impl<T> SleepLock<T> {
 
     /// Reads; waits for a writer. Interrupts on, no spin lock held.
     pub fn read<P: Platform>(&self, platform: &P) -> ReadGuard<'_, T> {
+        let mut wait = Wait::new();
         loop {
             if let Some(guard) = self.try_read() {
                 return guard;
             }
             may_wait(platform, "somebody who writes");
-            platform.stall();
+            wait.go_on(platform);
         }
     }
 
@@ -68,13 +94,14 @@ impl<T> SleepLock<T> {
 
     /// Writes; waits for everybody else. Interrupts on, no spin lock held.
     pub fn write<P: Platform>(&self, platform: &P) -> WriteGuard<'_, T> {
+        let mut wait = Wait::new();
         loop {
             if let Some(guard) = self.try_write() {
                 return guard;
             }
             may_wait(platform, "those who read and write");
             self.state.fetch_or(WAITING, Ordering::Relaxed);
-            platform.stall();
+            wait.go_on(platform);
         }
     }
 

@@ -1,11 +1,25 @@
 //! Hosts that fail, are gone, or cannot be shut off.
 
-use crate::stand::{Host, LENIENT, STRICT, isolate, migrate, setup};
+use crate::stand::{Host, LENIENT, STRICT, Setup, isolate, migrate, setup};
 use mm::balloon::{AttachError, HostFailed, Step};
 use mm::list::PageList;
 use mm::migrate::MigrateMode;
 use mm::oom::OomNotifier;
 use mm::types::Pfn;
+
+/// Up and down until the host fails; how.
+fn go_till_it_fails(s: &Setup) -> Option<HostFailed> {
+    for target in [600, 300, 0, 200] {
+        loop {
+            match s.balloon.toward(s.mm, target) {
+                Ok(Step::More) => {}
+                Ok(_) => break,
+                Err(why) => return Some(why),
+            }
+        }
+    }
+    None
+}
 
 /// The host fails, in whatever call: with a device that is shut off the guest
 /// has all its memory again.
@@ -15,16 +29,7 @@ fn a_host_that_is_gone_leaves_everything() {
         let s = setup(if fails_at % 2 == 0 { STRICT } else { LENIENT });
         let (free, managed) = (s.free(), s.mm.managed_pages());
         s.host.fail_next(fails_at, HostFailed::Gone);
-        let mut failed = Ok(Step::More);
-        for target in [600, 300, 0, 200] {
-            while failed == Ok(Step::More) {
-                failed = s.balloon.toward(s.mm, target);
-            }
-            if failed == Ok(Step::Done) {
-                failed = Ok(Step::More);
-            }
-        }
-        assert_eq!(failed, Err(HostFailed::Gone), "at call {fails_at}");
+        assert_eq!(go_till_it_fails(&s), Some(HostFailed::Gone), "at call {fails_at}");
         assert_eq!((s.balloon.size(), s.balloon.terms(s.mm)), (0, None));
         assert_eq!((s.free(), s.mm.managed_pages()), (free, managed));
         // Without a host it stays empty.
@@ -47,16 +52,7 @@ fn a_host_that_is_lost_keeps_what_it_has() {
         let s = setup(if fails_at % 2 == 0 { STRICT } else { LENIENT });
         let free = s.free();
         s.host.fail_next(fails_at, HostFailed::Lost);
-        let mut failed = Ok(Step::More);
-        for target in [600, 300, 0, 200] {
-            while failed == Ok(Step::More) {
-                failed = s.balloon.toward(s.mm, target);
-            }
-            if failed == Ok(Step::Done) {
-                failed = Ok(Step::More);
-            }
-        }
-        assert_eq!(failed, Err(HostFailed::Lost), "at call {fails_at}");
+        assert_eq!(go_till_it_fails(&s), Some(HostFailed::Lost), "at call {fails_at}");
         let size = s.balloon.size();
         assert!(s.host.pages().len() as u64 <= size);
         assert_eq!(s.free(), free - size);

@@ -28,6 +28,7 @@ mod balloon;
 mod contig;
 mod deferred;
 mod hotplug;
+mod huge;
 mod mailbox;
 mod movable;
 mod pages;

@@ -18,7 +18,7 @@ use mm::types::{MigrateType, Order, PAGE_SIZE, Pfn, ZoneKind};
 use mm::{Gfp, Page, Request};
 
 const MIB: u64 = 4;
-const PAGE: u64 = PAGE_SIZE as u64;
+pub(crate) const PAGE: u64 = PAGE_SIZE as u64;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 const DISK: &str = "/dev/disk";
 
@@ -28,7 +28,7 @@ fn play(cpus: u16) -> Play {
     play_with(MIB, cpus)
 }
 
-fn play_with(mib: u64, cpus: u16) -> Play {
+pub(crate) fn play_with(mib: u64, cpus: u16) -> Play {
     let play = Play::new(mib, cpus).slab();
     play.mm.set_huge_pages(HugePages::Never);
     let (first, at) = space(&play, 1);
@@ -45,7 +45,7 @@ fn swap(play: &Play) -> &'static SwapDisk {
 }
 
 /// A space with that many pages to be had.
-fn space<'m>(play: &'m Play, pages: u64) -> (SpaceRef<'m>, VirtAddr) {
+pub(crate) fn space<'m>(play: &'m Play, pages: u64) -> (SpaceRef<'m>, VirtAddr) {
     let space = play.mm.space_new("space").expect("a space");
     let at = play.mm.mmap(&space, None, pages * PAGE, RW, MapFlags::empty()).expect("room");
     (space, at)
@@ -59,12 +59,17 @@ fn holding<'m>(play: &'m Play, value: u64) -> (SpaceRef<'m>, VirtAddr) {
     (space, at)
 }
 
-fn fork<'m>(play: &'m Play, space: &SpaceRef<'m>) -> SpaceRef<'m> {
+pub(crate) fn fork<'m>(play: &'m Play, space: &SpaceRef<'m>) -> SpaceRef<'m> {
     play.mm.space_fork(space, "child").expect("memory")
 }
 
 /// Writes as a thread of the space does.
-fn put(play: &Play, space: &SpaceRef<'_>, va: VirtAddr, value: u64) -> Result<(), FaultError> {
+pub(crate) fn put(
+    play: &Play,
+    space: &SpaceRef<'_>,
+    va: VirtAddr,
+    value: u64,
+) -> Result<(), FaultError> {
     let write = |page: *mut u8| {
         // SAFETY: a page of the space; threads are coroutines of one of the host's.
         unsafe { page.cast::<u64>().write(value) };
@@ -76,7 +81,7 @@ fn put(play: &Play, space: &SpaceRef<'_>, va: VirtAddr, value: u64) -> Result<()
 }
 
 /// Reads as a thread of the space does.
-fn get(play: &Play, space: &SpaceRef<'_>, va: VirtAddr) -> Result<u64, FaultError> {
+pub(crate) fn get(play: &Play, space: &SpaceRef<'_>, va: VirtAddr) -> Result<u64, FaultError> {
     let mut value = 0;
     let mut read = |page: *mut u8| {
         // SAFETY: as above.
@@ -89,7 +94,7 @@ fn get(play: &Play, space: &SpaceRef<'_>, va: VirtAddr) -> Result<u64, FaultErro
 }
 
 /// Reads and writes by turns, looking each time for what was there last.
-fn use_it(play: &Play, space: &SpaceRef<'_>, va: VirtAddr, mut value: u64) {
+pub(crate) fn use_it(play: &Play, space: &SpaceRef<'_>, va: VirtAddr, mut value: u64) {
     for _ in 0..2 {
         assert_eq!(get(play, space, va), Ok(value));
         value += 1;
@@ -146,13 +151,13 @@ fn page_out(play: &Play, pfn: Pfn) {
 }
 
 /// Reclaims what there is to be had.
-fn reclaim(play: &Play) {
+pub(crate) fn reclaim(play: &Play) {
     let zone = play.mm.zones().iter().find(|zone| zone.managed() > 0).expect("a zone");
     play.mm.reclaim_in_zone(zone.index(), 8, Gfp::KERNEL);
 }
 
 /// Nothing is left of these spaces.
-fn end<'m>(play: &'m Play, spaces: impl IntoIterator<Item = SpaceRef<'m>>) {
+pub(crate) fn end<'m>(play: &'m Play, spaces: impl IntoIterator<Item = SpaceRef<'m>>) {
     play.mm.audit().expect("whole");
     for space in spaces {
         play.mm.space_put(space);
@@ -360,6 +365,53 @@ fn giving_up_and_writing_against_reclaim() {
     });
 }
 
+/// So does what somebody else writes there, who has been told that he has.
+#[test]
+fn writing_from_outside_against_reclaim() {
+    explore(|| {
+        let play = play(2);
+        let (space, at) = holding(&play, 7);
+        play.mm.madvise(&space, at, PAGE, Advice::Free).expect("mapped");
+        let writer = || {
+            play.mm.platform().look_away(true);
+            play.mm.write_space(&space, at, &8_u64.to_ne_bytes()).expect("memory");
+            play.mm.platform().look_away(false);
+        };
+        let reclaimer = || {
+            reclaim(&play);
+            reclaim(&play);
+        };
+        play.act([Box::new(writer) as Part<'_>, Box::new(reclaimer)]);
+        assert_eq!(get(&play, &space, at), Ok(8));
+        end(&play, [space]);
+    });
+}
+
+/// What was given up and written again is copied, and goes, while reclaim has just
+/// found out that it has to stay.
+#[test]
+fn a_fork_and_an_exit_against_a_discard() {
+    explore(|| {
+        let play = play(2);
+        let (parent, at) = holding(&play, 7);
+        play.mm.madvise(&parent, at, PAGE, Advice::Free).expect("mapped");
+        put(&play, &parent, at, 8).expect("memory");
+        let program = || {
+            let child = fork(&play, &parent);
+            assert_eq!(get(&play, &child, at), Ok(8));
+            play.mm.space_put(child);
+            play.mm.munmap(&parent, at, PAGE).expect("mapped");
+        };
+        let reclaimer = || {
+            reclaim(&play);
+            reclaim(&play);
+        };
+        play.act([Box::new(program) as Part<'_>, Box::new(reclaimer)]);
+        assert_eq!(parent.rss(), 0);
+        end(&play, [parent]);
+    });
+}
+
 /// What is locked is there from then on, whatever was about to become of it.
 #[test]
 fn locking_against_a_page_out() {
@@ -430,12 +482,13 @@ fn the_reaper_against_a_fault() {
 
 /// What becomes of a request for which nothing is left.
 fn kill(play: &Play) -> Relief {
-    play.mm.out_of_memory(&Attempt {
+    let attempt = Attempt {
         request: Request::new(Order(0), Gfp::KERNEL),
         class: ZoneKind::Normal,
         migratetype: MigrateType::Unmovable,
         flags: AllocFlags::empty(),
-    })
+    };
+    play.mm.out_of_memory(&attempt, &mut || false)
 }
 
 /// A victim that is just copying itself keeps its regions for a while: who comes
@@ -469,53 +522,35 @@ fn the_reaper_against_a_fork() {
     });
 }
 
-/// A large page comes apart while its memory is used.
+/// What one victim had is enough for two who found nothing at a time: the second
+/// sees that before he kills another one.
 #[test]
-fn a_split_against_faults() {
+fn two_who_find_nothing_kill_one() {
     explore(|| {
-        let play = play_with(8, 2);
-        let (space, at) = large(&play);
-        let far = at.add(300 * PAGE);
-        let program = || {
-            use_it(&play, &space, at, 7);
-            use_it(&play, &space, far, 0);
-        };
-        let splitter = || play.mm.munmap(&space, at.add(PAGE), PAGE).expect("mapped");
-        play.act([Box::new(program) as Part<'_>, Box::new(splitter)]);
-        assert_eq!((space.huge(), space.rss()), (0, 511));
-        assert_eq!((get(&play, &space, at), get(&play, &space, far)), (Ok(9), Ok(2)));
-        end(&play, [space]);
-    });
-}
-
-/// A space whose first page is a large one that holds 7.
-fn large(play: &Play) -> (SpaceRef<'_>, VirtAddr) {
-    play.mm.set_huge_pages(HugePages::Always);
-    let (space, at) = space(play, 512);
-    put(play, &space, at, 7).expect("memory");
-    play.mm.lru_drain_all();
-    assert_eq!(space.huge(), 512, "a large page");
-    (space, at)
-}
-
-/// A large page that two share comes apart because one writes to it: the other
-/// one sees nothing of that.
-#[test]
-fn a_split_against_another_who_reads() {
-    explore(|| {
-        let play = play_with(8, 2);
-        let (parent, at) = large(&play);
-        let child = fork(&play, &parent);
-        let writer = || use_it(&play, &parent, at, 7);
-        let reader = || {
-            for _ in 0..3 {
-                assert_eq!(get(&play, &child, at), Ok(7));
+        let play = play(2);
+        let victims = [(); 2].map(|()| {
+            let (space, at) = space(&play, 150);
+            for page in 0..150 {
+                put(&play, &space, at.add(page * PAGE), 7).expect("memory");
             }
-        };
-        play.act([Box::new(writer) as Part<'_>, Box::new(reader)]);
-        assert_eq!((parent.huge(), child.huge()), (0, 0));
-        assert_eq!((get(&play, &parent, at), get(&play, &child, at)), (Ok(9), Ok(7)));
-        end(&play, [parent, child]);
+            space
+        });
+        let mut held = Vec::new();
+        let last = (0, Gfp::KERNEL | Gfp::NORETRY);
+        for (order, gfp) in [(6, Gfp::NOWAIT), (3, Gfp::NOWAIT), last] {
+            held.extend(std::iter::from_fn(|| play.alloc(order, gfp)));
+        }
+        let mut found = [None, None];
+        play.act(found.each_mut().map(|found| {
+            let play = &play;
+            Box::new(move || *found = play.alloc(0, Gfp::KERNEL)) as Part<'_>
+        }));
+        let killed = victims.iter().filter(|space| space.is_killed()).count();
+        assert_eq!((killed, found.iter().flatten().count()), (1, 2));
+        held.extend(found.into_iter().flatten());
+        held.into_iter().for_each(|page| play.free(page));
+        play.mm.platform().quiet();
+        end(&play, victims);
     });
 }
 
@@ -570,6 +605,38 @@ fn two_first_faults() {
         };
         play.act([Box::new(writer) as Part<'_>, Box::new(reader), Box::new(reader)]);
         assert_eq!((get(&play, &space, at), space.rss()), (Ok(7), 1));
+        end(&play, [space]);
+    });
+}
+
+/// A page is looked for by the number of a group that is nobody's any more, while
+/// the memory of groups goes to somebody else.
+#[test]
+fn a_walk_against_groups_that_go() {
+    explore(|| {
+        let play = play(3);
+        let (space, at) = holding(&play, 7);
+        let pfn = frame(&play, &space, at).expect("a page");
+        let walker = || {
+            if play.mm.lru_isolate(pfn) {
+                for _ in 0..2 {
+                    play.mm.rmap_walk(pfn, &mut |_, _, _| true);
+                }
+                play.mm.lru_putback(pfn);
+            }
+        };
+        let owner = || play.mm.munmap(&space, at, PAGE).expect("mapped");
+        let taker = || {
+            for _ in 0..2 {
+                play.mm.shrink_groups(u64::MAX);
+                let Some(page) = play.alloc(0, Gfp::KERNEL) else { continue };
+                let frame = play.mm.platform().frame(page.pfn);
+                // SAFETY: a page of this thread's.
+                unsafe { frame.write_bytes(0xff, PAGE_SIZE) };
+                play.free(page);
+            }
+        };
+        play.act([Box::new(walker) as Part<'_>, Box::new(owner), Box::new(taker)]);
         end(&play, [space]);
     });
 }

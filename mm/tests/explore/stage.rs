@@ -18,6 +18,7 @@ use mm::types::{CpuId, MigrateType, NodeId, Order, PAGEBLOCK_PAGES, Pfn, PfnRang
 use mm::{Config, Gfp, Mm, Page, Request};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::run::way;
 
@@ -39,6 +40,8 @@ pub(crate) struct Stage {
     fault: Fault,
     /// Frames that somebody has.
     owned: Mutex<BTreeSet<Pfn>>,
+    /// Whoever is about to touch a frame lets others go on first.
+    looks_away: AtomicBool,
 }
 
 /// What a thread of the explorer's is.
@@ -84,6 +87,12 @@ impl Stage {
         self.machine.advance_ms(ms);
     }
 
+    /// Has whoever is about to touch a frame let others go on first, or not any
+    /// more.
+    pub(crate) fn look_away(&self, on: bool) {
+        self.looks_away.store(on, Relaxed);
+    }
+
     /// The workers that were woken since this was asked last.
     pub(crate) fn take_woken(&self) -> Vec<Worker> {
         self.machine.take_woken()
@@ -115,6 +124,9 @@ impl Stage {
 // SAFETY: memory is the inner machine's; a token is held by one thread.
 unsafe impl Platform for Stage {
     fn frame(&self, pfn: Pfn) -> *mut u8 {
+        if self.looks_away.load(Relaxed) && me().depth == 0 {
+            shuttle::thread::yield_now();
+        }
         self.machine.frame(pfn)
     }
 
@@ -264,6 +276,7 @@ impl Play {
             held: (0..cpus).map(|_| HeldLocks::default()).collect(),
             fault,
             owned: Mutex::default(),
+            looks_away: AtomicBool::new(false),
         };
         let mut ranges = Box::new([RamRange::EMPTY; 32]);
         let mut reserved = Box::new([Reservation::EMPTY; 32]);
@@ -316,6 +329,7 @@ impl Play {
     /// Pages that are free, or kept for objects.
     fn accounted(&self) -> u64 {
         self.mm.lru_drain_all();
+        self.mm.shrink_groups(u64::MAX);
         self.mm.slab_shrink();
         self.mm.drain_all(None);
         let slab = (0..self.mm.nodes() as u8).map(|node| self.mm.slab_pages(NodeId(node)));

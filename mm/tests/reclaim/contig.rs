@@ -17,21 +17,21 @@ use mm::{Config, Gfp, Mm, Page, Request};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// As drivers ask for buffers.
-const CMA: Gfp = Gfp::KERNEL.union(Gfp::RETRY_MAYFAIL).union(Gfp::NOWARN);
+pub(super) const CMA: Gfp = Gfp::KERNEL.union(Gfp::RETRY_MAYFAIL).union(Gfp::NOWARN);
 
 /// A machine with 64 MiB for contiguous allocations.
-fn machine(mib: u64) -> Mm<Machine> {
+pub(super) fn machine(mib: u64) -> Mm<Machine> {
     let mut config = Config::default();
     let area = CmaRequest { size: 64 << 20, base: None, end: None, order_per_bit: Order(0) };
     config.cma[0] = Some(area);
     pc(mib, 2, &config).expect("a machine")
 }
 
-fn file_pages(mm: &Mm<Machine>, zone: &Zone) -> u64 {
+pub(super) fn file_pages(mm: &Mm<Machine>, zone: &Zone) -> u64 {
     mm.lru_pages(zone, LruList::ActiveFile) + mm.lru_pages(zone, LruList::InactiveFile)
 }
 
-fn zones_keep_their_reserves(mm: &Mm<Machine>) {
+pub(super) fn zones_keep_their_reserves(mm: &Mm<Machine>) {
     for zone in mm.zones().iter().filter(|zone| zone.managed() > 0) {
         let (free, min) = (zone.free_pages(), zone.mark(Mark::Min));
         assert!(free >= min, "{:?}: {free} of {min}", zone.kind);
@@ -40,7 +40,7 @@ fn zones_keep_their_reserves(mm: &Mm<Machine>) {
 
 /// The first pages of a zone that many may be had of: nodes of caches' trees are
 /// not among them.
-fn movable_range(mm: &Mm<Machine>, zone: &Zone, pages: u64) -> PfnRange {
+pub(super) fn movable_range(mm: &Mm<Machine>, zone: &Zone, pages: u64) -> PfnRange {
     let mut range = PfnRange::sized(zone.span().start, 0);
     while range.pages() < pages {
         let block = range.end;
@@ -60,31 +60,38 @@ fn movable_range(mm: &Mm<Machine>, zone: &Zone, pages: u64) -> PfnRange {
 /// Caches blocks until nothing is to be had without reclaim; every third one is
 /// dirty if so asked. Returns how many.
 fn fill_cache(mm: &Mm<Machine>, disk: &Disk, dirty: bool) -> u32 {
-    let gfp = (CACHE - Gfp::DIRECT_RECLAIM) | Gfp::NOWARN;
-    let mut block = 0;
+    fill_with(mm, disk, 0, dirty, CACHE)
+}
+
+/// As [`fill_cache`], from block `first` on and where `gfp` allows. Returns the first
+/// block after them.
+pub(super) fn fill_with(mm: &Mm<Machine>, disk: &Disk, first: u32, dirty: bool, gfp: Gfp) -> u32 {
+    let gfp = (gfp - Gfp::DIRECT_RECLAIM) | Gfp::NOWARN;
+    let mut block = first;
     loop {
         let done = match block % 3 {
             0 if dirty => disk.write(mm, block, u64::from(block) << 8, gfp),
             _ => disk.read(mm, block, gfp).map(drop),
         };
         if done.is_err() {
-            mm.lru_drain_all();
-            mm.drain_all(None);
-            let wanted = |zone: &Zone| zone.free_pages() < zone.mark(Mark::Min);
-            // Of a whole batch for a per-CPU list the rest is below the mark.
-            for old in (0..block).filter(|old| old % 3 != 0) {
-                let frame = disk.frame_of(mm, old).expect("cached");
-                if mm.zones().iter().any(|zone| zone.span().contains(frame) && wanted(zone)) {
-                    disk.forget(mm, old);
-                    mm.drain_all(None);
-                }
-            }
-            zones_keep_their_reserves(mm);
-            mm.platform().take_woken();
-            return block;
+            break;
         }
         block += 1;
     }
+    mm.lru_drain_all();
+    mm.drain_all(None);
+    // Of a whole batch for a per-CPU list the rest is below the mark.
+    for old in (first..block).filter(|old| old % 3 != 0) {
+        let frame = disk.frame_of(mm, old).expect("cached");
+        let wanted = |zone: &Zone| zone.free_pages() < zone.mark(Mark::Min);
+        if mm.zones().iter().any(|zone| zone.span().contains(frame) && wanted(zone)) {
+            disk.forget(mm, old);
+            mm.drain_all(None);
+        }
+    }
+    zones_keep_their_reserves(mm);
+    mm.platform().take_woken();
+    block
 }
 
 #[cfg_attr(miri, ignore = "too large")]
@@ -121,6 +128,32 @@ fn a_large_allocation_leaves_the_reserves_to_others() {
         assert_eq!(disk.read(&mm, block, CACHE), Ok(u64::from(block) << 8));
     }
     held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
+    mm.audit().expect("whole");
+}
+
+/// Free pages in HighAtomic blocks take nothing of what has to move, and keep no
+/// mark: as much more is to be freed, however little seems to be lacking.
+#[cfg_attr(miri, ignore = "too large")]
+#[test]
+fn what_is_kept_for_urgent_blocks_is_no_room() {
+    let mm = machine(300);
+    let usual = mm.min_free_kbytes();
+    // Low lies above what is free, min below.
+    mm.set_min_free_kbytes(mm.managed_pages() * 4 * 80 / 100);
+    let urgent = Request::new(Order(10), Gfp::ATOMIC | Gfp::NOWARN);
+    mm.free_pages(mm.alloc_pages(urgent).expect("a block")).expect("its own");
+    mm.set_min_free_kbytes(usual);
+    let zone = mm.zone(NODE, ZoneKind::Dma32).expect("DMA32");
+    assert_eq!(zone.reserved_highatomic(), 1024);
+    let disk = Disk::of(&mm);
+    fill_cache(&mm, disk, false);
+    assert!(zone.free_pages() <= zone.mark(Mark::Low) + 1024, "nearly full");
+
+    let got = mm.cma_alloc(CmaId::DEFAULT, 64 << 8, Order(0), CMA).expect("all of the area");
+
+    assert_eq!(zone.reserved_highatomic(), 1024, "nobody was as short as that");
+    assert!(zone.free_pages() >= zone.mark(Mark::Low) + 1024);
+    mm.cma_release(CmaId::DEFAULT, got).expect("its own");
     mm.audit().expect("whole");
 }
 

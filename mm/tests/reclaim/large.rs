@@ -1,9 +1,12 @@
 //! Large pages in the way of a contiguous range, and requests that nobody helps.
 #![cfg(not(miri))]
 
-use super::event;
+use super::disk::Disk;
+use super::{CACHE, dma32, event};
+use mm::host::swap::SwapDisk;
 use mm::host::{Machine, pc};
 use mm::page::PageType;
+use mm::pressure::Pressure;
 use mm::space::{HugePages, MapFlags, Prot};
 use mm::types::{Order, PAGE_SIZE, Pfn, PfnRange};
 use mm::zone::Mark;
@@ -57,6 +60,7 @@ fn a_large_page_moves_in_pieces_where_it_has_to() {
 
     assert_eq!(got, Ok(range));
     assert_eq!(event(&mm, "thp_split_page"), split + 1);
+    assert!(event(&mm, "thp_split_pmd") > 0);
     mm.audit().expect("whole");
     for i in 0..3 * LARGE {
         let mut bytes = [0; 8];
@@ -66,6 +70,44 @@ fn a_large_page_moves_in_pieces_where_it_has_to() {
     mm.free_contig_range(range).expect("its own");
     keep.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
     mm.space_put(space);
+    mm.audit().expect("whole");
+}
+
+/// The parts of a large page that nobody uses go to swap in its stead, not after
+/// all that is used as little and came later.
+#[test]
+fn the_parts_of_a_large_page_have_its_turn() {
+    let mm = machine(HugePages::Always);
+    let disk = Box::leak(Box::new(SwapDisk::new("/dev/disk", 4096)));
+    mm.swapon(disk, None).expect("memory for its tables");
+    let [old, new] = ["old", "new"].map(|name| mm.space_new(name).expect("a space"));
+    let fill = |space, pages| {
+        let va = mm.mmap(space, None, pages * PAGE, RW, MapFlags::empty()).expect("room");
+        for i in 0..pages {
+            mm.write_space(space, va.add(i * PAGE), &i.to_ne_bytes()).expect("memory");
+        }
+        mm.lru_drain_all();
+        va
+    };
+    let va = fill(&old, LARGE);
+    mm.set_huge_pages(HugePages::Never);
+    fill(&new, 3 * LARGE);
+    assert_eq!((old.huge(), new.huge()), (LARGE, 0));
+    for _ in 0..1000 {
+        if old.swapped() < LARGE && new.swapped() < LARGE {
+            mm.reclaim_in_zone(dma32(&mm).index(), 8, Gfp::KERNEL);
+        }
+    }
+    assert_eq!(old.swapped(), LARGE);
+    assert!(new.swapped() < 64, "{} that came later went first", new.swapped());
+    mm.audit().expect("whole");
+    for i in 0..LARGE {
+        let mut bytes = [0; 8];
+        mm.read_space(&old, va.add(i * PAGE), &mut bytes).expect("there");
+        assert_eq!(u64::from_ne_bytes(bytes), i);
+    }
+    mm.space_put(old);
+    mm.space_put(new);
     mm.audit().expect("whole");
 }
 
@@ -93,5 +135,52 @@ fn who_may_not_kill_does_not_wait_for_a_murderer() {
     assert!(space.is_killed());
     held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
     mm.space_put(space);
+    mm.audit().expect("whole");
+}
+
+/// Takes all there is page by page and gives every second one back, so that no
+/// two lie together; returns the others.
+fn shatter(mm: &Mm<Machine>) -> Vec<Page> {
+    let mut held: Vec<Page> =
+        std::iter::from_fn(|| mm.alloc_pages(single(Gfp::MEMALLOC | Gfp::NOWAIT)).ok()).collect();
+    held.sort_by_key(|page| page.pfn);
+    let (give, keep): (Vec<_>, Vec<_>) = held.into_iter().partition(|page| page.pfn.0 % 2 == 0);
+    give.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
+    mm.drain_all(None);
+    keep
+}
+
+/// Compaction that has failed is not tried harder where nothing was reclaimed:
+/// once without waiting and once with, that is all.
+#[test]
+fn compaction_is_not_tried_harder_where_nothing_is_reclaimed() {
+    let mm = machine(HugePages::Never);
+    let held = shatter(&mm);
+    let got = mm.alloc_pages(Request::new(Order(1), Gfp::KERNEL | Gfp::NOWARN));
+    assert_eq!(got, Err(AllocError::NoMemory));
+    assert_eq!((event(&mm, "compact_stall"), event(&mm, "compact_fail")), (2, 2));
+    held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
+    mm.audit().expect("whole");
+}
+
+/// Where so much is free that a large block could be made of it, no more is
+/// reclaimed for one: what is missing is compaction's to give.
+#[test]
+fn a_large_block_is_not_reclaimed_for_where_one_could_be_made() {
+    let mm = machine(HugePages::Never);
+    let disk = Disk::of(&mm);
+    // Too few to make room for the block by themselves.
+    for block in 0..8 {
+        disk.read(&mm, block, CACHE).expect("a page");
+    }
+    let held = shatter(&mm);
+    for gfp in [Gfp::KERNEL, Gfp::KERNEL | Gfp::RETRY_MAYFAIL] {
+        let before = event(&mm, "allocstall_normal");
+        let got = mm.alloc_pages(Request::new(Order(4), gfp | Gfp::NOWARN));
+        assert_eq!(got, Err(AllocError::NoMemory));
+        assert!(event(&mm, "allocstall_normal") > before, "it was asked for");
+        assert_eq!((event(&mm, "pgscan_direct"), disk.cached()), (0, 8));
+    }
+    held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
     mm.audit().expect("whole");
 }

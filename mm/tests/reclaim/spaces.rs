@@ -5,57 +5,24 @@
 
 use super::disk::Disk;
 use super::{CACHE, NODE, event};
+use mm::host::swap::{FailPlan, SwapDisk};
 use mm::host::{Machine, pc};
 use mm::lru::LruList;
 use mm::mmu::VirtAddr;
 use mm::platform::Worker;
 use mm::space::{Access, Advice, FaultError, HugePages, MapFlags, Prot, SpaceRef};
 use mm::stats::Event;
-use mm::swap::{IoFailed, PageBytes, SwapDevice, WriteFailed};
 use mm::types::{CpuId, PAGE_SIZE};
 use mm::{Config, Mm};
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const RW: Prot = Prot::READ.union(Prot::WRITE);
 
-/// A device in the host's memory.
-#[derive(Default)]
-struct Store {
-    pages: Mutex<HashMap<u32, Box<PageBytes>>>,
-    broken: AtomicBool,
-}
-
-impl SwapDevice for Store {
-    fn name(&self) -> &str {
-        "/dev/store"
-    }
-
-    fn slots(&self) -> u32 {
-        64 << 8
-    }
-
-    fn read(&self, slot: u32, page: &mut PageBytes) -> Result<(), IoFailed> {
-        page.copy_from_slice(&self.pages.lock().expect("whole")[&slot][..]);
-        Ok(())
-    }
-
-    fn write(&self, slot: u32, page: &PageBytes) -> Result<(), WriteFailed> {
-        if self.broken.load(Relaxed) {
-            return Err(WriteFailed::Io);
-        }
-        self.pages.lock().expect("whole").insert(slot, Box::new(*page));
-        Ok(())
-    }
-}
-
-fn setup(mib: u64, cpus: u16) -> (Mm<Machine>, &'static Store) {
+fn setup(mib: u64, cpus: u16) -> (Mm<Machine>, &'static SwapDisk) {
     let mm = pc(mib, cpus, &Config::default()).expect("a machine");
     mm.slab_init().expect("slab");
     mm.set_huge_pages(HugePages::Never);
-    let store: &'static Store = Box::leak(Box::default());
+    let store: &'static SwapDisk = Box::leak(Box::new(SwapDisk::new("/dev/store", 64 << 8)));
     mm.swapon(store, None).expect("memory for its table");
     (mm, store)
 }
@@ -75,22 +42,17 @@ fn store(
         // SAFETY: within a page of the machine; threads have words of their own.
         unsafe { page.cast::<u64>().write(word) };
     };
-    while mm.platform().access(space.root(), va, true, write).is_err() {
-        mm.fault(space, va, Access::Write)?;
-    }
-    Ok(())
+    mm.access(space, va, Access::Write, write)
 }
 
 /// Reads a word as a thread of the space does.
 fn load(mm: &Mm<Machine>, space: &SpaceRef<'_>, va: VirtAddr) -> Result<u64, FaultError> {
     let mut word = 0;
-    let mut read = |page: *mut u8| {
+    let read = |page: *mut u8| {
         // SAFETY: as above.
         word = unsafe { page.cast::<u64>().read() };
     };
-    while mm.platform().access(space.root(), va, false, &mut read).is_err() {
-        mm.fault(space, va, Access::Read)?;
-    }
+    mm.access(space, va, Access::Read, read)?;
     Ok(word)
 }
 
@@ -217,7 +179,9 @@ fn a_broken_device_loses_nothing() {
     let mut written = 0;
     for i in 0..pages {
         // It works for a while.
-        device.broken.store(i > pages * 3 / 4, Relaxed);
+        if i == pages * 3 / 4 {
+            device.fail_writes(FailPlan::Always);
+        }
         if store(&mm, &space, va.add(i * PAGE), i + 1).is_err() {
             break;
         }
@@ -225,7 +189,7 @@ fn a_broken_device_loses_nothing() {
     }
     assert!(written > pages / 2);
     mm.audit().expect("whole");
-    device.broken.store(false, Relaxed);
+    device.fail_writes(FailPlan::Never);
     // What could not be written is in memory, and keeps others out until somebody
     // uses it: that is what came last.
     let mut left: Vec<_> = (0..written).rev().collect();

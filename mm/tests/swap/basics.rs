@@ -57,6 +57,8 @@ fn a_page_goes_out_and_comes_back() {
     for (key, n) in [("pswpin", 1), ("pswpout", 1), ("swpin_zero", 1), ("swpout_zero", 1)] {
         assert_eq!(mm.vmstat_value(key), Some(n), "{key}");
     }
+    // What devices do for swap is counted with what they do for caches.
+    assert_eq!((mm.vmstat_value("pgpgin"), mm.vmstat_value("pgpgout")), (Some(4), Some(4)));
     world.clear();
     assert_eq!(mm.swap_totals().used, 0);
     assert_eq!(world.swapoff("/dev/disk"), Ok(()));

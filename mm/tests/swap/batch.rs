@@ -94,12 +94,7 @@ impl World {
         mut f: impl FnMut(*mut u64),
     ) -> Result<(), FaultError> {
         let va = self.va.add(page * PAGE);
-        let write = access == Access::Write;
-        let mut touch = |page: *mut u8| f(page.cast());
-        while self.mm.platform().access(self.space.root(), va, write, &mut touch).is_err() {
-            self.mm.fault(&self.space, va, access)?;
-        }
-        Ok(())
+        self.mm.access(&self.space, va, access, |page| f(page.cast()))
     }
 
     fn store(&self, page: u64, value: u64) -> Result<(), FaultError> {

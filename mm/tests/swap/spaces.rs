@@ -83,12 +83,7 @@ impl<'m> Program<'m> {
         mut f: impl FnMut(*mut u64),
     ) -> Result<(), FaultError> {
         let va = self.va.add(at as u64 * PAGE);
-        let write = access == Access::Write;
-        let mut touch = |page: *mut u8| f(page.cast());
-        while self.mm.platform().access(self.space.root(), va, write, &mut touch).is_err() {
-            self.mm.fault(&self.space, va, access)?;
-        }
-        Ok(())
+        self.mm.access(&self.space, va, access, |page| f(page.cast()))
     }
 
     fn store(&mut self, at: usize, value: u64) -> Result<(), FaultError> {

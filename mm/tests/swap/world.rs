@@ -115,7 +115,7 @@ impl<'m, P: Platform> World<'m, P> {
             let empty = pte.state == State::None;
             if empty {
                 if let State::Page { pfn, .. } = state {
-                    self.desc(pfn).add_mapping();
+                    self.mm.add_mapping(pfn);
                 }
                 *pte = Pte { state, value };
             }
@@ -144,7 +144,7 @@ impl<'m, P: Platform> World<'m, P> {
         let state = self.with(at, |pte| {
             let state = core::mem::replace(&mut pte.state, State::None);
             if let State::Page { pfn, .. } = state {
-                self.desc(pfn).drop_mapping();
+                self.mm.drop_mapping(pfn);
             }
             state
         });
@@ -247,8 +247,8 @@ impl<'m, P: Platform> World<'m, P> {
             unsafe {
                 self.mm.platform().frame(new).copy_from(self.mm.platform().frame(pfn), PAGE_SIZE);
             };
-            self.desc(new).add_mapping();
-            self.desc(pfn).drop_mapping();
+            self.mm.add_mapping(new);
+            self.mm.drop_mapping(pfn);
             pte.state = State::Page { pfn: new, writable: true, dirty: true };
             true
         });
@@ -266,7 +266,7 @@ impl<'m, P: Platform> World<'m, P> {
         self.with(at, |pte| {
             if pte.state == State::Swap(entry) {
                 desc.get();
-                desc.add_mapping();
+                self.mm.add_mapping(back.pfn);
                 pte.state = State::Page { pfn: back.pfn, writable: false, dirty: false };
                 self.mm.swap_free(entry);
             }
@@ -319,7 +319,7 @@ impl<'m, P: Platform> World<'m, P> {
                         desc.set_lru(LruFlags::DIRTY);
                     }
                     pte.state = State::Swap(entry);
-                    desc.drop_mapping();
+                    self.mm.drop_mapping(pfn);
                     let last = desc.put();
                     assert!(!last, "the cache has a reference");
                 }

@@ -238,7 +238,7 @@ fn what_slots_pages_and_entries_say_of_each_other() {
         // A page that says it is in the cache and is not, and the other way round.
         let flag = LruFlags::SWAPCACHE;
         stand.finds("", || page.set_lru(flag), || page.clear_lru(flag));
-        stand.finds("references to a page", || cached.clear_lru(flag), || cached.set_lru(flag));
+        stand.finds("nr_swapcached", || cached.clear_lru(flag), || cached.set_lru(flag));
         let private = cached.private();
         stand.finds(
             "slot of a page in the swap cache",

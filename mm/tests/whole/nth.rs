@@ -46,6 +46,7 @@ fn program<'m>(mm: &'m Mm<Machine>, seed: u64, rounds: u64, most: u64) -> World<
 
 fn accounted(mm: &Mm<Machine>) -> u64 {
     mm.lru_drain_all();
+    mm.shrink_groups(u64::MAX);
     mm.slab_shrink();
     mm.drain_all(None);
     let audit = mm.audit().unwrap_or_else(|why| panic!("{why}"));

@@ -4,6 +4,7 @@
 use crate::wild::Wild;
 use crate::world::World;
 use crate::{SEEN, events, machine, settings};
+use mm::swap::SwapOffError;
 use mm::types::{CpuId, NodeId};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -42,6 +43,8 @@ fn run(mib: u64, slots: u32, seed: u64, ops: u64, wild: bool) {
         assert!(ends.into_iter().all(|end| end.is_ok()), "a thread has failed");
     });
     mm.lru_drain_all();
+    // What was locked when its last user went is still in the swap cache.
+    assert!(matches!(mm.swapoff("ram"), Ok(()) | Err(SwapOffError::NotOn)));
     assert_eq!(mm.audit().unwrap_or_else(|why| panic!("{why}")).lru, 0);
     let [.., out, back, _] = events(mm, SEEN);
     assert!(ops < 1000 || out > 0 && back > 0, "nothing was swapped");

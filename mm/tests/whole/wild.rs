@@ -135,13 +135,28 @@ impl World<'_> {
             return false;
         }
         let before = kills();
+        self.mm.platform().take_log();
         let mut held = Vec::new();
         while kills() == before
             && let Ok(page) = self.mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL | Gfp::NOWARN))
         {
             held.push(page);
         }
-        assert!(kills() <= before + 1, "one at a time");
+        // One at a time: nobody else while the one before has anything. What was in
+        // swap only, or another's too, may have freed nothing.
+        let log = self.mm.platform().take_log();
+        let told =
+            |what: &str| log.iter().filter(|(_, line)| line.starts_with(what)).count() as u64;
+        let killed = "Out of memory: Killed space";
+        assert_eq!(told(killed), kills() - before);
+        let mut dying = None;
+        for (_, line) in &log {
+            if line.starts_with(killed) {
+                assert_eq!(dying.replace(line), None, "killed before the one before was reaped");
+            } else if line.starts_with("oom_reaper: reaped") {
+                dying = None;
+            }
+        }
         held.into_iter().for_each(|page| self.mm.free_pages(page).expect("its own"));
         kills() > before
     }

@@ -56,7 +56,7 @@ fn access(
 ) -> Result<(u64, u64), FaultError> {
     let va = VirtAddr::of_page(page);
     let mut words = (0, 0);
-    let mut f = |frame: *mut u8| {
+    let f = |frame: *mut u8| {
         let (first, last) = (frame.cast::<u64>(), frame.wrapping_add(PAGE_SIZE - 8).cast::<u64>());
         // SAFETY: in a page of the machine, of which only this thread's space
         // has any, or both are only read.
@@ -69,9 +69,7 @@ fn access(
         }
     };
     let kind = if write.is_some() { Access::Write } else { Access::Read };
-    while mm.platform().access(space.root(), va, write.is_some(), &mut f).is_err() {
-        mm.fault(space, va, kind)?;
-    }
+    mm.access(space, va, kind, f)?;
     Ok(words)
 }
 
@@ -273,7 +271,10 @@ impl<'m> World<'m> {
         }
         match self.mm.space_fork(&parent.space, "child") {
             Ok(space) => {
-                space.set_protected(true);
+                // If its parent is not it may be gone already.
+                if !space.is_killed() {
+                    space.set_protected(true);
+                }
                 // What may go may go in one and stay in the other.
                 let pages = parent.pages.clone();
                 self.spaces.push(Modelled { space, pages, locked: false });

@@ -198,6 +198,8 @@ impl<P: Platform> Subject for Ground<P> {
         self.mm.slab_shrink();
         // Nor is what waits to be listed by its use.
         self.mm.lru_drain_all();
+        // Nor what was needed for the most regions that there were at a time.
+        self.mm.shrink_groups(u64::MAX);
         let zones = self.mm.zones().iter();
         let free: u64 =
             zones.map(|zone| zone.free_pages() + zone.pages_out() + self.mm.pcp_pages(zone)).sum();

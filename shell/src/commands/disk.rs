@@ -1,6 +1,7 @@
 //! Disks through their page caches: a pattern written and found again, pages
 //! dropped, all of it written back. May call `mm`.
 
+use super::swap::is_swapped_to;
 use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab, Subject};
 use crate::parse::{Args, number};
@@ -93,6 +94,10 @@ impl<W: World> Lab<W> {
         };
         let (offset, size) = (number(args.need(USAGE)?)?, number(args.need(USAGE)?)?);
         args.done()?;
+        // Swap does not go through the cache, and would not forgive a write.
+        if is_swapped_to(on, path) {
+            return Err(Error::new(Errno::EBUSY, "it is swapped to").about(path).into());
+        }
         let whole = offset.is_multiple_of(WORD) && size.is_multiple_of(WORD);
         if !whole {
             return Err(Error::new(Errno::EINVAL, "the pattern is made of 8 bytes").into());

@@ -2,12 +2,12 @@
 
 use crate::errno::{Errno, Error};
 use crate::lab::{Done, Lab};
-use crate::parse::{Args, count, number, small};
+use crate::parse::{Args, count, number};
 use crate::world::World;
 use core::num::NonZeroU64;
 use mm::fault::FaultPlan;
 use mm::platform::Platform;
-use mm::types::{CpuId, NodeId};
+use mm::types::CpuId;
 
 impl<W: World> Lab<W> {
     pub(super) fn begin_machine(&mut self, args: Args<'_>) -> Done {
@@ -40,18 +40,8 @@ impl<W: World> Lab<W> {
 
     pub(super) fn compact(&mut self, mut args: Args<'_>) -> Done {
         let on = self.subject()?;
-        let node = args.next();
+        let node = args.next().map(|word| on.node(word)).transpose()?;
         args.done()?;
-        let node = match node {
-            None => None,
-            Some(word) => {
-                let node: u8 = small(word)?;
-                if usize::from(node) >= on.mm.nodes() {
-                    return Err(Error::new(Errno::EINVAL, "no such node").about(word).into());
-                }
-                Some(NodeId(node))
-            }
-        };
         let done = on.mm.compact_memory(node);
         let (moved, failed) = (done.moved, done.failed);
         self.print(format_args!("-> compact: {moved} pages moved, {failed} stayed\n"));

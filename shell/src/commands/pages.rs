@@ -108,12 +108,7 @@ impl<W: World> Lab<W> {
         on: Subject<W>,
         args: &mut Args<'_>,
     ) -> Result<Option<NodeId>, Error> {
-        let Some(word) = args.option("node") else { return Ok(None) };
-        let node: u8 = small(word)?;
-        if usize::from(node) >= on.mm.nodes() {
-            return Err(Error::new(Errno::EINVAL, "no such node").about(word));
-        }
-        Ok(Some(NodeId(node)))
+        args.option("node").map(|word| on.node(word)).transpose()
     }
 
     /// The option `cpu=N`.
@@ -128,6 +123,20 @@ impl<W: World> Lab<W> {
             return Err(Error::new(Errno::EINVAL, "no such CPU").about(word));
         }
         Ok(Some(CpuId(cpu)))
+    }
+}
+
+impl<W: World> Subject<W> {
+    /// The node of that number.
+    ///
+    /// # Errors
+    /// EINVAL where there is no such node.
+    pub(super) fn node(self, word: &str) -> Result<NodeId, Error> {
+        let node: u8 = small(word)?;
+        if usize::from(node) >= self.mm.nodes() {
+            return Err(Error::new(Errno::EINVAL, "no such node").about(word));
+        }
+        Ok(NodeId(node))
     }
 }
 

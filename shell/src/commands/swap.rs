@@ -41,6 +41,12 @@ impl From<SwapOffError> for Error {
     }
 }
 
+/// Whether the device of that path is switched on.
+pub(super) fn is_swapped_to<W: World>(on: Subject<W>, path: &str) -> bool {
+    let areas = (0..SwapEntry::DEVICES).filter_map(|index| on.mm.swap_area(index));
+    areas.into_iter().any(|area| area.device.name() == path)
+}
+
 impl<W: World> Lab<W> {
     /// Pages may go to a device from now on.
     pub(super) fn swapon(&mut self, mut args: Args<'_>) -> Done {
@@ -50,6 +56,13 @@ impl<W: World> Lab<W> {
         args.done()?;
         let none = Error::new(Errno::ENOENT, "no such device").about(path);
         let device = self.world.swap_device(path).ok_or(none)?;
+        // What is cached of a disk would be written over what is swapped there.
+        if let Ok(Some(cache)) = self.world.page_cache(path)
+            && !is_swapped_to(on, path)
+        {
+            cache.sync(on.mm).map_err(Error::from)?;
+            cache.invalidate(on.mm, 0..cache.device().blocks());
+        }
         on.mm.swapon(device, priority).map_err(Error::from)?;
         if let Some(place) = self.switched.devices.iter_mut().find(|place| place.is_none()) {
             *place = Some(device.name());

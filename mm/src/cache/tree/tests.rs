@@ -82,10 +82,15 @@ impl Tried {
                 found.push(next);
             }
             let wanted = self.model.iter().map(|(&index, &entry)| (index, entry));
-            let wanted = wanted.filter(|(_, entry)| match which {
+            let alone = |index: u32| {
+                let first = index / 512 * 512;
+                let mut leaf = self.model.range(first..=first + 511);
+                self.tree.height == 1 || leaf.all(|(_, entry)| entry.pfn().is_none())
+            };
+            let wanted = wanted.filter(|&(index, entry)| match which {
                 Which::Page => entry.pfn().is_some(),
                 Which::Tagged => !entry.tags().is_empty(),
-                Which::Gone => entry.memory().is_some(),
+                Which::Gone => entry.memory().is_some() && alone(index),
             });
             assert_eq!(found, wanted.collect::<Vec<_>>(), "{which:?}");
         }
