@@ -68,9 +68,9 @@ impl<'a> Pages<'a> {
     #[inline]
     pub(crate) fn of(self, range: PfnRange) -> &'a [PageDesc] {
         debug_assert!(
-            range.pages() == 0
-                || (self.map.try_block(range.start).is_some()
-                    && self.map.try_block(Pfn(range.end.0 - 1)).is_some()),
+            range.is_empty()
+                || (self.map.is_readable(range.start)
+                    && self.map.is_readable(Pfn(range.end.0 - 1))),
             "{range:?} has no descriptors"
         );
         // SAFETY: a block's pageblocks are populated together, and their
@@ -570,5 +570,22 @@ mod tests {
         assert_eq!(blocks.first(), Some(&(Pfn(3), Order(0))));
         assert_eq!(blocks.last(), Some(&(Pfn(4096), Order(0))));
         assert_eq!(natural_blocks(PfnRange::new(Pfn(5), Pfn(5))).count(), 0);
+    }
+
+    /// Who looked at a block without a lock may go on when it has left its zone.
+    #[cfg(feature = "host")]
+    #[test]
+    fn what_was_populated_can_be_read() {
+        use crate::host::pc;
+        use crate::hotplug::MEMORY_BLOCK_PAGES;
+        use crate::setup::Config;
+        let mm = pc(512, 1, &Config::default()).expect("a machine");
+        let start = Pfn(mm.map.end().0 / 2);
+        mm.offline(PfnRange::sized(start, MEMORY_BLOCK_PAGES)).expect("free memory");
+        let block = PfnRange::sized(start, PAGEBLOCK_PAGES);
+        assert!(!mm.map.has_page(block.start) && mm.map.is_readable(block.start));
+        let pages = mm.map.pages().of(block);
+        assert_eq!(pages.len() as u64, PAGEBLOCK_PAGES);
+        assert!(core::ptr::eq(&raw const pages[7], mm.map.page(start.add(7))));
     }
 }
