@@ -2,6 +2,7 @@
 //! `batch`, `lru_page`.
 
 use super::batch::Step;
+use super::take::is_listed;
 use super::{LruKind, NodeLru};
 use crate::list::PageList;
 use crate::mm::Mm;
@@ -10,7 +11,7 @@ use crate::page_stats::PageStat;
 use crate::platform::Platform;
 use crate::stats::Event;
 use crate::sync::Ordering::Relaxed;
-use crate::types::{NodeId, Pfn};
+use crate::types::{NodeId, Order, Pfn};
 
 /// When pages that are listed will be looked at by reclaim.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,16 +123,22 @@ impl<P: Platform> Mm<P> {
     /// looked at without owning anything. False if it is not on a list, or just
     /// being freed. Any context.
     pub fn lru_isolate(&self, pfn: Pfn) -> bool {
+        let order = self.map.try_page(pfn).map(|page| page.head().order());
+        order.is_some_and(|order| self.lru_isolate_as(pfn, order))
+    }
+
+    /// The same for a page that is to be one of `order`.
+    pub(crate) fn lru_isolate_as(&self, pfn: Pfn, order: Order) -> bool {
         let Some(page) = self.map.try_page(pfn) else { return false };
         if !page.head().lru().contains(LruFlags::LISTED) || !page.get_unless_zero() {
             return false;
         }
         // Between the look and the reference it may have become something else
-        // that is counted.
+        // that is counted, be it only a page of another size.
         let isolated = page.head().ty() == PageType::Lru && {
             let cpu = self.enter();
             let mut lists = self.lru_of(pfn).lock(&self.map, &cpu);
-            let listed = page.head().lru().contains(LruFlags::LISTED);
+            let listed = is_listed(page, order);
             if listed {
                 lists.isolate(pfn);
             }

@@ -4,10 +4,10 @@
 use super::{Lists, LruList};
 use crate::list::PageList;
 use crate::mm::Mm;
-use crate::page::{LruFlags, PageType, linked};
+use crate::page::{LruFlags, PageDesc, PageType, linked};
 use crate::platform::Platform;
 use crate::sync::Cpu;
-use crate::types::{NR_ZONES, NodeId, Pfn, ZoneKind};
+use crate::types::{NR_ZONES, NodeId, Order, Pfn, ZoneKind};
 
 /// Pages of other zones that are passed over at most under one hold of the lock.
 const MAX_SKIPPED: u64 = 4096;
@@ -92,6 +92,13 @@ impl<P: Platform> Mm<P> {
     }
 }
 
+/// Whether a page is on a list, as one of `order`. Final under the lists' lock, with
+/// a reference.
+pub(super) fn is_listed(page: &PageDesc, order: Order) -> bool {
+    let word = page.head();
+    word.is(PageType::Lru, order) && word.lru().contains(LruFlags::LISTED)
+}
+
 /// Isolates listed pages that a scanner comes past: the lists stay locked from
 /// one to the next.
 pub(crate) struct Isolator<'a, P: Platform> {
@@ -105,7 +112,7 @@ impl<'a, P: Platform> Isolator<'a, P> {
         Self { mm, held: None }
     }
 
-    /// As [`Mm::lru_isolate`].
+    /// As [`Mm::lru_isolate`], for a single page.
     #[inline]
     pub(crate) fn isolate(&mut self, pfn: Pfn) -> bool {
         let (mm, page) = (self.mm, self.mm.map.page(pfn));
@@ -120,9 +127,8 @@ impl<'a, P: Platform> Isolator<'a, P> {
         }
         let Some((lists, _)) = &mut self.held else { return false };
         // Between the look and the reference it may have become something else
-        // that is counted.
-        let word = page.head();
-        let listed = word.ty() == PageType::Lru && word.lru().contains(LruFlags::LISTED);
+        // that is counted, be it only a larger page.
+        let listed = is_listed(page, Order(0));
         if listed {
             lists.isolate(pfn);
         } else {

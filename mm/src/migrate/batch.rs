@@ -175,7 +175,8 @@ impl<P: Platform> Mm<P> {
             self.let_go(src, order, from, emptied);
             return Ok(false);
         }
-        let Some(ops) = self.movable_ops(from) else {
+        let Some(ops) = self.movable_ops(from).filter(|_| from.head().ty() == PageType::Movable)
+        else {
             from.unlock();
             return Err(MigrateError::Busy);
         };

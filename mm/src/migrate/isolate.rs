@@ -45,15 +45,15 @@ impl<P: Platform> Mm<P> {
         mode: MigrateMode,
     ) -> Result<(), NotIsolated> {
         if word.is(PageType::Lru, Order(0)) {
-            return self.isolate_listed(pfn);
+            return self.isolate_listed(pfn, Order(0));
         }
         self.isolate_of(pfn, Order(0), mode)
     }
 
     /// A call, so that the pages of drivers do not pay for it.
     #[inline(never)]
-    fn isolate_listed(&self, pfn: Pfn) -> Result<(), NotIsolated> {
-        self.lru_isolate(pfn).then_some(()).ok_or(NotIsolated)
+    fn isolate_listed(&self, pfn: Pfn, order: Order) -> Result<(), NotIsolated> {
+        self.lru_isolate_as(pfn, order).then_some(()).ok_or(NotIsolated)
     }
 
     /// [`isolate_movable`](Self::isolate_movable) for a block of `order`.
@@ -66,7 +66,7 @@ impl<P: Platform> Mm<P> {
     ) -> Result<(), NotIsolated> {
         let desc = self.map.try_page(pfn).ok_or(NotIsolated)?;
         if desc.head().is(PageType::Lru, order) {
-            return self.isolate_listed(pfn);
+            return self.isolate_listed(pfn, order);
         }
         self.isolate_of(pfn, order, mode)
     }
