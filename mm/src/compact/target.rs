@@ -35,8 +35,8 @@ impl<P: Platform> Mm<P> {
         let Some(order) = run.targets.iter().position(|list| !list.is_empty()) else { return };
         let Some(pfn) = run.targets[order].pop_front(&self.map) else { return };
         let cpu = self.enter();
-        // Borders of blocks change under the zone lock only: those who walk
-        // heads rely on it.
+        // What is Held changes its borders under the zone lock only: those who walk
+        // heads rely on it, for its parts are written one after the other.
         let _lists = self.zone_at(pfn).lock.lock(&cpu);
         let held = |pfn, order| self.map.page(pfn).set_head(HeadWord::new(PageType::Held, order));
         for at in (SINGLES.index()..order).rev().map(|order| Order(order as u8)) {
@@ -131,8 +131,8 @@ impl<P: Platform> Mm<P> {
         let mut buddy = Buddy::lock(&self.map, run.zone, &cpu);
         // Asked once where there is room for all that may be taken here.
         let ample = self.may_take_free(run.zone, PAGEBLOCK_ORDER);
-        if !run.zone.owns(&self.map, block) {
-            // It went offline just now.
+        if !run.zone.owns(&self.map, block) || !self.is_target_block(run, block) {
+            // It went offline just now, or is being emptied.
             return Some(false);
         }
         let end = block.add(PAGEBLOCK_PAGES);

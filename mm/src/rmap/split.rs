@@ -117,7 +117,9 @@ impl<P: Platform> Mm<P> {
         let word = desc.head();
         let flags = word.lru() - LruFlags::LISTED;
         let kept = word.flags() & (PageFlags::KEPT | PageFlags::LOCKED);
-        // The first one last: until then it stands for all of them.
+        // The first one last: until then it stands for all of them. Whoever walks
+        // heads, under the zone lock or not, passes over the block or comes to each
+        // of its parts, and ends where it ends either way.
         for i in 1..PAGEBLOCK_PAGES {
             let part = self.map.page(pfn.add(i));
             part.set_head(HeadWord::TAIL.with(kept & PageFlags::KEPT | PageFlags::LOCKED));
