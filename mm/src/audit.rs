@@ -9,7 +9,7 @@ use crate::lru::{LruCount, audit_lru_head};
 use crate::memmap::MemMap;
 use crate::migrate::OWNERS;
 use crate::mm::Mm;
-use crate::page::{LruFlags, NIL, PageDesc, PageFlags, PageType, link};
+use crate::page::{HeadWord, LruFlags, NIL, PageDesc, PageFlags, PageType, link};
 use crate::pcp::list_order;
 use crate::platform::Platform;
 use crate::swap::SwapNames;
@@ -542,10 +542,13 @@ fn audit_lists(
             let (mut prev, mut seen) = (NIL, 0u64);
             for pfn in list.iter(map) {
                 let page = map.page(pfn);
-                auditor.holds(
-                    "state of a page on a free list",
-                    pfn,
-                    page.head().is(PageType::Buddy, order),
+                let (want, word) = (HeadWord::new(PageType::Buddy, order), page.head());
+                let found = if word.is(PageType::Buddy, order) { want } else { word };
+                auditor.equal(
+                    "head word of a page on a free list",
+                    Some(pfn),
+                    u64::from(want.0),
+                    u64::from(found.0),
                 )?;
                 auditor.equal(
                     "type of the block of a listed page",

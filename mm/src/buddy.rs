@@ -342,7 +342,9 @@ impl<'a> Buddy<'a> {
         while at < found.pages() {
             let rest = Order(at.trailing_zeros() as u8);
             map.page(pfn.add(at)).set_head(HeadWord::new(PageType::Buddy, rest));
-            lists[rest.index()][ty.index()] = PageList::of_one(map, pfn.add(at));
+            let list = &mut lists[rest.index()][ty.index()];
+            debug_assert!(list.is_empty(), "{rest:?} was said to have none");
+            *list = PageList::of_one(map, pfn.add(at));
             orders |= 1 << rest.0;
             at += rest.pages();
         }
@@ -376,7 +378,9 @@ impl<'a> Buddy<'a> {
         for rest in (order.0..found.0).map(Order) {
             let at = pfn.add(rest.pages());
             map.page(at).set_head(HeadWord::new(PageType::Buddy, rest));
-            lists[rest.index()][ty.index()] = PageList::of_one(map, at);
+            let list = &mut lists[rest.index()][ty.index()];
+            debug_assert!(list.is_empty(), "{rest:?} was said to have none");
+            *list = PageList::of_one(map, at);
         }
         // All orders from `order` to below `found`.
         orders |= (1 << found.0) - (1 << order.0);

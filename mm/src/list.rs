@@ -126,6 +126,7 @@ impl PageList {
         let pfn = self.first()?;
         let page = map.page(pfn);
         self.head = page.next();
+        self.check_second(map, pfn);
         match self.first() {
             Some(next) => map.page(next).set_prev(NIL),
             None => self.tail = NIL,
@@ -136,12 +137,22 @@ impl PageList {
         Some(pfn)
     }
 
+    /// Whether what came after `first`, and is the head now, says so too.
+    #[inline]
+    fn check_second(&self, map: &MemMap, first: Pfn) {
+        debug_assert!(
+            self.first().is_none_or(|next| map.page(next).prev() == link(first)),
+            "the list goes another way back from behind {first:?}"
+        );
+    }
+
     /// Takes the page at the head off and leaves its links as they are, for
     /// those who write or ignore them.
     #[inline]
     pub(crate) fn take_front(&mut self, map: &MemMap) -> Option<Pfn> {
         let pfn = self.first()?;
         self.head = map.page(pfn).next();
+        self.check_second(map, pfn);
         match self.first() {
             Some(next) => map.page(next).set_prev(NIL),
             None => self.tail = NIL,

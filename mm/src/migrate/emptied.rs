@@ -55,7 +55,9 @@ impl Buddy<'_> {
                 absorbed += pfn.0 - end.0;
                 self.take_between(end, pfn, ty);
             }
-            map.page(pfn).clear();
+            let page = map.page(pfn);
+            debug_assert_eq!(page.head().ty(), PageType::Held, "{pfn:?} is freed twice");
+            page.clear();
             freed += 1;
             end = pfn.add(1);
         }
@@ -132,6 +134,10 @@ impl<P: Platform> Mm<P> {
             self.free_emptied_block(pfn, desc, order);
             return;
         }
+        debug_assert!(
+            matches!(desc.head().ty(), PageType::Lru | PageType::Movable) || cfg!(test),
+            "{pfn:?} is not a page that moves"
+        );
         desc.reset(HeadWord::new(PageType::Held, Order(0)));
         emptied.pages[emptied.len] = pfn;
         emptied.len += 1;
