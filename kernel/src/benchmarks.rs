@@ -99,7 +99,11 @@ struct CompressedRam;
 impl Compressed<Machine> for CompressedRam {
     fn set_up(&self, mm: &'static Mm<Machine>, slots: u32) -> Option<&'static dyn SwapDevice> {
         zram::device().set_up(mm, slots).ok()?;
-        zram::swap(mm, zram::device().name())
+        let device = zram::swap(mm, zram::device().name());
+        if device.is_none() {
+            self.reset(mm);
+        }
+        device
     }
 
     fn reset(&self, mm: &'static Mm<Machine>) {

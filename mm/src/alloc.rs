@@ -271,7 +271,7 @@ impl<P: Platform> Mm<P> {
     /// Takes a block out of one zone: from this CPU's list if it keeps such,
     /// else from the buddy.
     #[inline]
-    fn rmqueue(
+    pub(crate) fn rmqueue(
         &self,
         zone: &Zone,
         order: Order,

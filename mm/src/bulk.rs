@@ -14,6 +14,9 @@ use crate::types::{MigrateType, NodeId, Order, Pfn};
 use crate::zone::{Mark, Zone};
 use core::panic::Location;
 
+/// A batch as large as the zone has it.
+const BATCH: u32 = u32::MAX;
+
 /// Most pages that one hold of the token frees: others want the CPU too.
 const CHUNK: usize = 256;
 
@@ -43,7 +46,7 @@ impl<P: Platform> Mm<P> {
         // One by one, if some are to fail.
         let bulky = plain || !self.faults.are_armed();
         let low = |zone: &Zone| zone.mark(Mark::Low);
-        let mut got = if bulky { self.bulk(&attempt, low, out, at) } else { 0 };
+        let mut got = if bulky { self.bulk(&attempt, low, BATCH, out, at) } else { 0 };
         if got == 0 && !out.is_empty() {
             out[0] = self.alloc_pages(attempt.request)?.pfn;
             got = 1;
@@ -64,7 +67,8 @@ impl<P: Platform> Mm<P> {
         let at = Location::caller();
         let mut wanted = out.len();
         loop {
-            let got = self.bulk(attempt, level, &mut out[..wanted], at);
+            // What else were put on this CPU's list would be lacking to the zone.
+            let got = self.bulk(attempt, level, 1, &mut out[..wanted], at);
             if got > 0 || wanted <= 1 {
                 return got;
             }
@@ -74,11 +78,13 @@ impl<P: Platform> Mm<P> {
     }
 
     /// Takes pages from the lists alone, from one zone that stays above its `level`.
+    /// This CPU's list is filled with a `batch` at least, as far as the zone says so.
     #[inline(always)]
     fn bulk(
         &self,
         attempt: &Attempt,
         level: fn(&Zone) -> u64,
+        batch: u32,
         out: &mut [Pfn],
         at: &'static Location<'static>,
     ) -> usize {
@@ -86,7 +92,7 @@ impl<P: Platform> Mm<P> {
         let dressed = !self.tunables.plain.load(Relaxed) || gfp.contains(Gfp::ZERO);
         // What is Kernel already may carry a mark that `hand_out` knows nothing of.
         let word = if dressed { HELD } else { KERNEL };
-        let got = self.bulk_from_pcp(attempt, level, word, out);
+        let got = self.bulk_from_pcp(attempt, level, batch, word, out);
         if dressed {
             for &pfn in &out[..got] {
                 self.hand_out(&attempt.request, (pfn, false), at);
@@ -101,6 +107,7 @@ impl<P: Platform> Mm<P> {
         &self,
         attempt: &Attempt,
         level: fn(&Zone) -> u64,
+        batch: u32,
         word: HeadWord,
         out: &mut [Pfn],
     ) -> usize {
@@ -120,7 +127,8 @@ impl<P: Platform> Mm<P> {
             {
                 continue;
             }
-            let got = self.bulk_from_zone(zone, ty, attempt.flags, word, out);
+            let batch = zone.pcp_batch().min(batch);
+            let got = self.bulk_from_zone(zone, ty, attempt.flags, batch, word, out);
             if got > 0 {
                 return got;
             }
@@ -135,6 +143,7 @@ impl<P: Platform> Mm<P> {
         zone: &Zone,
         ty: MigrateType,
         flags: AllocFlags,
+        batch: u32,
         word: HeadWord,
         out: &mut [Pfn],
     ) -> usize {
@@ -152,7 +161,7 @@ impl<P: Platform> Mm<P> {
                     let mut buddy = Buddy::lock(&self.map, zone, &cpu);
                     let boost = self.tunables.boost_factor.load(Relaxed);
                     // The caller has said how long the run is.
-                    let least = zone.pcp_batch().max((out.len() - got) as u32);
+                    let least = batch.max((out.len() - got) as u32);
                     let want = Demand { least, most: least };
                     if pcp.refill(&mut buddy, index, ty, want, flags, boost) == 0 {
                         return got;

@@ -141,7 +141,7 @@ fn one_that_sleeps_gives_all(test: &mut Test<'_, Subject>) -> CaseResult {
         put(at, get(at) + 1);
         PASSED.store(true, Relaxed);
     }));
-    while !SLEEPS.load(Acquire) {
+    while !SLEEPS.load(Acquire) && !sleeper.is_killed() {
         task::sleep(1);
     }
     check_eq!(sleeper.rss(), most);

@@ -19,7 +19,7 @@ use crate::mm::Mm;
 use crate::page::{HeadWord, PageType};
 use crate::platform::Platform;
 use crate::sync::may_wait;
-use crate::types::{Order, Pfn, PfnRange};
+use crate::types::{Order, PAGEBLOCK_PAGES, Pfn, PfnRange};
 use crate::zone::Zone;
 use core::fmt;
 use core::panic::Location;
@@ -97,8 +97,9 @@ pub enum ContigError {
     Invalid(&'static str),
     /// Something is in the way.
     Busy(Obstacle),
-    /// The zone would fall below its low mark and nothing more could be freed,
-    /// or no range of that size can be had at all.
+    /// The zone would fall below its low mark and nothing more could be freed, or
+    /// others were faster each time that something was, or there is no place for a
+    /// larger block in the way, or no range of that size can be had at all.
     NoMemory,
 }
 
@@ -123,6 +124,18 @@ impl core::error::Error for ContigError {}
 impl From<Obstacle> for ContigError {
     fn from(obstacle: Obstacle) -> Self {
         Self::Busy(obstacle)
+    }
+}
+
+impl Obstacle {
+    /// Where the first range can begin that lies behind `range`, which this was in
+    /// the way of, and may be had: what is isolated is so a pageblock at a time.
+    pub(crate) fn past(&self, range: PfnRange) -> Pfn {
+        let pfn = self.pfn.max(range.start);
+        match self.why {
+            Reason::Isolated => pfn.pageblock().add(PAGEBLOCK_PAGES),
+            Reason::Unmovable | Reason::InUse => pfn.add(1),
+        }
     }
 }
 
@@ -184,13 +197,15 @@ impl<P: Platform> Mm<P> {
         gfp: Gfp,
     ) -> Result<(), ContigError> {
         let mut left = if gfp.contains(Gfp::NORETRY) { 1 } else { ROUNDS };
+        let mut moving = u64::MAX;
         loop {
             self.make_room(zone, range, gfp)?;
             left -= 1;
             match self.take(zone, range, purpose, gfp, Sought::Spare) {
                 // Others have had what was made. What moved has moved: with nothing
                 // isolated, room is made for the rest.
-                Err(ContigError::NoMemory) if left > 0 => {}
+                Err(ContigError::NoMemory)
+                    if left > 0 && self.is_worth_a_round(zone, range, &mut moving) => {}
                 result => return result,
             }
         }
@@ -285,4 +300,21 @@ pub(crate) fn pieces(range: PfnRange, order: Order) -> impl Iterator<Item = PfnR
         at = end;
         Some(piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_isolated_is_passed_over_whole() {
+        let (range, pfn) = (PfnRange::new(Pfn(500), Pfn(3000)), Pfn(1025));
+        let past = |pfn, why| Obstacle { pfn, why }.past(range);
+        assert_eq!(past(pfn, Reason::InUse), Pfn(1026));
+        assert_eq!(past(pfn, Reason::Unmovable), Pfn(1026));
+        assert_eq!(past(pfn, Reason::Isolated), Pfn(1536));
+        // A block that begins before the range may be what is in the way.
+        assert_eq!(past(Pfn(496), Reason::InUse), Pfn(501));
+        assert_eq!(past(Pfn(496), Reason::Isolated), Pfn(512));
+    }
 }

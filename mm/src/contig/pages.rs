@@ -98,7 +98,7 @@ impl<P: Platform> Mm<P> {
                     Err(ContigError::Busy(obstacle)) => {
                         error = ContigError::Busy(obstacle);
                         // Every window up to the obstacle holds it too.
-                        from = obstacle.pfn.max(start).add(1);
+                        from = obstacle.past(PfnRange::sized(start, wanted.pages));
                     }
                     result => return result,
                 }

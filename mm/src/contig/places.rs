@@ -2,7 +2,6 @@
 //! has been made, or where there is plenty: nobody else's memory is reclaimed for
 //! it. May call: `alloc`, `bulk`, `slow`.
 
-use crate::alloc::Reserves;
 use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::platform::Platform;
@@ -89,11 +88,15 @@ impl<P: Platform> Mm<P> {
             return None;
         }
         let attempts = self.spare(places, order)?;
-        let found = attempts
-            .iter()
-            .find_map(|(attempt, _)| self.walk(attempt, Some(Mark::Low), Reserves::No));
+        let above = |attempt: &Attempt, level: Level| {
+            self.zones_for(attempt).find_map(|zone| {
+                zone.watermark_ok(order, level(zone), attempt.class, attempt.flags)
+                    .then(|| self.rmqueue(zone, order, attempt.migratetype, attempt.flags))?
+            })
+        };
+        let found = attempts.iter().find_map(|(attempt, level)| above(attempt, *level));
         let [_, (own, _), _] = attempts;
-        let found = match found {
+        let found = match found.map(|pfn| (pfn, false)) {
             None if gfp.can_block() && !self.platform.context().memalloc => {
                 let most = if hard { CompactPriority::SyncLight } else { CompactPriority::Async };
                 self.compact_and_walk(&own, most).1?

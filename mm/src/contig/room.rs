@@ -10,7 +10,7 @@ use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageType};
 use crate::platform::Platform;
 use crate::pressure::{Attempt, Pressure, Relief};
-use crate::types::{MigrateType, Order, PfnRange, ZoneKind};
+use crate::types::{MigrateType, Order, PAGEBLOCK_ORDER, PfnRange, ZoneKind};
 use crate::zone::{Mark, Zone};
 
 /// Hands over ranges one by one.
@@ -74,13 +74,13 @@ impl<P: Platform> Mm<P> {
         if gfp.contains(Gfp::KSWAPD_RECLAIM) {
             self.wake_kswapd_for(zone);
         }
+        // What lies on CPUs' lists is free, but not counted as such.
+        self.drain_all(Some(zone));
         let enough = || lacking(NEEDED) == 0;
         // A task that frees memory must not wait for memory to be freed.
         if !gfp.can_block() || self.platform.context().memalloc {
             return if enough() { Ok(()) } else { Err(ContigError::NoMemory) };
         }
-        // What lies on other CPUs' lists is free, but not counted as such.
-        self.drain_all(Some(zone));
         // In this zone and no other: what other zones lose is no help here.
         let attempt = Attempt {
             request: Request { order: Order(0), gfp: gfp | Gfp::THISNODE, node: Some(zone.node) },
@@ -109,12 +109,24 @@ impl<P: Platform> Mm<P> {
     /// range's own free pages and a new place for each page that has to move.
     #[inline(always)]
     fn lacks_beside(&self, zone: &Zone, range: PfnRange, low: LowMark) -> u64 {
-        let (free, moving) = self.free_and_moving(range);
+        let (mut free, moving) = self.free_and_moving(range);
+        // Whole pageblocks are isolated while something moves.
+        if moving > 0 {
+            free = self.free_and_moving(whole_blocks(range)).0;
+        }
         let kept = low(zone) + zone.lowmem_reserve(zone.kind);
         // One more than the mark has to stay as the last page is taken, and as a last
         // place is.
         let last = 1 + u64::from(moving > 0);
         (kept + free + moving + last).saturating_sub(usable(zone))
+    }
+
+    /// Whether to make room once more for a range that there were no places for:
+    /// room is lacking, or fewer pages have to move than when this was asked last.
+    #[cold]
+    pub(super) fn is_worth_a_round(&self, zone: &Zone, range: PfnRange, moving: &mut u64) -> bool {
+        let before = core::mem::replace(moving, self.free_and_moving(range).1);
+        *moving < before || self.lacks_beside(zone, range, NEEDED) > 0
     }
 
     /// Free pages that are lacking without the parts `gone`: none if what is left
@@ -171,6 +183,11 @@ impl<P: Platform> Mm<P> {
 /// blocks may not, and no mark is kept by them.
 fn usable(zone: &Zone) -> u64 {
     zone.free_pages().saturating_sub(u64::try_from(zone.free.highatomic()).unwrap_or(0))
+}
+
+/// The pageblocks of a range.
+fn whole_blocks(range: PfnRange) -> PfnRange {
+    PfnRange::new(range.start.pageblock(), range.end.align_up(PAGEBLOCK_ORDER))
 }
 
 /// Whether a page has a copy elsewhere, and so need not go anywhere.

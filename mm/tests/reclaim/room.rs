@@ -144,6 +144,38 @@ fn what_others_have_to_spare_is_taken() {
     mm.free_contig_range(range).expect("its own");
 }
 
+/// While something moves, nothing is to be had of what is free around it either, as
+/// whole pageblocks are isolated: room is made for that too.
+#[test]
+fn what_is_free_around_a_range_is_no_room() {
+    let mm = pc(64, 1, &Config::default()).expect("a machine");
+    let disk = Disk::of(&mm);
+    let blocks = fill_with(&mm, disk, 0, true, CACHE);
+    let zone = mm.zone(NODE, ZoneKind::Dma32).expect("DMA32");
+    let block = movable_range(&mm, zone, 512);
+    // A few stay in the middle of it, and get dirty.
+    let range = PfnRange::sized(block.start.add(100), 20);
+    let lies_in = |at, range: PfnRange| disk.frame_of(&mm, at).is_some_and(|p| range.contains(p));
+    (0..blocks)
+        .filter(|&at| lies_in(at, block) && !lies_in(at, range))
+        .for_each(|at| disk.forget(&mm, at));
+    (0..blocks)
+        .filter(|&at| lies_in(at, range))
+        .for_each(|at| disk.write(&mm, at, 7, CACHE).expect("a cached page"));
+    mm.drain_all(None);
+    let (around, low) = (512 - range.pages(), zone.mark(Mark::Low));
+    assert!(zone.free_pages() > low + 60 && zone.free_pages() < low + around);
+    let before = file_pages(&mm, zone);
+    // Who must not write has them moved, and has one try.
+    let got = mm.alloc_contig_range(range, Gfp::NOIO | Gfp::NORETRY | Gfp::NOWARN);
+    assert_eq!(got, Ok(range), "{} free, {low} are to stay", zone.free_pages());
+    assert!(event(&mm, "pgmigrate_success") >= 16, "some had to move");
+    assert!(file_pages(&mm, zone) < before, "what was free was not enough");
+    assert!(zone.free_pages() >= low);
+    mm.free_contig_range(range).expect("its own");
+    mm.audit().expect("whole");
+}
+
 /// That there is no place in the end, though room was made, is no reason to give up
 /// at once: others may have been faster.
 #[test]
