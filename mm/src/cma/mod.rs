@@ -14,7 +14,7 @@ use crate::mm::Mm;
 use crate::page::PageType;
 use crate::platform::Platform;
 use crate::stats::Event;
-use crate::sync::{AtomicU64, Lock};
+use crate::sync::{AtomicU64, Lock, SleepLock};
 use crate::types::{MigrateType, Order, Pfn, PfnRange};
 use bitmap::Bitmap;
 use core::ops::Range;
@@ -57,6 +57,8 @@ pub struct CmaArea {
     bitmap: BootSlice<AtomicU64>,
     /// Protects the bitmap; never held while anything else is done.
     lock: Lock<()>,
+    /// Had by one of those whom others were in the way of, over all that it does.
+    turn: SleepLock<()>,
 }
 
 impl CmaArea {
@@ -156,13 +158,20 @@ impl<P: Platform> Mm<P> {
         let mut error = ContigError::NoMemory;
         let mut contended = false;
         let mut start = 0;
+        let mut turn = None;
         loop {
             let Some(range) = self.claim(area, start, count, align) else {
                 if !contended || !gfp.can_block() {
                     return Err(error);
                 }
-                // Others are emptying blocks that we need; they will be done.
-                self.platform.stall();
+                // Others are emptying blocks that we need; they will be done. Those
+                // who wait for each other search again one after the other, or they
+                // would be in each other's way again.
+                if turn.is_none() {
+                    turn = Some(area.turn.write(&self.platform));
+                } else {
+                    self.platform.stall();
+                }
                 (contended, start) = (false, 0);
                 continue;
             };
@@ -174,7 +183,7 @@ impl<P: Platform> Mm<P> {
                     error = why;
                     contended |= obstacle.why == Reason::Isolated;
                     // All places up to the obstacle hold it too.
-                    let past = obstacle.pfn.max(range.start).add(1);
+                    let past = obstacle.past(range);
                     start = (past.0 - area.range.start.0) >> area.order_per_bit.0;
                     let first = area.bits_of(range).start;
                     start = start.max(first + 1);
@@ -204,8 +213,8 @@ impl<P: Platform> Mm<P> {
         let _held = area.lock.lock(&cpu);
         area.bits().clear(bits.clone());
         if self.taken_pages() > 0 {
-            let bad = bits.filter(|&bit| self.has_bad(area, bit));
-            bad.for_each(|bit| area.bits().set(bit..bit + 1));
+            let bad = heads(&self.map, range).filter(|(_, word)| word.ty() == PageType::Poisoned);
+            bad.for_each(|(pfn, _)| area.bits().set(area.bits_of(PfnRange::sized(pfn, 1))));
         }
     }
 

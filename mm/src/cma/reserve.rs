@@ -9,7 +9,7 @@ use crate::early::EarlyMem;
 use crate::memmap::MemMap;
 use crate::platform::{LogLevel, Platform};
 use crate::setup::{Config, DMA_END, DMA32_END};
-use crate::sync::{AtomicU64, Lock, LockRank, Ordering::Relaxed};
+use crate::sync::{AtomicU64, Lock, LockRank, Ordering::Relaxed, SleepLock};
 use crate::types::{MigrateType, NodeId, PAGE_SIZE, PAGEBLOCK_ORDER, Pfn, PfnRange};
 use crate::zone::Zone;
 
@@ -76,7 +76,8 @@ impl CmaArea {
         let words = words(range.pages() >> order_per_bit.0);
         match BootSlice::new(platform, early, "bitmap of an area", words, |_| AtomicU64::new(0)) {
             Some(bitmap) => {
-                Ok(Self { range, order_per_bit, bitmap, lock: Lock::new(LockRank::CmaArea, ()) })
+                let lock = Lock::new(LockRank::CmaArea, ());
+                Ok(Self { range, order_per_bit, bitmap, lock, turn: SleepLock::new(()) })
             }
             None => {
                 early.release(range);
