@@ -30,19 +30,12 @@ const STAYS: u32 = PageType::Kernel.bit()
 pub(super) struct Spoiled {
     blocks: [Option<Pfn>; MOST],
     next: usize,
-    /// Pageblocks that it has come to, those of them that are such, and those of
-    /// these that were filled.
-    seen: u64,
+    /// How many it has met, and how many were filled.
     met: u64,
     filled: u64,
 }
 
 impl Spoiled {
-    /// The scanner has come to one more pageblock, of whatever sort.
-    pub(super) fn see(&mut self) {
-        self.seen += 1;
-    }
-
     /// Notes one more.
     pub(super) fn push(&mut self, block: Pfn) {
         self.blocks[self.next % MOST] = Some(block);
@@ -59,10 +52,10 @@ impl Spoiled {
         Some(block)
     }
 
-    /// Whether most pageblocks are such, and there were more than there was anything
-    /// to fill with: then smaller blocks are what can be made of most of the memory.
+    /// Whether there were more than there was anything to fill with: then smaller
+    /// blocks are what can be made of most of the memory.
     pub(super) const fn mostly_left(&self) -> bool {
-        self.met > 2 * self.filled && 2 * self.met > self.seen
+        self.met > 2 * self.filled
     }
 }
 
@@ -88,22 +81,13 @@ mod tests {
     fn the_last_are_kept_in_mind() {
         let mut spoiled = Spoiled::default();
         assert!(spoiled.pop().is_none() && !spoiled.mostly_left());
-        let met = |spoiled: &mut Spoiled, n| {
-            (0..n).for_each(|i| {
-                spoiled.see();
-                spoiled.push(Pfn(512 * i));
-            });
-        };
-        met(&mut spoiled, 40);
+        (0..40).for_each(|i| spoiled.push(Pfn(512 * i)));
         let popped: std::vec::Vec<u64> =
             core::iter::from_fn(|| spoiled.pop()).map(|pfn| pfn.0 / 512).collect();
         assert!(popped.iter().copied().eq((8..40).rev()), "{popped:?}");
         assert!(!spoiled.mostly_left());
-        met(&mut spoiled, 25);
+        (0..25).for_each(|i| spoiled.push(Pfn(512 * i)));
         assert!(spoiled.mostly_left());
-        // Whole pageblocks can be made of what else there is.
-        (0..65).for_each(|_| spoiled.see());
-        assert!(!spoiled.mostly_left());
         assert_eq!(spoiled.pop(), Some(Pfn(512 * 24)));
     }
 }

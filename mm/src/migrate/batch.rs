@@ -76,6 +76,8 @@ impl<P: Platform> Mm<P> {
             // Mostly all are of one sort: then none is listed once more.
             if list.first().is_some_and(|pfn| self.is_mapped(pfn, order)) {
                 core::mem::swap(list, &mut mapped);
+            }
+            loop {
                 self.migrate_mapped(
                     &mut mapped,
                     list,
@@ -87,46 +89,36 @@ impl<P: Platform> Mm<P> {
                     &mut emptied,
                     &mut result,
                 );
-            }
-            while let Some(src) = list.pop_front(&self.map) {
-                if self.is_mapped(src, order) {
-                    mapped.push_back(&self.map, src);
-                    continue;
-                }
-                let Some(dst) = spare.take().or_else(&mut *target) else {
-                    result.out_of_memory = true;
-                    list.push_front(&self.map, src);
-                    break;
-                };
-                match self.migrate_page(dst, src, order, mode, patient, &mut emptied) {
-                    Ok(used) => {
-                        result.moved += order.pages() as u32;
-                        if !used {
+                while let Some(src) = list.pop_front(&self.map) {
+                    if self.is_mapped(src, order) {
+                        mapped.push_back(&self.map, src);
+                        continue;
+                    }
+                    let Some(dst) = spare.take().or_else(&mut *target) else {
+                        result.out_of_memory = true;
+                        list.push_front(&self.map, src);
+                        break;
+                    };
+                    match self.migrate_page(dst, src, order, mode, patient, &mut emptied) {
+                        Ok(used) => {
+                            result.moved += order.pages() as u32;
+                            if !used {
+                                spare = Some(dst);
+                            }
+                        }
+                        Err(why) => {
                             spare = Some(dst);
+                            let keep =
+                                if why == MigrateError::Again { &mut again } else { &mut failed };
+                            keep.push_back(&self.map, src);
                         }
                     }
-                    Err(why) => {
-                        spare = Some(dst);
-                        let keep =
-                            if why == MigrateError::Again { &mut again } else { &mut failed };
-                        keep.push_back(&self.map, src);
-                    }
+                }
+                if mapped.is_empty() || result.out_of_memory {
+                    break;
                 }
             }
-            if !mapped.is_empty() {
-                self.migrate_mapped(
-                    &mut mapped,
-                    list,
-                    order,
-                    target,
-                    unused,
-                    patient,
-                    &mut again,
-                    &mut emptied,
-                    &mut result,
-                );
-                self.append(list, &mut mapped);
-            }
+            self.append(list, &mut mapped);
             self.append(list, &mut again);
             if list.is_empty() || result.out_of_memory {
                 break;
