@@ -29,6 +29,7 @@ impl<P: Platform> Mm<P> {
             let (target, give_back) = (&mut || spare.take(), &mut |pfn| unused = Some(pfn));
             let result = self.migrate_blocks(&mut list, order, target, give_back, run.mode);
             run.moved += u64::from(result.moved);
+            run.moved_large |= result.moved > 0;
             run.failed += u64::from(result.failed);
             self.putback_list(&mut list);
         }

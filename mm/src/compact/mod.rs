@@ -166,9 +166,11 @@ impl<P: Platform> Mm<P> {
         let mut run = Run::new(zone, MigrateMode::Sync, None, true);
         self.compact_zone(&mut run);
         let mut done = Compacted { moved: run.moved, failed: run.failed };
-        if run.spoiled.mostly_left() {
+        // Larger blocks leave room for others only where they were.
+        if run.spoiled.mostly_left() || run.moved_large {
+            let fills = !run.spoiled.mostly_left();
             let mut run = Run::new(zone, MigrateMode::Sync, None, true);
-            run.fills = false;
+            run.fills = fills;
             self.compact_zone(&mut run);
             done.moved += run.moved;
             done.failed += run.failed;

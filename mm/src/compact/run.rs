@@ -53,6 +53,8 @@ pub(super) struct Run<'z> {
     pub(super) sources: PageList,
     /// A larger block that the migration scanner stopped behind, to be moved next.
     pub(super) large: Option<(Pfn, Order)>,
+    /// Such blocks have moved.
+    pub(super) moved_large: bool,
     /// Pageblocks that something stays in are left as they are, and filled: nothing
     /// smaller than a pageblock is asked for.
     pub(super) fills: bool,
@@ -99,6 +101,7 @@ impl<'z> Run<'z> {
             free_at: free_pfn,
             sources: PageList::new(),
             large: None,
+            moved_large: false,
             fills: wanted.is_none(),
             spoiled: Spoiled::default(),
             targets: [PageList::new(); NR_ORDERS],

@@ -23,14 +23,11 @@ impl<P: Platform> Mm<P> {
             run.migrate_pfn = self.map.next_populated(end).min(run.zone.span().end).max(end);
             return false;
         }
-        if run.fills && run.migrate_pfn == block {
-            run.spoiled.see();
-            if self.is_spoiled(block) {
-                run.spoiled.push(block);
-                run.migrate_pfn = end;
-                self.count_scan(run, Event::CompactMigrateScanned, PAGEBLOCK_PAGES, 0);
-                return false;
-            }
+        if run.fills && run.migrate_pfn == block && self.is_spoiled(block) {
+            run.spoiled.push(block);
+            run.migrate_pfn = end;
+            self.count_scan(run, Event::CompactMigrateScanned, PAGEBLOCK_PAGES, 0);
+            return false;
         }
         let locked = self.compaction.unevictable_allowed.load(Relaxed);
         let may_move = |flags: LruFlags| locked || !flags.contains(LruFlags::UNEVICTABLE);
