@@ -195,6 +195,7 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
     fn land(&self, flight: &Flight) -> Result<(), Error> {
         let (device, env) = (self.device(), self.device().env());
         let until = env.now_ms().saturating_add(ANSWER_MS);
+        let mut late = false;
         loop {
             let mut fault = None;
             let ready = &mut || {
@@ -222,6 +223,10 @@ impl<T: Link, E: Env, H: Memory> VirtioBlk<T, E, H> {
             }
             device.check_status()?;
             if env.now_ms() >= until {
+                // It may have answered since, if this thread did not run for a while.
+                if !core::mem::replace(&mut late, true) {
+                    continue;
+                }
                 let fault = Fault::NoAnswer { queue: super::ring::QUEUE, ms: ANSWER_MS };
                 return Err(device.shut_off(fault));
             }

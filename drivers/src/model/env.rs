@@ -34,7 +34,11 @@ impl Env for HostEnv {
                 return false;
             }
             self.0.work();
-            self.0.with(|board| board.now_ms = (board.now_ms + STEP_MS).min(until));
+            // Others may have waited on beyond that.
+            self.0.with(|board| {
+                let then = (board.now_ms + STEP_MS).min(until);
+                board.now_ms = board.now_ms.max(then);
+            });
             std::thread::yield_now();
         }
     }

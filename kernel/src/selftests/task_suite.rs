@@ -78,7 +78,8 @@ fn many_come_and_go(_: &mut Test<'_, Subject>) -> CaseResult {
         }
         join_all(&mut handles);
         check_eq!(SUM.load(Relaxed), want);
-        check_eq!(kstack::in_use(), stacks);
+        // Those of others may come back meanwhile.
+        check!(kstack::in_use() <= stacks, "{} of {stacks}", kstack::in_use());
     }
     Ok(())
 }
