@@ -247,6 +247,42 @@ fn the_background_lowers_a_high_score() {
 }
 
 #[test]
+fn the_background_does_not_leave_a_score_between_for_ever() {
+    let mm = setup(256);
+    let kcompactd = Worker::Kcompactd(NodeId(0));
+    let score = || mm.node_fragmentation_score(NodeId(0));
+    let scanned = || mm.stats().get(Event::CompactDaemonMigrateScanned);
+    mm.proc_write("/proc/sys/vm/compaction_proactiveness", "100").expect("a knob");
+    assert_eq!(mm.work(kcompactd), Some(500));
+    let space = mm.space_new("pieces").expect("a space");
+    let va = mm.mmap(&space, None, 8192 * PAGE, RW, MapFlags::empty()).expect("room");
+    for page in 0..8192 {
+        store(&mm, &space, va.add(page * PAGE)).expect("memory");
+    }
+    settle(&mm);
+    // The boot's own pieces are looked at once more, whatever comes of it.
+    for _ in 0..4 {
+        mm.platform().advance_ms(500);
+        assert_eq!(mm.work(kcompactd), Some(500));
+    }
+    assert!(score() <= 5, "it is content: {}", score());
+    for page in (0..8192).filter(|page| page % 8 > 0) {
+        mm.madvise(&space, va.add(page * PAGE), PAGE, Advice::DontNeed).expect("mapped");
+    }
+    settle(&mm);
+    let (between, before) = (score(), scanned());
+    assert!((6..=15).contains(&between), "{between}");
+    mm.platform().advance_ms(500);
+    assert_eq!(mm.work(kcompactd), Some(500));
+    assert_eq!((score(), scanned()), (between, before), "no work is begun for it at once");
+    mm.platform().advance_ms(500);
+    assert_eq!(mm.work(kcompactd), Some(500));
+    assert!(score() <= 5, "{}", score());
+    mm.audit().expect("sound");
+    mm.space_put(space);
+}
+
+#[test]
 fn the_background_waits_when_it_is_no_use() {
     let mm = setup(64);
     let kcompactd = Worker::Kcompactd(NodeId(0));

@@ -1,7 +1,8 @@
 //! What compaction does unasked: how much of a node's free memory is in pieces
 //! is looked at twice a second, and when that is too much the node's zones are
-//! compacted until it is not (Linux mm/compaction.c, `kcompactd`). May call:
-//! `index`, `run`.
+//! compacted until it is not (Linux mm/compaction.c, `kcompactd`). Work begins at
+//! once above the higher of two scores, and half a second later above the lower,
+//! at which it stops. May call: `index`, `run`.
 //!
 //! The score of a zone is how many percent of its free memory are of no use for
 //! a block of 2 MiB; a node's is that of its zones by their size.
@@ -66,6 +67,8 @@ struct NodeState {
     no_use_at: AtomicU32,
     /// Passes in a row that were no use, up to [`MAX_DEFER_SHIFT`].
     no_use: AtomicU32,
+    /// The last look left the score above the one at which work stops.
+    lingers: AtomicBool,
     kswapd_runs: AtomicBool,
 }
 
@@ -90,6 +93,7 @@ impl Compaction {
                     no_use_until: AtomicU64::new(0),
                     no_use_at: AtomicU32::new(0),
                     no_use: AtomicU32::new(0),
+                    lingers: AtomicBool::new(false),
                     kswapd_runs: AtomicBool::new(false),
                 }
             }; MAX_NODES],
@@ -189,11 +193,14 @@ impl<P: Platform> Mm<P> {
         if now < due {
             return Some(due - now);
         }
-        let (_, high) = thresholds(proactiveness);
+        let (low, high) = thresholds(proactiveness);
         let before = self.node_fragmentation_score(node);
+        // Linux's may stay between the two for ever: 15 % of the free memory, however
+        // high the knob.
+        let above = if state.lingers.load(Relaxed) { low } else { high };
         let waits =
             now < state.no_use_until.load(Relaxed) && before <= state.no_use_at.load(Relaxed);
-        if before > high && !waits && !state.kswapd_runs.load(Relaxed) {
+        if before > above && !waits && !state.kswapd_runs.load(Relaxed) {
             for zone in self.zones().iter().filter(|z| z.node == node && z.managed() > 0) {
                 self.compact_to_score(zone, proactiveness);
             }
@@ -208,6 +215,7 @@ impl<P: Platform> Mm<P> {
                 state.no_use_until.store(self.platform.now_ms() + (PERIOD_MS << shift), Relaxed);
             }
         }
+        state.lingers.store(self.node_fragmentation_score(node) > low, Relaxed);
         state.next_look.store(self.platform.now_ms() + PERIOD_MS, Relaxed);
         Some(PERIOD_MS)
     }
