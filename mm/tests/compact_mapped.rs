@@ -2,6 +2,7 @@
 //! pages; with every byte right, and hardly a block short of what can be had.
 #![cfg(all(feature = "host", not(miri)))]
 
+use mm::contig::{ContigError, Reason};
 use mm::host::{Machine, pc};
 use mm::mmu::VirtAddr;
 use mm::page::{LruFlags, PageType};
@@ -9,7 +10,7 @@ use mm::platform::Worker;
 use mm::space::{Access, Advice, FaultError, HugePages, MapFlags, Prot, SpaceRef};
 use mm::stats::Event;
 use mm::types::{NodeId, Order, PAGE_SIZE, Pfn, PfnRange};
-use mm::{Config, Gfp, Mm, Request};
+use mm::{Config, Gfp, Mm, Page, Request};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const BLOCK: u64 = 512;
@@ -370,30 +371,50 @@ fn a_large_page_makes_way_as_a_whole_where_it_can() {
     mm.space_put(space);
 }
 
+/// Takes all blocks of 2 MiB and more; 4 MiB are free in pages. What has been taken.
+fn in_pieces(mm: &Mm<Machine>) -> Vec<Page> {
+    let gfp = Gfp::NOWAIT | Gfp::NOWARN;
+    let page = |_| mm.alloc_pages(Request::new(Order(0), gfp)).expect("memory");
+    let singles: Vec<_> = (0..2048).map(page).collect();
+    let mut taken = Vec::new();
+    for order in [10, 9] {
+        while let Ok(page) = mm.alloc_pages(Request::new(Order(order), gfp)) {
+            taken.push(page);
+        }
+    }
+    for (i, page) in singles.into_iter().enumerate() {
+        if i % 2 == 0 {
+            mm.free_pages(page).expect("allocated");
+        } else {
+            taken.push(page);
+        }
+    }
+    settle(mm);
+    taken
+}
+
 #[test]
 fn a_large_page_makes_way_in_pieces_where_it_must() {
     let mm = setup(64);
     let (space, va, range) = large(&mm);
-    let gfp = Gfp::NOWAIT | Gfp::NOWARN;
-    let singles: Vec<_> =
-        (0..2048).map(|_| mm.alloc_pages(Request::new(Order(0), gfp)).expect("memory")).collect();
-    let mut blocks = Vec::new();
-    for order in [10, 9] {
-        while let Ok(page) = mm.alloc_pages(Request::new(Order(order), gfp)) {
-            blocks.push(page);
-        }
+    let rest = in_pieces(&mm);
+    // One that somebody else uses just now can neither move nor be taken apart: that
+    // is what is in the way, not that there is no memory.
+    let desc = mm.map().try_page(range.start).expect("there");
+    assert!(desc.get_unless_zero());
+    match mm.alloc_contig_range(range, Gfp::KERNEL) {
+        Err(ContigError::Busy(at)) => assert_eq!(at.why, Reason::InUse),
+        other => panic!("{other:?}"),
     }
-    // Pages enough, and no block.
-    singles.iter().step_by(2).for_each(|&page| mm.free_pages(page).expect("allocated"));
-    settle(&mm);
+    mm.put_lru(range.start);
+    assert_eq!(space.huge(), 4 * BLOCK);
     mm.alloc_contig_range(range, Gfp::KERNEL).expect("what is there moves");
     assert_eq!(space.huge(), 3 * BLOCK);
     assert_eq!(mm.stats().get(Event::ThpSplitPage), 1);
     (0..4 * BLOCK).for_each(|page| check(&mm, &space, va.add(page * PAGE)));
     mm.audit().expect("sound");
     mm.free_contig_range(range).expect("taken above");
-    singles.iter().skip(1).step_by(2).for_each(|&page| mm.free_pages(page).expect("allocated"));
-    blocks.into_iter().for_each(|page| mm.free_pages(page).expect("allocated"));
+    rest.into_iter().for_each(|page| mm.free_pages(page).expect("allocated"));
     mm.space_put(space);
     mm.audit().expect("sound");
 }

@@ -12,6 +12,7 @@ use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageType};
 use crate::platform::Platform;
 use crate::pressure::Pressure;
+use crate::space::MapError;
 use crate::types::{Order, Pfn, PfnRange};
 
 /// Pages that are isolated and moved at once.
@@ -44,16 +45,13 @@ impl<P: Platform> Mm<P> {
         let (mut list, mut cached) = (PageList::new(), PageList::new());
         // What CPUs have put by is on no list, and cannot be isolated.
         self.lru_drain_all();
+        let mut has_places = true;
         for (pfn, word) in heads(&self.map, range) {
             if Kind::of(word.ty()) != Kind::Movable {
                 continue;
             }
             if word.order().0 > 0 {
-                let moved = self.move_block_away(pfn, word.order(), &places, mode);
-                // Its parts go one by one, the next time they are met.
-                if moved.out_of_memory && !(gfp.can_block() && self.take_apart(pfn)) {
-                    return Evacuation::OutOfMemory;
-                }
+                has_places = self.move_block_or_split(pfn, word, &places, mode);
             } else if self.isolate_seen(pfn, word, mode).is_ok() {
                 if word.ty() == PageType::Lru && is_cached(self.map.page(pfn).head()) {
                     cached.push_back(&self.map, pfn);
@@ -64,15 +62,21 @@ impl<P: Platform> Mm<P> {
                     list.push_back(&self.map, pfn);
                 }
             }
-            if list.len() >= BATCH && self.move_away(&mut list, &places, mode).out_of_memory {
-                return Evacuation::OutOfMemory;
+            if list.len() >= BATCH {
+                has_places = !self.move_away(&mut list, &places, mode).out_of_memory;
+            }
+            if !has_places {
+                break;
             }
         }
-        self.discard_or(&mut cached, &mut list, gfp);
-        if self.move_away(&mut list, &places, mode).out_of_memory {
-            return Evacuation::OutOfMemory;
+        if has_places {
+            self.discard_or(&mut cached, &mut list, gfp);
+            has_places = !self.move_away(&mut list, &places, mode).out_of_memory;
         }
-        Evacuation::Done
+        // What is left when there are no places stays where it is.
+        self.putback_list(&mut cached);
+        self.putback_list(&mut list);
+        if has_places { Evacuation::Done } else { Evacuation::OutOfMemory }
     }
 
     /// Frees those of some cached pages that can be had again; the others are to
@@ -84,6 +88,22 @@ impl<P: Platform> Mm<P> {
         while let Some(pfn) = cached.pop_front(&self.map) {
             list.push_back(&self.map, pfn);
         }
+    }
+
+    /// Moves one larger block, or makes small pages of it, which go one by one the
+    /// next time they are met. False if there is no memory for either.
+    #[cold]
+    fn move_block_or_split(
+        &self,
+        pfn: Pfn,
+        word: HeadWord,
+        places: &Places<'_>,
+        mode: MigrateMode,
+    ) -> bool {
+        if !self.move_block_away(pfn, word.order(), places, mode).out_of_memory {
+            return true;
+        }
+        word.ty() == PageType::Lru && places.gfp.can_block() && self.take_apart(pfn)
     }
 
     /// Moves one larger block, if its owner lets it go.
@@ -111,20 +131,23 @@ impl<P: Platform> Mm<P> {
         result
     }
 
-    /// Makes small pages of a large one where it is. False if it cannot be, or is
-    /// none. May wait.
+    /// Makes small pages of a large one where it is, if it still is one and nobody
+    /// else uses it. False if there is no memory for that. May wait.
     #[cold]
     fn take_apart(&self, pfn: Pfn) -> bool {
         let desc = self.map.page(pfn);
         if desc.head().ty() != PageType::Lru || !desc.get_unless_zero() {
-            return false;
+            return true;
         }
         self.lock_page(desc);
         // Between the look and the reference it may have become something else.
-        let apart = desc.head().ty() == PageType::Lru && self.split_page(pfn, Turn::Last).is_ok();
+        let result = match desc.head().ty() {
+            PageType::Lru => self.split_page(pfn, Turn::Last),
+            _ => Ok(()),
+        };
         desc.unlock();
         self.put_counted(pfn, desc);
-        apart
+        result != Err(MapError::NoMemory)
     }
 
     /// Moves what is on the list; what stays goes back to its owners.

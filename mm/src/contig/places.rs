@@ -1,11 +1,12 @@
 //! Places for what has to move. For a contiguous allocation they are where room
 //! has been made, or where there is plenty: nobody else's memory is reclaimed for
-//! it. May call: `alloc`, `bulk`, `slow`.
+//! it. May call: `alloc`, `bulk`, `free`, `pressure`.
 
+use crate::buddy::Placement;
 use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::platform::Platform;
-use crate::pressure::{Attempt, CompactPriority};
+use crate::pressure::{Attempt, CompactPriority, Pressure};
 use crate::types::{Order, Pfn};
 use crate::zone::{Mark, Zone};
 use core::panic::Location;
@@ -88,22 +89,47 @@ impl<P: Platform> Mm<P> {
             return None;
         }
         let attempts = self.spare(places, order)?;
-        let above = |attempt: &Attempt, level: Level| {
-            self.zones_for(attempt).find_map(|zone| {
-                zone.watermark_ok(order, level(zone), attempt.class, attempt.flags)
-                    .then(|| self.rmqueue(zone, order, attempt.migratetype, attempt.flags))?
-            })
-        };
-        let found = attempts.iter().find_map(|(attempt, level)| above(attempt, *level));
-        let [_, (own, _), _] = attempts;
-        let found = match found.map(|pfn| (pfn, false)) {
+        let found = attempts.iter().find_map(|(attempt, level)| self.take_above(attempt, *level));
+        let [_, (own, low), _] = attempts;
+        let pfn = match found {
             None if gfp.can_block() && !self.platform.context().memalloc => {
                 let most = if hard { CompactPriority::SyncLight } else { CompactPriority::Async };
-                self.compact_and_walk(&own, most).1?
+                self.compact_and_take(&own, low, most)?
             }
             found => found?,
         };
-        Some(self.hand_out(&own.request, found, Location::caller()).pfn)
+        Some(self.hand_out(&own.request, (pfn, false), Location::caller()).pfn)
+    }
+
+    /// A block of what zones have above a level.
+    fn take_above(&self, attempt: &Attempt, level: Level) -> Option<Pfn> {
+        self.zones_for(attempt).find_map(|zone| {
+            zone.watermark_ok(attempt.request.order, level(zone), attempt.class, attempt.flags)
+                .then(|| {
+                    self.rmqueue(zone, attempt.request.order, attempt.migratetype, attempt.flags)
+                })?
+        })
+    }
+
+    /// Has a block made, and takes it if its zone can spare it.
+    fn compact_and_take(
+        &self,
+        attempt: &Attempt,
+        level: Level,
+        priority: CompactPriority,
+    ) -> Option<Pfn> {
+        let order = attempt.request.order;
+        let (_, made) = self.compact(attempt, priority);
+        let Some(pfn) = made else { return self.take_above(attempt, level) };
+        let zone = self.zone_at(pfn);
+        // It is not among what is free any more.
+        if !zone.watermark_ok(Order(0), level(zone), attempt.class, attempt.flags) {
+            self.put_back(pfn, order, Placement::Auto);
+            return None;
+        }
+        let cpu = self.enter();
+        self.count_allocated(zone, order.pages(), &cpu);
+        Some(pfn)
     }
 
     /// Whom to ask for what is to spare, one after the other, and what to leave them:

@@ -3,8 +3,8 @@
 //! direct reclaim uses. So it cannot leave the zone below its marks for others
 //! to pay. May call: `pressure`, `free`.
 
-use super::ContigError;
 use super::walk::{Kind, heads};
+use super::{ContigError, pageblocks};
 use crate::gfp::{AllocFlags, Gfp, Request};
 use crate::mm::Mm;
 use crate::page::{HeadWord, LruFlags, PageType};
@@ -163,6 +163,11 @@ impl<P: Platform> Mm<P> {
     #[inline(never)]
     fn free_and_moving(&self, range: PfnRange) -> (u64, u64) {
         let (mut free, mut moving) = (0, 0);
+        // Nothing keeps the range from leaving the zone, and its descriptors with it.
+        let _walk = self.look_around();
+        if !pageblocks(range).all(|block| self.map.info(block).is_some()) {
+            return (0, 0);
+        }
         for (pfn, word) in heads(&self.map, range) {
             let pages = word.order().pages();
             match Kind::of(word.ty()) {

@@ -12,7 +12,9 @@ use mm::contig::ContigError;
 use mm::fault::FaultPlan;
 use mm::host::swap::SwapDisk;
 use mm::host::{Machine, build, pc};
+use mm::lru::LruKind;
 use mm::mmu::{Entry, VirtAddr};
+use mm::page::PageType;
 use mm::space::{HugePages, MapFlags, Prot, SpaceRef};
 use mm::types::{CpuId, MAX_NODES, NodeId, Order, PAGE_SIZE, Pfn, PfnRange, ZoneKind};
 use mm::zone::{Mark, Zone};
@@ -197,6 +199,59 @@ fn room_is_made_again_for_who_has_lost_it() {
         mm.audit().expect("whole");
     }
     mm.free_contig_range(range).expect("its own");
+}
+
+/// Pages that were taken to be moved are their lists' again when there is no place for
+/// them, cached ones among them.
+#[test]
+fn what_finds_no_place_is_put_back() {
+    let mm = pc(64, 1, &Config::default()).expect("a machine");
+    mm.slab_init().expect("slab");
+    mm.set_huge_pages(HugePages::Never);
+    let disk = Disk::of(&mm);
+    let space = mm.space_new("programs").expect("a space");
+    let mut block = 0;
+    // One in eight is cached.
+    let va = mm.mmap(&space, None, 2048 * PAGE, RW, MapFlags::empty()).expect("room");
+    for i in 0..2048_u64 {
+        mm.write_space(&space, va.add(i * PAGE), &i.to_ne_bytes()).expect("memory");
+        if i % 8 == 0 {
+            disk.read(&mm, block, CACHE).expect("a page");
+            block += 1;
+        }
+    }
+    mm.lru_drain_all();
+    mm.drain_all(None);
+    let filled = |range: PfnRange| {
+        let word = |i| mm.map().try_page(range.start.add(i)).expect("RAM").head();
+        (0..512).filter(|&i| word(i).ty() == PageType::Lru).count()
+    };
+    let frames = (0..block).filter_map(|block| disk.frame_of(&mm, block));
+    let range = frames
+        .map(|frame| PfnRange::sized(Pfn(frame.0 & !511), 512))
+        .find(|&range| filled(range) == 512)
+        .expect("a pageblock of such pages alone");
+    // From the first place that is asked for on, and from a later one.
+    for every in [1, 2] {
+        mm.set_faults(FaultPlan::Every(NonZeroU64::new(every).expect("not zero")));
+        let got = mm.alloc_contig_range(range, CMA | Gfp::NORETRY);
+        assert!(mm.fault_counts().failed > 0, "places were asked for");
+        mm.set_faults(FaultPlan::Off);
+        assert_eq!(got, Err(ContigError::NoMemory));
+        for kind in [LruKind::Anon, LruKind::File] {
+            assert_eq!(mm.node_isolated_pages(NODE, kind), 0, "{kind:?}");
+        }
+        mm.audit().expect("whole");
+    }
+    mm.alloc_contig_range(range, CMA).expect("now there are places");
+    for i in 0..2048 {
+        let mut bytes = [0; 8];
+        mm.read_space(&space, va.add(i * PAGE), &mut bytes).expect("there");
+        assert_eq!(u64::from_ne_bytes(bytes), i, "page {i}");
+    }
+    mm.free_contig_range(range).expect("its own");
+    mm.space_put(space);
+    mm.audit().expect("whole");
 }
 
 fn fill_space(mm: &Mm<Machine>, space: &SpaceRef<'_>, pages: u64) -> VirtAddr {
