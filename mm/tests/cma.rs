@@ -158,6 +158,21 @@ fn alignment_is_of_the_physical_address() {
     }
 }
 
+/// The last bit of a range may stand for more than the range's frames.
+#[test]
+fn a_bad_frame_behind_a_range_stays_withheld() {
+    let (mm, area) = setup(32, request(12, 2));
+    let got = mm.cma_alloc(ID, 3, Order(0), Gfp::KERNEL).expect("free");
+    mm.poison_page(got.end).expect("a free frame");
+    audit(&mm);
+    mm.cma_release(ID, got).expect("its own");
+    audit(&mm);
+    let next = mm.cma_alloc(ID, 4, Order(0), Gfp::KERNEL).expect("free");
+    assert_eq!(next.start, area.start.add(4), "the bit of the bad frame is passed over");
+    mm.cma_release(ID, next).expect("its own");
+    audit(&mm);
+}
+
 #[test]
 fn requests_without_sense() {
     let (mm, _) = setup(64, request(16, 0));

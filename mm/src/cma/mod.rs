@@ -213,7 +213,9 @@ impl<P: Platform> Mm<P> {
         let _held = area.lock.lock(&cpu);
         area.bits().clear(bits.clone());
         if self.taken_pages() > 0 {
-            let bad = heads(&self.map, range).filter(|(_, word)| word.ty() == PageType::Poisoned);
+            // All that the bits stand for: more than the range if its last is not full.
+            let all = PfnRange::new(range.start, range.end.align_up(area.order_per_bit));
+            let bad = heads(&self.map, all).filter(|(_, word)| word.ty() == PageType::Poisoned);
             bad.for_each(|(pfn, _)| area.bits().set(area.bits_of(PfnRange::sized(pfn, 1))));
         }
     }
