@@ -264,9 +264,7 @@ fn dress_lru(to: &PageDesc, from: &PageDesc, order: Order, count: u32, mapped: u
     to.set_inuse(mapped);
     to.set_next(0);
     to.set_prev(0);
-    let kept = to.head().flags() & PageFlags::KEPT;
     let flags = from.head().lru() - LruFlags::LISTED;
-    let word = HeadWord::new(PageType::Lru, order).with(kept | PageFlags::LOCKED);
-    to.set_head(word.with_lru(flags));
+    to.remake(HeadWord::new(PageType::Lru, order).with(PageFlags::LOCKED).with_lru(flags));
     to.count_word().store(count, Release);
 }
