@@ -134,7 +134,7 @@ impl<P: Platform> Mm<P> {
 
     /// Whether compaction could help: enough is free to move pages to, and it
     /// is for want of contiguity that the order is not to be had.
-    fn worth_compacting(&self, zone: &Zone, attempt: &Attempt) -> bool {
+    pub(crate) fn worth_compacting(&self, zone: &Zone, attempt: &Attempt) -> bool {
         let order = attempt.request.order;
         let rights = attempt.flags & (AllocFlags::CMA);
         if zone.watermark_ok(order, zone.mark(Mark::Min), attempt.class, attempt.flags) {

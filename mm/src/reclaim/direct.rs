@@ -1,5 +1,6 @@
 //! Direct reclaim: whoever finds too little memory makes room himself (Linux
-//! `try_to_free_pages`). May call: `scan`, `throttle`.
+//! `try_to_free_pages`). May call: `scan`, `throttle`;
+//! asks `compact` what it would do.
 
 use super::policy::{CLUSTER, DEFAULT_PRIORITY};
 use super::{By, Scan};
@@ -83,14 +84,16 @@ impl<P: Platform> Mm<P> {
         scan.reclaimed.max(ready.into())
     }
 
-    /// Whether a zone has a large block, or so much free memory that one can be
-    /// made: it is not to be emptied for one more.
+    /// Whether a zone has a large block, or so much free memory that compaction makes
+    /// one: it is not to be emptied for one more. What compaction would leave alone is:
+    /// who has nothing freed and nothing moved would ask for ever.
     fn is_compaction_ready(&self, zone: &Zone, attempt: &Attempt) -> bool {
         let (order, class) = (attempt.request.order, attempt.class);
         let ok = |order, level| zone.watermark_ok(order, level, class, AllocFlags::empty());
         order > COSTLY_ORDER
             && (ok(order, zone.mark(Mark::Min))
-                || ok(Order(0), zone.mark(Mark::High) + 2 * order.pages()))
+                || ok(Order(0), zone.mark(Mark::High) + 2 * order.pages())
+                    && self.worth_compacting(zone, attempt))
     }
 
     /// Reclaims in one zone until `pages` are free that were not, or nothing more

@@ -184,3 +184,25 @@ fn a_large_block_is_not_reclaimed_for_where_one_could_be_made() {
     held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
     mm.audit().expect("whole");
 }
+
+/// Where compaction is never worth it by the knob, and much is free, a large block is
+/// not asked for again and again: what is reclaimed comes to an end.
+#[test]
+fn what_compaction_would_leave_alone_is_not_asked_for_for_ever() {
+    let mm = machine(HugePages::Never);
+    let disk = Disk::of(&mm);
+    // Too few to make room for the block by themselves.
+    for block in 0..8 {
+        disk.read(&mm, block, CACHE).expect("a page");
+    }
+    mm.lru_drain_all();
+    let held = shatter(&mm);
+    mm.proc_write("/proc/sys/vm/extfrag_threshold", "1000").expect("a knob");
+    let gfp = Gfp::KERNEL | Gfp::RETRY_MAYFAIL | Gfp::NOWARN;
+    assert_eq!(mm.alloc_pages(Request::new(Order(4), gfp)), Err(AllocError::NoMemory));
+    let scanned = event(&mm, "pgscan_direct");
+    assert!(disk.cached() < 8, "nothing was reclaimed of {scanned} that were looked at");
+    assert_eq!(event(&mm, "pgmigrate_success"), 0, "compaction has done nothing");
+    held.into_iter().for_each(|page| mm.free_pages(page).expect("its own"));
+    mm.audit().expect("whole");
+}
