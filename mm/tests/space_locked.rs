@@ -2,6 +2,7 @@
 //! who share them want it, and no longer.
 #![cfg(all(feature = "host", not(miri)))]
 
+use mm::host::swap::SwapDisk;
 use mm::host::{Machine, pc};
 use mm::lru::LruList;
 use mm::mmu::VirtAddr;
@@ -123,5 +124,31 @@ fn who_changes_his_mind_page_by_page_has_no_more_regions_for_it() {
         assert_eq!(byte, [1]);
     }
     mm.space_put(space);
+    mm.audit().expect("whole");
+}
+
+/// A page of swap that two share, one of whom has it in memory and locked: when he has
+/// written it and so got one of his own, the other's can go again.
+#[test]
+fn what_others_have_in_swap_is_not_kept_by_who_has_left_it() {
+    let mm = setup();
+    mm.set_huge_pages(HugePages::Never);
+    let store: &'static SwapDisk = Box::leak(Box::new(SwapDisk::new("/dev/store", 4096)));
+    mm.swapon(store, None).expect("memory for its table");
+    let len = 64 * PAGE;
+    let (parent, va) = filled(&mm, len);
+    mm.reclaim_proactively(None, 64);
+    assert_eq!(parent.rss(), 0, "all is in swap");
+    let child = mm.space_fork(&parent, "child").expect("memory");
+    mm.mlock(&parent, va, len).expect("memory");
+    assert_eq!(locked(&mm), 64);
+    // Half is left to the other by writing, half by going.
+    fill(&mm, &parent, va, len / 2);
+    assert_eq!(locked(&mm), 64, "his own, and what he has not written");
+    mm.space_put(parent);
+    assert_eq!(locked(&mm), 0, "nobody has asked for it any more");
+    fill(&mm, &child, va, len);
+    assert_eq!(locked(&mm), 0);
+    mm.space_put(child);
     mm.audit().expect("whole");
 }

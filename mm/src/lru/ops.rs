@@ -91,10 +91,10 @@ impl<P: Platform> Mm<P> {
     /// a reference; any context.
     pub fn lru_change(&self, pfn: Pfn, set: LruFlags, clear: LruFlags) {
         debug_assert!(!(set | clear).intersects(LruFlags::LISTED | LruFlags::ANON));
-        let before = {
-            let cpu = self.enter();
-            self.lru_of(pfn).lock(&self.map, &cpu).change(pfn, set, clear, true)
-        };
+        let cpu = self.enter();
+        let mut lists = self.lru_of(pfn).lock(&self.map, &cpu);
+        let before = lists.change(pfn, set, clear, true);
+        // Under the lock: nobody counts it out before it is counted in.
         let pages = || self.map.page(pfn).head().order().pages();
         if (set - before).contains(LruFlags::MLOCKED) {
             self.count_pages(pfn, PageStat::Mlocked, pages());

@@ -187,7 +187,11 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn unmapped(&self, pfn: Pfn) {
         self.drop_mapping(pfn);
         let desc = self.map.page(pfn);
-        if desc.head().lru().contains(LruFlags::MLOCKED) && desc.mapcount() > 0 {
+        let flags = desc.head().lru();
+        // Unless it is about to be freed: others may map it, or their entries name
+        // its slot of swap.
+        let stays = desc.mapcount() > 0 || flags.contains(LruFlags::SWAPCACHE);
+        if flags.contains(LruFlags::MLOCKED) && stays {
             self.unmark_locked(pfn);
         }
         self.swap_unmapped(pfn);
