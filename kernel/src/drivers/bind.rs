@@ -98,8 +98,8 @@ pub(super) fn behind(mm: &'static Mm<Machine>, config: &'static Config, port: Pc
     pci::scan(config, port.segment(), (bus, bus), each, odd);
 }
 
-/// Why what is on bus `bus` of `segment` cannot be taken away, for somebody would
-/// lose something. If nobody would, the devices have all that was meant for them.
+/// Why what is on bus `bus` of `segment` cannot be taken away, for somebody uses it.
+/// If nobody does, the devices have what was meant for them, as far as they take it.
 pub(super) fn needed(mm: &Mm<Machine>, segment: u16, bus: u8) -> Option<&'static str> {
     list::driven(segment, bus).find_map(|(kind, number)| match kind {
         DeviceType::Memory => Some("memory behind it is in use"),

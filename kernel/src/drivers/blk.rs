@@ -106,20 +106,18 @@ fn of(number: usize) -> impl Iterator<Item = &'static Disk> {
     all().filter(move |disk| disk.driver.device().number() as usize == number)
 }
 
-/// Whether somebody cannot do without the device with that number. If not, what is
-/// cached of it is written there, so that it can be taken away.
+/// Whether somebody cannot do without the device with that number. What is cached of
+/// it is written there first, as far as it can be, so that it can be taken away.
 pub(super) fn is_needed(mm: &Mm<Machine>, number: usize) -> bool {
     let there = |disk: &&'static Disk| disk.driver.device().check().is_ok();
     let Some(disk) = of(number).find(there) else { return false };
-    if mm.is_swap_on(disk.driver.name()) {
-        return true;
-    }
     if let Some(cache) = CACHES[disk.index % DISKS].get()
         && cache.sync(mm).is_err()
     {
         log::warn!("{}: not all can be written that is cached of it", disk.driver.name());
     }
-    false
+    // Last, for writing may take its time.
+    mm.is_swap_on(disk.driver.name())
 }
 
 /// Takes the device with that number from its driver, whether or not it is there

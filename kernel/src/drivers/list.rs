@@ -79,6 +79,8 @@ pub(super) fn take(segment: u16, bus: u8) -> Option<(Function, Option<(DeviceTyp
     let at = list.entries[..len].iter().position(there)?;
     let entry = list.entries[at].take();
     list.entries.copy_within(at + 1..len, at);
+    // Readers go on to the first that is empty.
+    list.entries[len - 1] = None;
     list.len -= 1;
     let Entry { function, use_ } = entry?;
     let driven = match use_ {
