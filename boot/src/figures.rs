@@ -166,22 +166,13 @@ impl Figures {
     }
 }
 
-/// As people write it: a decimal below 100, thousands set apart.
+/// As people write it: a decimal below 100 unless it is a whole number, thousands
+/// set apart.
 pub(crate) fn number(number: Option<f64>) -> String {
     match number {
         None => String::new(),
-        Some(x) if x < 99.95 && x.fract() != 0.0 => format!("{x:.1}"),
-        Some(x) => {
-            let digits = format!("{x:.0}");
-            let mut text = String::new();
-            for (i, digit) in digits.chars().enumerate() {
-                if i > 0 && (digits.len() - i).is_multiple_of(3) {
-                    text.push(',');
-                }
-                text.push(digit);
-            }
-            text
-        }
+        Some(x) if x.fract() == 0.0 => plot::whole(x),
+        Some(x) => plot::number(x),
     }
 }
 

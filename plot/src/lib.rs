@@ -115,11 +115,13 @@ fn steps(most: f64, count: f64) -> f64 {
     steps.find(|step| most / step <= count).unwrap_or(most / count)
 }
 
-/// A number with three digits or more, thousands set apart.
+/// A number as people write it: a decimal below 100, thousands set apart.
 pub fn number(value: f64) -> String {
-    if value < 99.95 {
-        return format!("{value:.1}");
-    }
+    if value < 99.95 { format!("{value:.1}") } else { whole(value) }
+}
+
+/// A number rounded to a whole one, thousands set apart.
+pub fn whole(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
