@@ -135,7 +135,7 @@ fn the_command_line_chooses_consoles() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, third) = (dir.path().join("ttyS1"), dir.path().join("ttyS2"));
     let serial = format!(
-        "-serial unix:{},server=on,wait=off -chardev file,id=third,path={} \
+        "-serial unix:{},server=on,wait=on -chardev file,id=third,path={} \
          -device isa-serial,chardev=third,iobase=0x3e8,irq=4",
         socket.display(),
         third.display()
@@ -143,7 +143,7 @@ fn the_command_line_chooses_consoles() {
     let cmdline = "selftest=off console=ttyS2,9600e7 console=lpt0 console=ttyS0,1234 \
         console=ttyS3 console=ttyS4 console=ttyS1,57600n8";
     let (mut first, _guest) = boot(&["--append", cmdline, "--qemu", &serial]);
-    // Before the machine has anything to say, or its first lines would be lost.
+    // The machine waits for it, or its first lines would be lost.
     let deadline = Instant::now() + LIMIT;
     let mut second = loop {
         match Session::open(&socket, LIMIT) {
