@@ -176,10 +176,34 @@ fn what_cannot_be_written_is_told_once_and_kept() {
     t.audit();
 }
 
-/// A disk that fails all writes, and on whose flush somebody else does something.
+type Other = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+
+/// A disk that fails all writes, and on whose writes and flush somebody else does
+/// something.
 struct Between {
     disk: RamDisk,
-    other: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    at_write: Other,
+    at_flush: Other,
+}
+
+impl Between {
+    fn new() -> &'static Self {
+        let disk = RamDisk::new("/dev/test", BLOCKS);
+        Box::leak(Box::new(Self { disk, at_write: Other::default(), at_flush: Other::default() }))
+    }
+}
+
+fn set(other: &Other, what: impl FnOnce() + Send + 'static) {
+    *other.lock().expect("nobody panics") = Some(Box::new(what));
+}
+
+fn is_set(other: &Other) -> bool {
+    other.lock().expect("nobody panics").is_some()
+}
+
+fn act(other: &Other) {
+    let other = other.lock().expect("nobody panics").take();
+    other.into_iter().for_each(|other| other());
 }
 
 impl BlockDevice for Between {
@@ -196,12 +220,12 @@ impl BlockDevice for Between {
     }
 
     fn write(&self, _: u64, _: &PageBytes) -> Result<(), IoFailed> {
+        act(&self.at_write);
         Err(IoFailed)
     }
 
     fn flush(&self) -> Result<(), IoFailed> {
-        let other = self.other.lock().expect("nobody panics").take();
-        other.into_iter().for_each(|other| other());
+        act(&self.at_flush);
         self.disk.flush()
     }
 }
@@ -211,17 +235,32 @@ impl BlockDevice for Between {
 fn two_who_sync_at_a_time_are_both_told() {
     let mm: &'static Mm<Machine> =
         Box::leak(Box::new(pc(MIB, 2, &Config::default()).expect("a machine")));
-    let disk: &'static Between = Box::leak(Box::new(Between {
-        disk: RamDisk::new("/dev/test", BLOCKS),
-        other: Mutex::default(),
-    }));
+    let disk = Between::new();
     let cache: &'static PageCache = Box::leak(Box::new(PageCache::new(disk)));
     cache.register(mm).expect("room for a cache");
     cache.write(mm, &mut CacheFile::default(), 0, &[1; PAGE_SIZE]).expect("room");
-    *disk.other.lock().expect("nobody panics") =
-        Some(Box::new(move || assert_eq!(cache.sync(mm), Err(CacheError::Io))));
+    set(&disk.at_flush, move || assert_eq!(cache.sync(mm), Err(CacheError::Io)));
     assert_eq!(cache.sync(mm), Err(CacheError::Io));
-    assert!(disk.other.lock().expect("nobody panics").is_none(), "the other was there");
+    assert!(!is_set(&disk.at_flush), "the other was there");
+    mm.audit().expect("whole");
+}
+
+/// The flusher looks while what is dirty is on its way, and it does not arrive: it is
+/// told of it, or would never come again.
+#[test]
+fn what_has_not_arrived_wakes_the_flusher() {
+    let mm: &'static Mm<Machine> =
+        Box::leak(Box::new(pc(MIB, 2, &Config::default()).expect("a machine")));
+    let disk = Between::new();
+    let cache: &'static PageCache = Box::leak(Box::new(PageCache::new(disk)));
+    cache.register(mm).expect("room for a cache");
+    cache.write(mm, &mut CacheFile::default(), 0, &[1; PAGE_SIZE]).expect("room");
+    mm.platform().take_woken();
+    set(&disk.at_write, move || assert_eq!(mm.work(Worker::Flusher), None));
+    assert_eq!(cache.sync(mm), Err(CacheError::Io));
+    assert!(!is_set(&disk.at_write), "it has looked");
+    assert_eq!(mm.platform().take_woken(), [Worker::Flusher]);
+    assert_eq!(mm.work(Worker::Flusher), Some(5000));
     mm.audit().expect("whole");
 }
 

@@ -84,11 +84,7 @@ impl PageCache {
                 return;
             }
             tree.retag(mm, desc.index(), Tags::DIRTY, Tags::empty());
-            let first = self.dirty.fetch_add(1, Relaxed) == 0;
-            if first {
-                self.dirty_since.store(mm.platform.now_ms(), Relaxed);
-            }
-            first
+            self.count_dirty(mm)
         };
         mm.count_pages(pfn, PageStat::Dirty, 1);
         mm.stats.count(Event::Dirtied);
@@ -125,13 +121,14 @@ impl PageCache {
     /// and said to have failed.
     pub(super) fn end_write<P: Platform>(&self, mm: &Mm<P>, pfn: Pfn, arrived: bool) {
         let desc = mm.map.page(pfn);
+        let mut first = false;
         {
             let cpu = mm.enter();
             let mut tree = self.tree.lock(&cpu);
             let tags = if arrived { Tags::empty() } else { Tags::DIRTY };
             if !arrived {
                 desc.set_lru(LruFlags::DIRTY | LruFlags::FAILED);
-                self.dirty.fetch_add(1, Relaxed);
+                first = self.count_dirty(mm);
                 self.failing.fetch_add(1, Relaxed);
             }
             desc.clear_lru(LruFlags::WRITEBACK);
@@ -142,6 +139,19 @@ impl PageCache {
         if !arrived {
             mm.count_pages(pfn, PageStat::Dirty, 1);
         }
+        // It may have looked while nothing was dirty.
+        if first {
+            mm.platform.wake(Worker::Flusher);
+        }
+    }
+
+    /// Counts one more dirty page, under the tree's lock; whether it is the only one.
+    fn count_dirty<P: Platform>(&self, mm: &Mm<P>) -> bool {
+        let first = self.dirty.fetch_add(1, Relaxed) == 0;
+        if first {
+            self.dirty_since.store(mm.platform.now_ms(), Relaxed);
+        }
+        first
     }
 
     /// Called by who is about to make a page dirty, with nothing held: wakes the
