@@ -22,13 +22,16 @@ const ISOLATED_STALLS: u32 = 100;
 impl<P: Platform> Mm<P> {
     /// Waits for kswapd while half of what the min marks keep for those who free
     /// memory is gone. False if the caller was chosen to be killed meanwhile: it
-    /// has rights of its own then.
+    /// has rights of its own then. Who had been before does not wait.
     pub(super) fn throttle(&self, attempt: &Attempt) -> bool {
         let node = {
             let mut zones = self.zones_for(attempt);
             zones.find(|zone| zone.kind <= ZoneKind::Normal).map(|zone| zone.node)
         };
         let Some(node) = node.filter(|&node| self.is_too_low(node)) else { return true };
+        if self.platform.context().oom_victim {
+            return true;
+        }
         self.stats.count(Event::ScanDirectThrottle);
         let began = self.platform.now_ms();
         // With it a request has nothing that anybody waits for: it may be made

@@ -11,7 +11,7 @@ mod spaces;
 use disk::Disk;
 use mm::host::{Machine, pc};
 use mm::lru::LruList;
-use mm::platform::Worker;
+use mm::platform::{Context, Platform, Worker};
 use mm::reclaim::{Shrinker, Shrunk};
 use mm::types::{NodeId, Order, PAGE_SIZE, ZoneKind};
 use mm::zone::{Mark, Zone};
@@ -334,6 +334,27 @@ fn what_frees_memory_is_kept_for_those_who_do() {
     mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("a page");
     assert!(event(&mm, "pgscan_direct_throttle") > 0);
     assert!(mm.platform().take_woken().contains(&Worker::Kswapd(NODE)));
+    mm.audit().expect("whole");
+}
+
+/// Who is to die makes room for what he needs until then, as others do, and does not
+/// wait for kswapd.
+#[cfg_attr(miri, ignore = "too large")]
+#[test]
+fn a_victim_makes_room_for_himself() {
+    let mm = machine(1);
+    let disk = Disk::of(&mm);
+    for block in 0..2000 {
+        disk.read(&mm, block, CACHE).expect("a page");
+    }
+    mm.lru_drain_all();
+    fill(&mm, 8);
+    let context = mm.platform().context();
+    mm.platform().set_context(Context { oom_victim: true, ..context });
+    let page = mm.alloc_pages(Request::new(Order(0), Gfp::KERNEL)).expect("there is a cache");
+    mm.platform().set_context(context);
+    assert!(event(&mm, "pgsteal_direct") > 0);
+    mm.free_pages(page).expect("its own");
     mm.audit().expect("whole");
 }
 
