@@ -378,3 +378,24 @@ fn what_sleeps_in_swap_is_had_too() {
     mm.swapoff("/dev/disk").expect("nothing on it");
     mm.audit().expect("whole");
 }
+
+/// Nor has a victim somebody else killed for what he may not be denied: there are the
+/// reserves.
+#[test]
+fn a_victim_has_nobody_killed_for_what_may_not_fail() {
+    let mm = setup();
+    let (space, _) = user(&mm, "one", 1000);
+    let context = mm.platform().context();
+    mm.platform().set_context(Context { oom_victim: true, ..context });
+    let (held, _) = exhaust(&mm, Gfp::KERNEL);
+    let request = Request::new(Order(0), Gfp::KERNEL | Gfp::NOFAIL);
+    let mut pages: Vec<Page> = Vec::new();
+    while mm.free_pages_total() > 8 {
+        pages.push(mm.alloc_pages(request).expect("it may not fail"));
+    }
+    assert!(!space.is_killed() && kills(&mm) == 0, "{} pages", pages.len());
+    mm.platform().set_context(context);
+    held.into_iter().chain(pages).for_each(|page| mm.free_pages(page).expect("its own"));
+    mm.space_put(space);
+    mm.audit().expect("whole");
+}
