@@ -7,8 +7,10 @@ use mm::host::{Machine, pc};
 use mm::lru::LruList;
 use mm::mmu::VirtAddr;
 use mm::space::{Advice, HugePages, MapError, MapFlags, Prot, SpaceRef};
-use mm::types::{NodeId, PAGE_SIZE};
+use mm::types::{CpuId, NodeId, PAGE_SIZE};
 use mm::{Config, Mm};
+use std::sync::Barrier;
+use std::thread;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const LARGE: u64 = 2 << 20;
@@ -151,4 +153,31 @@ fn what_others_have_in_swap_is_not_kept_by_who_has_left_it() {
     assert_eq!(locked(&mm), 0);
     mm.space_put(child);
     mm.audit().expect("whole");
+}
+
+/// One gives a large page up that he had locked while another, who has not, has it
+/// taken apart by a write: nothing of it stays locked.
+#[test]
+fn giving_up_against_taking_apart() {
+    let mm = setup();
+    mm.set_huge_pages(HugePages::Always);
+    for _ in 0..200 {
+        let (parent, va) = filled(&mm, LARGE);
+        mm.mlock(&parent, va, LARGE).expect("memory");
+        let child = mm.space_fork(&parent, "child").expect("memory");
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                mm.platform().run_on(CpuId(1));
+                start.wait();
+                mm.write_space(&child, va, &[2]).expect("memory");
+            });
+            mm.platform().run_on(CpuId(0));
+            start.wait();
+            mm.munmap(&parent, va, LARGE).expect("mapped");
+        });
+        assert_eq!(locked(&mm), 0);
+        mm.space_put(parent);
+        mm.space_put(child);
+    }
 }

@@ -22,12 +22,7 @@ impl<P: Platform> Mm<P> {
     /// which this forgets: through how many entries. If some region keeps it in
     /// memory it is marked as not to be reclaimed.
     pub(super) fn used_by(&self, pfn: Pfn) -> u32 {
-        let found = self.referenced(pfn);
-        if found.locked {
-            let locked = LruFlags::MLOCKED | LruFlags::UNEVICTABLE;
-            self.lru_change(pfn, locked, LruFlags::ACTIVE);
-        }
-        found.young
+        self.referenced(pfn).young
     }
 
     /// Reclaims an anonymous page that is isolated and locked. If it has to be

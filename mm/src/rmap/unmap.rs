@@ -84,7 +84,8 @@ impl<P: Platform> Mm<P> {
         unmapped.is_some() && desc.mapcount() == 0
     }
 
-    /// Asks all entries of a page whether it was used, and has them forget it.
+    /// Asks all entries of a page whether it was used, and has them forget it. If
+    /// some region keeps it in memory it is marked as not to be reclaimed.
     /// The caller has a reference. Any context.
     pub fn referenced(&self, pfn: Pfn) -> References {
         let mut found = References::default();
@@ -97,7 +98,12 @@ impl<P: Platform> Mm<P> {
                 && m.pfn == pfn
                 && m.size == key.size
             {
-                found.locked |= region.flags().contains(RegionFlags::LOCKED);
+                // At once: whoever unlocks the region takes it back under this lock.
+                if region.flags().contains(RegionFlags::LOCKED) && !found.locked {
+                    found.locked = true;
+                    let locked = LruFlags::MLOCKED | LruFlags::UNEVICTABLE;
+                    self.lru_change(pfn, locked, LruFlags::ACTIVE);
+                }
                 found.young += u32::from(mmu.make_old(space.root(), va));
             }
             true

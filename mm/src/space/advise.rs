@@ -7,6 +7,7 @@ use crate::mm::Mm;
 use crate::mmu::{Entry, MapSize, Mmu, VirtAddr};
 use crate::page::{LruFlags, PageDesc};
 use crate::platform::Platform;
+use crate::sync::Wait;
 use crate::types::Pfn;
 use core::ops::Range;
 
@@ -226,6 +227,7 @@ impl<P: Platform> Mm<P> {
         let Ok(mmu) = self.tables() else { return };
         let regions = space.regions.read(&self.platform);
         let mut at = range.start;
+        let mut wait = Wait::new();
         loop {
             let found = {
                 let Some((va, ..)) = mmu.next_entry(space.root, at, range.end) else { return };
@@ -237,11 +239,16 @@ impl<P: Platform> Mm<P> {
                         desc.get();
                         Some((start.add(size.bytes()), Some((m.pfn, desc))))
                     }
+                    // Where it moves to says what it said.
+                    Some((_, _, Entry::Moving(_))) => None,
                     Some((start, size, _)) => Some((start.add(size.bytes()), None)),
                     None => Some((va.add(MapSize::Small.bytes()), None)),
                 }
             };
-            let Some((next, page)) = found else { return };
+            let Some((next, page)) = found else {
+                wait.go_on(&self.platform);
+                continue;
+            };
             if let Some((pfn, desc)) = page {
                 self.mark_page_locked(pfn, desc);
                 self.put_lru(pfn);

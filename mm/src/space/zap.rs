@@ -96,7 +96,8 @@ impl<P: Platform> Mm<P> {
     /// no lock held.
     pub(crate) fn reap_space(&self, space: &Space) -> bool {
         debug_assert!(space.is_killed());
-        let Some(regions) = space.regions.try_read() else { return false };
+        // Past those who wait to change them: they may wait for memory's sake.
+        let Some(regions) = space.regions.try_read_first() else { return false };
         {
             // Whoever has not seen that it is killed has made his entry by then.
             let cpu = self.enter();
@@ -187,11 +188,9 @@ impl<P: Platform> Mm<P> {
     pub(crate) fn unmapped(&self, pfn: Pfn) {
         self.drop_mapping(pfn);
         let desc = self.map.page(pfn);
-        let flags = desc.head().lru();
-        // Unless it is about to be freed: others may map it, or their entries name
-        // its slot of swap.
-        let stays = desc.mapcount() > 0 || flags.contains(LruFlags::SWAPCACHE);
-        if flags.contains(LruFlags::MLOCKED) && stays {
+        // Unless it is about to be freed: others may map it, their entries name its
+        // slot of swap, or it is just being moved or split for them.
+        if desc.head().lru().contains(LruFlags::MLOCKED) && desc.count() > 1 {
             self.unmark_locked(pfn);
         }
         self.swap_unmapped(pfn);

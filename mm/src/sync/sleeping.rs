@@ -59,8 +59,18 @@ impl<T> SleepLock<T> {
 
     /// Reads if nobody writes or waits to.
     pub fn try_read(&self) -> Option<ReadGuard<'_, T>> {
+        self.try_read_unless(WRITER | WAITING)
+    }
+
+    /// Reads if nobody writes, whoever waits to: for the few whom others may wait for
+    /// while they read, or write.
+    pub(crate) fn try_read_first(&self) -> Option<ReadGuard<'_, T>> {
+        self.try_read_unless(WRITER)
+    }
+
+    fn try_read_unless(&self, others: u32) -> Option<ReadGuard<'_, T>> {
         let mut seen = self.state.load(Ordering::Relaxed);
-        while seen & (WRITER | WAITING) == 0 {
+        while seen & others == 0 {
             let (to, from) = (Ordering::Acquire, Ordering::Relaxed);
             match self.state.compare_exchange_weak(seen, seen + 1, to, from) {
                 Ok(_) => return Some(ReadGuard { lock: self }),
@@ -186,6 +196,7 @@ mod tests {
         if let Some(mut n) = lock.try_write() {
             *n += 1;
             assert!(lock.try_read().is_none() && lock.try_write().is_none());
+            assert!(lock.try_read_first().is_none());
         }
         assert_eq!(*lock.get_mut(), 8);
     }
@@ -196,6 +207,7 @@ mod tests {
         let reader = lock.try_read();
         lock.state.fetch_or(WAITING, Ordering::Relaxed);
         assert!(lock.try_read().is_none());
+        assert!(lock.try_read_first().is_some(), "nobody writes");
         drop(reader);
         assert!(lock.try_write().is_some());
         assert!(lock.try_read().is_some(), "whoever else waits says so again");

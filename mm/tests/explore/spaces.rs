@@ -455,6 +455,48 @@ fn locking_against_letting_go() {
     });
 }
 
+/// What is locked no more can be reclaimed, wherever it was on its way to.
+#[test]
+fn unlocking_against_a_move() {
+    explore(|| {
+        let play = play(2);
+        let (space, at) = holding(&play, 7);
+        play.mm.mlock(&space, at, PAGE).expect("memory");
+        play.mm.lru_drain_all();
+        let pfn = frame(&play, &space, at).expect("a page");
+        let program = || play.mm.munlock(&space, at, PAGE).expect("mapped");
+        let mover = || move_away(&play, pfn);
+        play.act([Box::new(program) as Part<'_>, Box::new(mover)]);
+        assert_eq!(get(&play, &space, at), Ok(7));
+        let pfn = frame(&play, &space, at).expect("a page");
+        let flags = play.mm.map().try_page(pfn).expect("a page").head().lru();
+        assert!(!flags.intersects(LruFlags::MLOCKED | LruFlags::UNEVICTABLE), "{flags:?}");
+        end(&play, [space]);
+    });
+}
+
+/// Nor does reclaim, which has seen it locked, say so when it is not any more.
+#[test]
+fn unlocking_against_a_look_of_reclaim() {
+    explore(|| {
+        let play = play(2);
+        swap(&play);
+        let (space, at) = holding(&play, 7);
+        play.mm.lru_drain_all();
+        let program = || {
+            play.mm.mlock(&space, at, PAGE).expect("memory");
+            play.mm.munlock(&space, at, PAGE).expect("mapped");
+        };
+        let reclaimer = || reclaim(&play);
+        play.act([Box::new(program) as Part<'_>, Box::new(reclaimer)]);
+        assert_eq!(get(&play, &space, at), Ok(7));
+        let pfn = frame(&play, &space, at).expect("a page");
+        let flags = play.mm.map().try_page(pfn).expect("a page").head().lru();
+        assert!(!flags.intersects(LruFlags::MLOCKED | LruFlags::UNEVICTABLE), "{flags:?}");
+        end(&play, [space]);
+    });
+}
+
 /// A victim's memory is taken while its thread is about to have more: in the end
 /// it has none.
 #[test]
