@@ -268,7 +268,9 @@ impl<P: Platform> Zram<P> {
     /// Lets the device have that many bytes of memory, tables included; 0 is no
     /// limit. What it has above that it keeps.
     pub fn set_limit(&self, bytes: u64) {
-        self.limit.store(bytes.div_ceil(PAGE_SIZE as u64), Relaxed);
+        let page = PAGE_SIZE as u64;
+        // In whole pages there is none that comes to all that can be written.
+        self.limit.store(bytes.div_ceil(page).min(u64::MAX / page), Relaxed);
     }
 
     /// Has the most that it had be what it has now.

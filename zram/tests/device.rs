@@ -365,3 +365,14 @@ fn reclaim_makes_the_store_dense() {
     assert!(zram.mm_stat(mm).mem_used_total < before.mem_used_total);
     audit(mm, zram);
 }
+
+/// However large a limit is typed, it is one, and can be read again.
+#[test]
+fn the_largest_limit_is_a_limit() {
+    let mm = machine(MIB, 1);
+    let zram = device(mm, 10);
+    zram.set_limit(u64::MAX);
+    assert!(zram.mm_stat(mm).mem_limit > u64::MAX - PAGE_SIZE as u64);
+    zram.write(mm, 0, &[1; PAGE_SIZE]).expect("room");
+    audit(mm, zram);
+}

@@ -54,7 +54,15 @@ impl<P: Platform> Mm<P> {
         if entered && locked && !desc.head().lru().contains(LruFlags::MLOCKED) {
             self.lru_change(pfn, LOCKED, LruFlags::ACTIVE);
         }
+        // It was read in for a region that may not want it any more.
+        if !entered && desc.head().lru().contains(LruFlags::MLOCKED) {
+            self.unmark_locked(pfn);
+        }
         desc.unlock();
+        if !entered {
+            // Whoever took the entry away could not have its slot freed.
+            self.swap_drop_lonely(slot);
+        }
         self.put_lru(pfn);
         self.swap_settle();
         Ok(if entered { Attempted::Done } else { Attempted::Retry })
@@ -124,6 +132,11 @@ impl<P: Platform> Mm<P> {
                 let Entry::Swap(slot) = entry else { continue };
                 if slot.device() != device {
                     continue;
+                }
+                // Not for who is to end, least of all when memory is short.
+                if space.is_killed() {
+                    self.reap_space(space);
+                    return Ok(());
                 }
                 let back = self.fault_swapped(mmu, space, region, va, slot, Access::Read, gfp);
                 back.map_err(|why| match why {

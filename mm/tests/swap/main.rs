@@ -5,6 +5,8 @@
 mod basics;
 #[cfg(not(miri))]
 mod batch;
+#[cfg(not(miri))]
+mod dying;
 mod model;
 #[cfg(not(miri))]
 mod spaces;
