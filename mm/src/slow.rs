@@ -422,9 +422,7 @@ impl<P: Platform> Mm<P> {
             // Whatever that comes to: it may not fail, and what is kept for need
             // is there for this.
             if may_kill(attempt) {
-                // Who is to die himself has nobody killed.
-                let victim = self.platform.context().oom_victim;
-                let found = if victim { None } else { self.last_resort(&hard).ok() };
+                let found = self.last_resort(&hard).ok();
                 if let Some(found) = found.or_else(|| self.walk(&hard, None, Reserves::All)) {
                     return Ok(found);
                 }

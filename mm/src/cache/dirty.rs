@@ -118,17 +118,17 @@ impl PageCache {
     }
 
     /// A page has arrived at the device, or has not: then it is dirty as before,
-    /// and said to have failed.
+    /// and said to have failed. The flusher need not be told: it does not rest while
+    /// something is on its way.
     pub(super) fn end_write<P: Platform>(&self, mm: &Mm<P>, pfn: Pfn, arrived: bool) {
         let desc = mm.map.page(pfn);
-        let mut first = false;
         {
             let cpu = mm.enter();
             let mut tree = self.tree.lock(&cpu);
             let tags = if arrived { Tags::empty() } else { Tags::DIRTY };
             if !arrived {
                 desc.set_lru(LruFlags::DIRTY | LruFlags::FAILED);
-                first = self.count_dirty(mm);
+                self.count_dirty(mm);
                 self.failing.fetch_add(1, Relaxed);
             }
             desc.clear_lru(LruFlags::WRITEBACK);
@@ -139,10 +139,13 @@ impl PageCache {
         if !arrived {
             mm.count_pages(pfn, PageStat::Dirty, 1);
         }
-        // It may have looked while nothing was dirty.
-        if first {
-            mm.platform.wake(Worker::Flusher);
-        }
+    }
+
+    /// Whether nothing is dirty, nor on its way to the device and so may be again.
+    pub(super) fn is_clean<P: Platform>(&self, mm: &Mm<P>) -> bool {
+        let cpu = mm.enter();
+        let _tree = self.tree.lock(&cpu);
+        self.dirty.load(Relaxed) + self.writing.load(Relaxed) == 0
     }
 
     /// Counts one more dirty page, under the tree's lock; whether it is the only one.

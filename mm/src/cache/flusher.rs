@@ -19,7 +19,7 @@ impl<P: Platform> Mm<P> {
     /// One round of the flusher: writes until no more is dirty than what
     /// `dirty_background_ratio` allows, and whatever has been dirty for longer
     /// than `dirty_expire_centisecs`. Returns in how many milliseconds it is to be
-    /// called again, though nobody wakes it: none if nothing is dirty, or
+    /// called again, though nobody wakes it: none if nothing is dirty or on its way, or
     /// `dirty_writeback_centisecs` is 0. Interrupts on, no lock held; may wait.
     pub(crate) fn flusher_work(&self) -> Option<u64> {
         self.stats.count(Event::FlusherRun);
@@ -40,8 +40,7 @@ impl<P: Platform> Mm<P> {
             }
         }
         let interval = u64::from(knobs.dirty_writeback_centisecs.load(Relaxed)) * CENTISEC_MS;
-        // By the caches' own counts: they say whom the next page wakes.
-        let any = || self.cache_owners().any(|cache| cache.dirty_since().is_some());
+        let any = || self.cache_owners().any(|cache| !cache.is_clean(self));
         (interval > 0 && any()).then_some(interval)
     }
 

@@ -57,6 +57,10 @@ impl<P: Platform> CacheOps<P> for PageCache {
         (self.dirty_pages() > 0).then(|| self.dirty_since.load(Relaxed))
     }
 
+    fn is_clean(&self, mm: &Mm<P>) -> bool {
+        PageCache::is_clean(self, mm)
+    }
+
     fn pages(&self) -> u64 {
         PageCache::pages(self)
     }

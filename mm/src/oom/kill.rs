@@ -69,6 +69,10 @@ impl<P: Platform> Mm<P> {
         if self.notify_oom() > 0 || self.reap_dying() {
             return Relief::Freed;
         }
+        // Who is to die himself has nobody killed.
+        if self.platform.context().oom_victim {
+            return Relief::None;
+        }
         // Reclaim without the right to file systems did not do all it could:
         // whoever has that right is to kill.
         if !attempt.request.gfp.contains(Gfp::FS) {

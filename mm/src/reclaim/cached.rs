@@ -58,6 +58,9 @@ pub(crate) trait CacheOps<P: Platform>: Sync {
     /// Since when something is dirty, in ms; None if nothing is.
     fn dirty_since(&self) -> Option<u64>;
 
+    /// Whether nothing is dirty, nor on its way to where it is kept.
+    fn is_clean(&self, mm: &Mm<P>) -> bool;
+
     /// Pages that the cache has, for the audit to compare.
     fn pages(&self) -> u64;
 

@@ -97,7 +97,8 @@ impl<P: Platform> Mm<P> {
         self.walk_places(key, &mut |cpu, region, va| {
             let space = region.space();
             let _entries = space.entry_lock(va).lock(cpu);
-            if let Entry::Page(m) = mmu.get(space.root(), va)
+            // What is stopped while the page moves or is split goes on mapping it.
+            if let Entry::Page(m) | Entry::Moving(m) = mmu.get(space.root(), va)
                 && m.pfn == pfn
             {
                 f(region);

@@ -278,7 +278,7 @@ impl<P: Platform> Mm<P> {
 
     /// Lets a page be reclaimed that an entry maps no more, if no other is in a
     /// region that keeps it (Linux `munlock_vma_folio`). The caller has a
-    /// reference; no lock held.
+    /// reference; no spin lock held.
     #[cold]
     pub(super) fn unmark_locked(&self, pfn: Pfn) {
         if !self.is_in_locked_region(pfn) {

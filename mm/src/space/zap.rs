@@ -93,7 +93,7 @@ impl<P: Platform> Mm<P> {
 
     /// Takes away all that a killed space maps, though its threads may be using
     /// it: they are to end. False if its regions are just being changed. May wait;
-    /// no lock held.
+    /// no lock held, but that the caller may read the regions itself.
     pub(crate) fn reap_space(&self, space: &Space) -> bool {
         debug_assert!(space.is_killed());
         // Past those who wait to change them: they may wait for memory's sake.
