@@ -122,13 +122,15 @@ impl<P: Platform> Mm<P> {
     /// buddy where lists keep no such block.
     #[inline]
     pub(crate) fn free_owned(&self, pfn: Pfn, order: Order, desc: &PageDesc) {
-        if desc.head().is_bad() {
-            desc.reset(HeadWord::new(PageType::Held, order));
+        // Until it is on a list: a free of the same block now is caught, and a mark that
+        // comes from now on has not come in time.
+        let held = HeadWord::new(PageType::Held, order);
+        let was = desc.swap_head(held);
+        desc.reset(held);
+        if was.is_bad() {
             return self.free_without_bad(PfnRange::sized(pfn, order.pages()));
         }
         self.scrub(pfn, order);
-        // Until it is on a list: a free of the same block now is caught.
-        desc.reset(HeadWord::new(PageType::Held, order));
         let block = self.map.block(pfn);
         let zone = &self.zones[block.zone_index()];
         let cpu = self.enter();

@@ -40,6 +40,8 @@ impl<P: Platform> Mm<P> {
             return Err(NotAllocated);
         }
         self.count_locked(page, as_page.flags);
+        // Whoever marks it bad waits for this CPU, and looks again.
+        let _cpu = self.enter();
         dress(desc, page.order, as_page, 1, 0);
         Ok(())
     }
@@ -100,7 +102,8 @@ impl<P: Platform> Mm<P> {
     }
 }
 
-/// Writes the descriptor of a page that nobody can reach yet.
+/// Writes the descriptor of a page that nobody can reach yet, but to mark it bad: the
+/// caller has it locked, or holds the CPU.
 #[inline]
 pub(crate) fn dress(desc: &PageDesc, order: Order, page: LruPage, count: u32, mapped: u32) {
     desc.set_owner(page.owner);

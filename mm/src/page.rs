@@ -319,6 +319,13 @@ impl PageDesc {
         self.head.compare_exchange(seen.0, word.0, Relaxed, Relaxed).is_ok()
     }
 
+    /// Writes type, order and flags at once and returns what they were, so that no
+    /// flag that somebody sets just now is missed; the caller owns the page.
+    #[inline]
+    pub(crate) fn swap_head(&self, word: HeadWord) -> HeadWord {
+        HeadWord(self.head.swap(word.0, Relaxed))
+    }
+
     /// Makes an allocated block another sort of allocated block: writes `word`
     /// and the flags that such a block keeps, those too that somebody sets just
     /// now. Returns the word that was there. The caller owns the block.

@@ -377,6 +377,27 @@ fn a_write_after_free_is_found() {
     assert_eq!(seen(), before + 1);
 }
 
+/// A frame that gets well is as clean as any other that is free.
+#[test]
+fn a_frame_that_gets_well_is_clean() {
+    let config = Config { page_poison: true, ..Config::default() };
+    let mm = pc(16, 1, &config).expect("a machine");
+    let seen = || mm.stats().get(mm::stats::Event::PoisonOverwritten);
+    let page = alloc(&mm, 0, Gfp::KERNEL);
+    // SAFETY: the frame is this test's.
+    unsafe { mm.platform().frame(page.pfn).add(9).write(1) };
+    mm.poison_page(page.pfn).expect("it is marked");
+    mm.free_pages(page).expect("its own");
+    let before = seen();
+    mm.unpoison_page(page.pfn).expect("it was bad");
+    mm.drain_all(None);
+    let r = PfnRange::sized(page.pfn, 1);
+    mm.alloc_contig_range(r, Gfp::KERNEL).expect("free");
+    assert_eq!(seen(), before, "nobody has written to it since");
+    mm.free_contig_range(r).expect("its own");
+    audit(&mm);
+}
+
 #[test]
 fn random_ranges_against_a_model() {
     let (mib, rounds) = if cfg!(miri) { (4, 60) } else { (16, 6000) };

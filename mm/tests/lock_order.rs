@@ -88,15 +88,15 @@ mod caught {
 
     /// The inner lock was released in between: what is left still counts.
     #[test]
-    #[should_panic(expected = "lock order: CmaArea taken with CacheList held")]
+    #[should_panic(expected = "lock order: Hotplug taken with CacheList held")]
     fn the_innermost_that_is_left() {
         let mm = machine();
-        let ranks = [LockRank::CacheList, LockRank::Zone, LockRank::CmaArea];
-        let [list, zone, area] = ranks.map(|rank| Lock::new(rank, ()));
+        let ranks = [LockRank::CacheList, LockRank::Zone, LockRank::Hotplug];
+        let [list, zone, gate] = ranks.map(|rank| Lock::new(rank, ()));
         let cpu = Cpu::enter(mm.platform());
         let _list = list.lock(&cpu);
         drop(zone.lock(&cpu));
-        let _area = area.lock(&cpu);
+        let _gate = gate.lock(&cpu);
     }
 
     #[test]

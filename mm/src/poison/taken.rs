@@ -152,6 +152,9 @@ impl<P: Platform> Mm<P> {
             return true;
         }
         let zone = self.zone_at(pfn);
+        if !word.is_offline() {
+            self.scrub(pfn, Order(0));
+        }
         let cpu = self.enter();
         let mut buddy = Buddy::lock(&self.map, zone, &cpu);
         page.clear();

@@ -17,8 +17,6 @@ pub enum LockRank {
     Audit,
     /// Memory that comes and goes.
     Hotplug,
-    /// The bitmap of a CMA area.
-    CmaArea,
     /// The list of slab caches.
     CacheList,
     /// What new slab caches get on top of what they ask for.
@@ -45,6 +43,9 @@ pub enum LockRank {
     SlabNode,
     /// The kernel's page tables.
     PageTables,
+    /// The bitmap of a CMA area: the last reference to a bad page may be dropped under
+    /// any of the above.
+    CmaArea,
     /// What follows from how much memory the zones have.
     Watermarks,
     /// The free lists of a zone.
@@ -67,7 +68,6 @@ impl LockRank {
     const ALL: [Self; 23] = [
         Self::Audit,
         Self::Hotplug,
-        Self::CmaArea,
         Self::CacheList,
         Self::SlabDefaults,
         Self::AddressSpace,
@@ -81,6 +81,7 @@ impl LockRank {
         Self::Lru,
         Self::SlabNode,
         Self::PageTables,
+        Self::CmaArea,
         Self::Watermarks,
         Self::Zone,
         Self::Mailbox,

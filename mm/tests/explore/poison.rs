@@ -5,8 +5,9 @@ use crate::run::explore;
 use crate::stage::{Part, Play, Slow};
 use mm::Gfp;
 use mm::contig::ContigError;
+use mm::lru_page::LruPage;
 use mm::migrate::MigrateMode;
-use mm::page::PageType;
+use mm::page::{LruFlags, PageType};
 use mm::poison::{PoisonError, Recovery};
 use mm::types::{MAX_ORDER, Order, Pfn, PfnRange};
 
@@ -34,6 +35,13 @@ fn end(play: &Play, pfn: Pfn) {
 /// The frame of a page that CPU 0 gets next when it asks for one.
 fn next_page(play: &Play, gfp: Gfp) -> Pfn {
     let page = play.alloc(0, gfp).expect("a page");
+    play.free(page);
+    page.pfn
+}
+
+/// The same for a block of more pages.
+fn next_block(play: &Play, order: Order) -> Pfn {
+    let page = play.alloc(order.0, Gfp::KERNEL).expect("a block");
     play.free(page);
     page.pfn
 }
@@ -93,6 +101,46 @@ fn a_bad_page_against_the_slab_it_becomes() {
         let pfn = next_page(&play, Gfp::KERNEL);
         play.act([Box::new(user) as Part<'_>, Box::new(|| poison(&play, pfn))]);
         play.mm.slab_shrink();
+        end(&play, pfn);
+    });
+}
+
+/// And for an object that has its pages to itself.
+#[test]
+fn a_bad_page_against_a_large_object() {
+    explore(|| {
+        let play = Play::new(MIB, 2).slab();
+        let user = || {
+            for _ in 0..2 {
+                if let Ok(object) = play.mm.kmalloc(16384, GFP) {
+                    play.mm.kfree(object).expect("a live object");
+                }
+            }
+        };
+        user();
+        play.mm.drain_all(None);
+        let pfn = next_block(&play, Order(2));
+        play.act([Box::new(user) as Part<'_>, Box::new(|| poison(&play, pfn))]);
+        end(&play, pfn);
+    });
+}
+
+/// A page becomes one that is aged and reclaimed, and is given back.
+#[test]
+fn a_bad_page_against_the_lists_it_comes_to() {
+    explore(|| {
+        let play = Play::new(MIB, 2);
+        let pfn = next_page(&play, Gfp::HIGHUSER_MOVABLE);
+        let user = || {
+            for _ in 0..2 {
+                let Some(page) = play.alloc(0, Gfp::HIGHUSER_MOVABLE) else { return };
+                let as_page = LruPage { flags: LruFlags::ANON, owner: 0, index: 0 };
+                play.mm.make_lru(page, as_page).expect("its own");
+                play.disown(PfnRange::sized(page.pfn, 1));
+                play.mm.put_lru(page.pfn);
+            }
+        };
+        play.act([Box::new(user) as Part<'_>, Box::new(|| poison(&play, pfn))]);
         end(&play, pfn);
     });
 }
