@@ -111,6 +111,14 @@ fn frame(play: &Play, space: &SpaceRef<'_>, va: VirtAddr) -> Option<Pfn> {
     frame
 }
 
+/// The page behind `va` is not kept in memory.
+#[track_caller]
+fn assert_can_go(play: &Play, space: &SpaceRef<'_>, va: VirtAddr) {
+    let pfn = frame(play, space, va).expect("a page");
+    let flags = play.mm.map().try_page(pfn).expect("a page").head().lru();
+    assert!(!flags.intersects(LruFlags::MLOCKED | LruFlags::UNEVICTABLE), "{flags:?}");
+}
+
 /// Moves the page at a frame elsewhere, if it can be had.
 fn move_away(play: &Play, pfn: Pfn) {
     let mm = &play.mm;
@@ -448,9 +456,7 @@ fn locking_against_letting_go() {
         let one = || play.mm.munlock(&parent, at, PAGE).expect("mapped");
         let other = || play.mm.space_put(fork(&play, &child));
         play.act([Box::new(one) as Part<'_>, Box::new(other)]);
-        let pfn = frame(&play, &parent, at).expect("a page");
-        let flags = play.mm.map().try_page(pfn).expect("a page").head().lru();
-        assert!(!flags.intersects(LruFlags::MLOCKED | LruFlags::UNEVICTABLE), "{flags:?}");
+        assert_can_go(&play, &parent, at);
         end(&play, [parent, child]);
     });
 }
@@ -468,9 +474,7 @@ fn unlocking_against_a_move() {
         let mover = || move_away(&play, pfn);
         play.act([Box::new(program) as Part<'_>, Box::new(mover)]);
         assert_eq!(get(&play, &space, at), Ok(7));
-        let pfn = frame(&play, &space, at).expect("a page");
-        let flags = play.mm.map().try_page(pfn).expect("a page").head().lru();
-        assert!(!flags.intersects(LruFlags::MLOCKED | LruFlags::UNEVICTABLE), "{flags:?}");
+        assert_can_go(&play, &space, at);
         end(&play, [space]);
     });
 }
@@ -490,9 +494,7 @@ fn unlocking_against_a_look_of_reclaim() {
         let reclaimer = || reclaim(&play);
         play.act([Box::new(program) as Part<'_>, Box::new(reclaimer)]);
         assert_eq!(get(&play, &space, at), Ok(7));
-        let pfn = frame(&play, &space, at).expect("a page");
-        let flags = play.mm.map().try_page(pfn).expect("a page").head().lru();
-        assert!(!flags.intersects(LruFlags::MLOCKED | LruFlags::UNEVICTABLE), "{flags:?}");
+        assert_can_go(&play, &space, at);
         end(&play, [space]);
     });
 }
